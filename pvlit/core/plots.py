@@ -30,7 +30,13 @@ STYLE = {"figure.dpi": 80, "savefig.dpi": 80, "font.size": 11, "axes.titlesize":
 @contextmanager
 def house_style():
     "Draw in the house style inside the `with` block and restore every setting after it."
-    with plt.rc_context(STYLE): yield
+    interactive = plt.isinteractive()
+    try:
+        with plt.rc_context(STYLE):
+            yield
+            interactive = plt.isinteractive()
+    finally:
+        if interactive: plt.ion()  # a kernel's first figure turns this on, and leaving the context would turn it off for good
 
 # %% ../../nbs/core/plots.ipynb #e117b0ad
 def as_frames(images,      # images, tensor or array (..., C, H, W) with C = 1 or 3
@@ -187,8 +193,9 @@ def plot_curves(curves,             # name -> (x, y); x (points,), y (points,) o
     return ax
 
 # %% ../../nbs/core/plots.ipynb #8fab116e
-VERDICTS = dict(supported=("green", "o"), refuted=("vermilion", "X"), inconclusive=("orange", "D"), untested=("black", ""), expired=("black", "s"))
+VERDICTS = dict(supported=("green", "o"), refuted=("vermilion", "X"), inconclusive=("orange", "D"), untested=("black", ""), expired=("black", "s"), void=("purple", "v"))
 
+# %% ../../nbs/core/plots.ipynb #99ad9ef4
 def plot_effects(rows,              # dictionaries with `label`, `effect`, `low`, `high` (None when untested) and `verdict`
                  xlabel="effect",   # what the effect is and which side is better
                  smallest=None,     # smallest effect worth finding, drawn as a dotted line when given
@@ -205,13 +212,15 @@ def plot_effects(rows,              # dictionaries with `label`, `effect`, `low`
         if ax is None: ax = plt.subplots(figsize=(7.5, 0.8 + 0.36 * len(rows)))[1]
         for place, row in enumerate(rows):
             color, shape = VERDICTS[row["verdict"].split()[0]]
-            ax.text(1.02, place, row["verdict"], color=HOUSE[color], va="center", fontsize=10, transform=ax.get_yaxis_transform())
+            ax.text(1.02, place, row["verdict"], va="center", fontsize=10, transform=ax.get_yaxis_transform())
             if row.get("effect") is None: continue
             ax.plot([row["low"], row["high"]], [place, place], color=HOUSE[color])
             ax.plot(row["effect"], place, shape, color=HOUSE[color], markersize=8, markerfacecolor="white" if shape == "s" else HOUSE[color])
         ax.axvline(0, color="#444444", linewidth=1)
         if smallest is not None: ax.axvline(smallest, color="#444444", linewidth=1, linestyle=":")
-        if scale != "linear": ax.set_xscale(scale)
+        if scale != "linear":
+            ax.set_xscale(scale)
+            ax.xaxis.set_major_formatter("{x:g}")
         ax.set(yticks=range(len(rows)), yticklabels=[row["label"] for row in rows], ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
         ax.grid(False, axis="y")
         ax.tick_params(axis="y", length=0)

@@ -1,0 +1,92 @@
+"""The widget tutorial in JupyterLab, driven as a reader would: open, run all cells, move a slider, see the picture change."""
+import os, secrets, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "nbs/tutorials/corruption_playground.ipynb"
+PATIENCE = 120  # seconds, for a kernel that starts on a busy machine
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def lab(tmp_path):
+    "JupyterLab on the loopback address with a copy of the notebook, and with no settings of the person who runs the test."
+    work, port, token = tmp_path / "work", free_port(), secrets.token_hex(8)
+    work.mkdir()
+    shutil.copy(NOTEBOOK, work)
+    names = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_WORKSPACES_DIR JUPYTERLAB_SETTINGS_DIR IPYTHONDIR".split()
+    places = {name: str(tmp_path / name.lower()) for name in names}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}",
+               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **places, "OMP_NUM_THREADS": "1"})
+    try:
+        def up():
+            if server.poll() is not None: pytest.fail((tmp_path / "lab.log").read_text()[-2000:])
+            return answers(f"http://127.0.0.1:{port}/api?token={token}")
+        wait(up, "JupyterLab answers")
+        yield f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK.name}?reset&token={token}"
+    finally:
+        server.terminate()  # the server stops its kernels; those of a killed one notice that it is gone
+        try: server.wait(30)
+        except subprocess.TimeoutExpired: server.kill()
+
+
+def answers(url):
+    try: return urllib.request.urlopen(url, timeout=5).status == 200
+    except (urllib.error.URLError, OSError): return False
+
+
+def wait(condition, what, seconds=PATIENCE):
+    "Wait until `condition()` holds; elements that vanish in between are asked for again."
+    from selenium.common.exceptions import StaleElementReferenceException
+    end = time.monotonic() + seconds
+    while True:
+        try: found = condition()
+        except StaleElementReferenceException: found = None
+        if found: return found
+        if time.monotonic() > end: pytest.fail(f"not after {seconds} s: {what}")
+        time.sleep(0.2)
+
+
+@pytest.mark.skipif(not NOTEBOOK.exists(), reason="the tutorial notebook is not in this checkout")
+def test_a_slider_redraws_the_film_strip(browser, lab):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+    ask = browser.execute_script
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=1400, height=1000, deviceScaleFactor=1, mobile=False))
+    browser.get(lab)
+    kernel_idle = "return [...document.querySelectorAll('#jp-bottom-panel, .jp-StatusBar-Widget')].some(e => e.innerText.includes('| Idle'))"
+    wait(lambda: ask(kernel_idle), "the kernel is idle")  # running cells earlier than this loses them
+
+    def menu(name): return next((m for m in browser.find_elements("css selector", ".lm-MenuBar-item") if m.text == name), None)
+    wait(lambda: menu("Run"), "the menu Run").click()
+    wait(lambda: browser.find_elements("css selector", ".lm-Menu-item[data-command='runmenu:run-all']"), "Run All Cells")[0].click()
+
+    slider = """return [...document.querySelectorAll('.jupyter-widgets.widget-slider')]
+        .find(w => w.querySelector('.widget-label')?.innerText.trim() === 'frames')"""
+    handle = wait(lambda: ask(slider), "a slider called frames").find_element("css selector", ".noUi-handle")
+    pictures = "return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].map(i => i.src)"
+    before = wait(lambda: ask(pictures), "a picture")
+    wait(lambda: ask(kernel_idle), "the kernel is idle again")
+    errors = ask("return [...document.querySelectorAll('.jp-RenderedText[data-mime-type$=\"vnd.jupyter.error\"]')].map(e => e.innerText)")
+    assert not errors, errors
+
+    readout = slider + "?.querySelector('.widget-readout').innerText"
+    shown = ask(readout)
+    ask("arguments[0].scrollIntoView({block: 'center'})", handle)
+    handle.click()
+    ActionChains(browser).send_keys(*[Keys.ARROW_RIGHT] * 2).perform()
+    wait(lambda: ask(readout) != shown, "the slider moves")
+    after = wait(lambda: (now := ask(pictures)) and now != before and now, "another picture")
+    assert all(src.startswith(("data:", "blob:")) for src in after)
+    drawn = "return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].every(i => i.complete && i.naturalWidth > 50)"
+    wait(lambda: ask(drawn), "the picture is drawn")

@@ -1,0 +1,524 @@
+"""Build the documentation site: notebooks -> nbdev's processing (`_proc/`) -> pandoc -> `_docs/`.
+
+    python tools/docs.py              build; the folder is named by _quarto.yml (nbdev: _docs)
+    python tools/docs.py --check      build into a temporary folder, fail on broken links, anchors, formulas, heavy pages
+
+Title, address, sidebar and output folder are read from `_quarto.yml`, so a machine with Quarto renders the same site with
+`nbdev-docs`. Pages work from the file system and load nothing from the network: formulas are MathML, search is a local index.
+"""
+import argparse, ast, base64, contextlib, hashlib, html, json, os, posixpath, re, shutil, struct, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from urllib.parse import unquote
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = Path(__file__).resolve().parent / "site"
+PAGE_BYTES = 300_000
+OPEN_LINES = 15  # implementations up to this length are shown unfolded
+PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp", "image/svg+xml": "svg", "video/mp4": "mp4"}
+DATA_URI = re.compile(r"data:(%s);base64,([A-Za-z0-9+/=\s]+)" % "|".join(map(re.escape, PICTURES)))
+HEADING = re.compile(r'<h([1-4])((?:\s[^>]*)?)\sid="([^"]+)"([^>]*)>(.*?)</h\1>', re.S)
+METHOD = re.compile(r"^[A-Z]\w*(?=\.\w+$)")  # the class in `Class.method`
+LINK = re.compile(r"""\b(href|src|poster)=["']([^"']*)["']""")
+
+
+@dataclass
+class Page:
+    "One notebook on its way to HTML."
+    source: str  # path of the notebook under nbs/
+    url: str  # path of the page under the site
+    title: str
+    description: str
+    order: float
+    cells: list
+    section: str = ""
+    markdown: str = ""
+    body: str = ""
+    api: set = field(default_factory=set)  # ids of the symbols documented here
+    figures: dict = field(default_factory=dict)  # file name -> bytes
+
+
+@dataclass
+class Site:
+    "What `_quarto.yml` and the files it names say, and what went wrong."
+    root: Path
+    config: dict
+    output: str
+    pages: dict = field(default_factory=dict)  # notebook path -> Page, in sidebar order
+    tree: list = field(default_factory=list)
+    problems: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+
+    @property
+    def address(self): return self.config.get("site-url", "").rstrip("/") + "/"
+
+    def repository(self, path, kind="blob"):
+        return f"{self.config.get('repo-url', '').rstrip('/')}/{kind}/{self.config.get('repo-branch', 'main')}/{path}"
+
+
+def text(value): return value if isinstance(value, str) else "".join(value or "")
+
+
+def plain(fragment): return html.unescape(re.sub(r"<[^>]+>", "", re.sub(r"<annotation.*?</annotation>", "", fragment, flags=re.S))).strip()
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+def merge(a, b):
+    return {k: merge(a[k], b[k]) if isinstance(a.get(k), dict) and isinstance(b.get(k), dict) else b.get(k, a.get(k)) for k in {**a, **b}}
+
+
+def read_site(root):
+    "Read `_quarto.yml` and the metadata files it lists."
+    from nbdev.quarto import refresh_quarto_yml
+    refresh_quarto_yml()  # writes nbs/nbdev.yml from pyproject.toml
+    config = yaml.safe_load((root / "_quarto.yml").read_text())
+    for name in config.get("metadata-files", []):
+        if (root / "nbs" / name).exists(): config = merge(config, yaml.safe_load((root / "nbs" / name).read_text()))
+    return Site(root, config["website"], config.get("project", {}).get("output-dir", "_docs"))
+
+
+@contextlib.contextmanager
+def lock(root):
+    "One build at a time touches `_proc/`."
+    folder = root / ".cache"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "docs.lock", "w") as file:
+        try: import fcntl
+        except ImportError: pass
+        else: fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def process(root):
+    "Run nbdev's processors over the notebooks that changed; all of them when the index of symbols did."
+    from nbdev.serve import proc_nbs
+    index, stamp = root / "pvlit/_modidx.py", root / "_proc/.symbols"
+    now = hashlib.sha256(index.read_bytes() if index.exists() else b"").hexdigest()
+    stale = not stamp.exists() or stamp.read_text() != now
+    folder = proc_nbs(n_workers=min(2, os.cpu_count() or 1), force=stale)
+    stamp.write_text(now)
+    return folder
+
+
+def read_pages(site, folder):
+    "The processed notebooks as pages, title and description taken from the front matter nbdev wrote."
+    found = {}
+    for path in sorted(folder.rglob("*.ipynb")):
+        source = path.relative_to(folder).as_posix()
+        if any(part.startswith((".", "_")) for part in source.split("/")) or not (site.root / "nbs" / source).exists(): continue
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        front, first = {}, text(cells[0]["source"]) if cells else ""
+        if cells and cells[0]["cell_type"] == "raw" and first.startswith("---"): front = yaml.safe_load(first.strip().strip("-")) or {}
+        url = posixpath.join(posixpath.dirname(source), front.get("output-file", path.with_suffix(".html").name.lower()))
+        found[source] = Page(source, url, str(front.get("title", path.stem)), str(front.get("description", "")), front.get("order", 1e9), cells[bool(front):])
+    return found
+
+
+def read_tree(site, found):
+    "The sidebar as nested `(title, page or None, children)`; every page must have its place."
+    def folder(name):
+        name = name.strip("/")
+        own = sorted((p for p in found.values() if posixpath.dirname(p.source) == name), key=lambda p: (not is_index(p), p.order, p.source))
+        inside = (p.source[len(name) + 1:].split("/") for p in found.values() if p.source.startswith(name + "/"))
+        out = [(p.title, p, []) for p in own]
+        for part in sorted({parts[0] for parts in inside if len(parts) > 1}):
+            below = folder(f"{name}/{part}")
+            if is_index(below[0][1]): out.append((*below[0][:2], below[1:]))  # the title of the group leads to its index page
+            else: out.append((re.sub("[-_]", " ", part).capitalize(), None, below))
+        return out
+
+    def is_index(page): return page is not None and posixpath.basename(page.source) == "index.ipynb"
+
+    def items(contents):
+        if isinstance(contents, str): contents = [{"auto": contents}]
+        out = []
+        for item in contents or []:
+            if isinstance(item, str): item = {"href": item}
+            if "section" in item:
+                below = items(item.get("contents"))
+                if below: out.append((item["section"], found.get(item.get("href")), below))
+            elif "auto" in item:
+                if "*" in item["auto"]: out += [(p.title, p, []) for p in found.values() if Path(p.source).match(item["auto"])]
+                else: out += folder(item["auto"])
+            elif item.get("href") in found: out.append((item.get("text", found[item["href"]].title), found[item["href"]], []))
+            else: site.problems.append(f"_quarto.yml: the sidebar lists {item.get('href')}, and nbs/ has no such notebook")
+        return out
+
+    def place(entries, section=""):
+        for title, page, below in entries:
+            if page:
+                page.section = page.section or section
+                site.pages.setdefault(page.source, page)
+            place(below, title)
+
+    site.tree = items(site.config.get("sidebar", {}).get("contents"))
+    place(site.tree)
+    for source in found.keys() - site.pages.keys():
+        site.problems.append(f"nbs/{source}: not in the sidebar of _quarto.yml, so no reader would find it")
+
+
+# Notebook -> markdown -> HTML ------------------------------------------------------------------------------------------
+
+def fence(body, attributes):
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", body)), default=0))
+    return f"{ticks} {attributes}\n{body.rstrip()}\n{ticks}\n"
+
+
+def raw(body): return fence(body, "{=html}")
+
+
+def options(source):
+    "Quarto's cell options (`#| key: value`) and the code below them."
+    lines = source.splitlines()
+    found = {m[1]: m[2].strip().strip('"\'') for line in lines if (m := re.match(r"#\|\s*([\w-]+):\s*(.*)", line))}
+    return found, "\n".join(line for line in lines if not line.startswith("#|")).strip("\n")
+
+
+def picture(page, mime, data, alt, caption=""):
+    "An `<img>` for stored bytes, which become a file beside the page."
+    name = f"{page.url.removesuffix('.html').replace('/', '-')}-{len(page.figures) + 1}.{PICTURES[mime]}"
+    page.figures[name] = data
+    size = ' width="%d" height="%d"' % struct.unpack(">II", data[16:24]) if mime == "image/png" else ""
+    caption = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><img src="@/figures/{name}" alt="{html.escape(alt, quote=True)}"{size} loading="lazy">{caption}</figure>'
+
+
+def extract(page, fragment):
+    "Move pictures embedded in HTML to files, so that pages stay light."
+    def move(match):
+        name = f"{page.url.removesuffix('.html').replace('/', '-')}-{len(page.figures) + 1}.{PICTURES[match[1]]}"
+        page.figures[name] = base64.b64decode(match[2])
+        return f"@/figures/{name}"
+    return DATA_URI.sub(move, fragment)
+
+
+def output_markdown(page, output, heading, opts):
+    "One stored output; the richest form that a page without a kernel can show."
+    if output["output_type"] == "stream": return fence(text(output["text"]), "{.stream .%s}" % output["name"])
+    data = output.get("data", {})
+    if "application/vnd.jupyter.widget-view+json" in data:
+        return "::: {.interactive}\nThese controls move in JupyterLab: `make lab`, then open `%s`.\n:::\n" % page.source
+    alt, caption = opts.get("fig-alt") or opts.get("fig-cap") or f"Figure: {heading}", opts.get("fig-cap", "")
+    for mime in PICTURES:
+        if mime in data:
+            value = text(data[mime])
+            return raw(picture(page, mime, value.encode() if "svg" in mime else base64.b64decode(value), alt, caption))
+    if "text/markdown" in data: return text(data["text/markdown"]) + "\n"
+    if "text/html" in data: return raw('<div class="html-output">%s</div>' % extract(page, text(data["text/html"])))
+    if "text/latex" in data: return text(data["text/latex"]) + "\n"
+    return fence(text(data.get("text/plain", "")), "{.result}")
+
+
+DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+
+
+class Module:
+    "What a notebook exports: the module's text and tree, and the exported cells in order."
+    def __init__(self, root, source):
+        cells = json.loads((root / "nbs" / source).read_text(encoding="utf-8"))["cells"]
+        self.place = {c.get("id"): i for i, c in enumerate(cells)}
+        names = [m[1] for c in cells if c["cell_type"] == "code" and (m := re.search(r"^#\|\s*default_exp\s+(\S+)", text(c["source"]), re.M))]
+        path = root / "pvlit" / (names[0].replace(".", "/") + ".py") if names else root / "none"
+        self.path = path.relative_to(root).as_posix()
+        self.code = path.read_text(encoding="utf-8") if path.exists() else ""
+        self.tree = ast.parse(self.code)
+        self.defined, self.pending = {}, []  # symbol -> index of its cell; (index, code nbdev would not show, names)
+        for i, cell in enumerate(cells):
+            body = text(cell["source"])
+            if cell["cell_type"] == "code" and path.exists() and re.search(r"^#\|\s*exporti?\s*$", body, re.M) and not re.search(r"^#\|\s*hide\b", body, re.M):
+                self.sort(i, options(body)[1])
+
+    def sort(self, index, code):
+        "Keep what nbdev leaves out of a page: exported constants and helpers with a leading underscore."
+        rest, names, last = [], [], 0
+        for node in ast.parse(code).body:
+            start = min([node.lineno] + [d.lineno for d in getattr(node, "decorator_list", [])])
+            lines, last = code.splitlines()[last:node.end_lineno], node.end_lineno  # with the comments above it
+            name = getattr(node, "name", "")
+            if isinstance(node, DEFINITIONS) and (not name.startswith("_") or name.startswith("__")): self.defined[name] = index
+            elif not isinstance(node, (ast.Import, ast.ImportFrom)):
+                rest += lines
+                names += [name] if name else []
+        if "\n".join(rest).strip(): self.pending.append((index, "\n".join(rest).strip("\n"), names))
+
+    def flush(self, index):
+        "Markdown of the kept cells that stand before cell `index`."
+        out = []
+        while self.pending and self.pending[0][0] < index:
+            _, code, names = self.pending.pop(0)
+            out.append(folded(code, ", ".join(f"<code>{n}</code>" for n in names)) if names else ":::: {.cell}\n" + fence(code, "{.python}") + "::::\n")
+        return out
+
+    def find(self, name):
+        node = self.tree
+        for part in name.split("."):
+            node = next((n for n in getattr(node, "body", []) if isinstance(n, DEFINITIONS) and n.name == part), None)
+        return node
+
+
+def folded(code, title):
+    n = len(code.splitlines())
+    return raw(f'<details class="code"{" open" if n <= OPEN_LINES else ""}><summary>{title}, {n} line{"s" * (n != 1)}</summary>') \
+        + "\n" + fence(code, "{.python}") + "\n" + raw("</details>")
+
+
+def split_definition(node, code):
+    "`(signature, implementation)`: the lines up to the docstring, and those below it; fields and `__init__` stand for a class."
+    def lines(first, last):
+        found = code.splitlines()[first - 1:last]
+        indent = min((len(x) - len(x.lstrip()) for x in found if x.strip()), default=0)
+        return "\n".join(x[indent:] for x in found)
+
+    def start(n): return min([n.lineno] + [d.lineno for d in getattr(n, "decorator_list", [])])
+    inside = node.body[1:] if ast.get_docstring(node) else node.body
+    if not inside or start(inside[0]) == node.lineno: return lines(start(node), node.end_lineno), ""
+    signature = lines(start(node), start(node.body[0]) - 1)
+    below = lines(node.body[0].end_lineno + 1 if inside is not node.body else start(inside[0]), node.end_lineno).strip("\n")
+    if isinstance(node, ast.ClassDef):
+        fields = [n for n in inside if isinstance(n, ast.AnnAssign)]
+        init = next((n for n in inside if getattr(n, "name", "") == "__init__"), None)
+        if fields and not init:
+            signature += "\n    " + lines(fields[0].lineno, fields[-1].end_lineno).replace("\n", "\n    ")
+            below = lines(fields[-1].end_lineno + 1, node.end_lineno).strip("\n") if fields[-1].end_lineno < node.end_lineno else ""
+        elif init: signature += "\n    " + split_definition(init, code)[0].replace("\n", "\n    ")
+    return signature, below
+
+
+def api_markdown(site, page, name, doc, module):
+    "A documented symbol: anchor, link to its line in the repository, signature, words, and the code itself."
+    doc = re.sub(r"\A---\s*\n", "", doc)
+    doc = re.sub(r"^\[source\]\([^)]*\)(\{[^}]*\})?\s*$", "", doc, count=1, flags=re.M)
+    doc = re.sub(r"^#{2,6} .*$", "", doc, count=1, flags=re.M).replace("__main__.", "")
+    anchor, node = name.lower(), module.find(name)
+    while anchor in page.api: anchor += "-1"  # a class and a function that differ in case only
+    page.api.add(anchor)
+    link, body = "", ""
+    if node:
+        link = f'<a class="source" href="{site.repository(module.path)}#L{node.lineno}">source</a>'
+        signature, body = split_definition(node, module.code)
+        doc = re.sub(r"^```python\n.*?^```$", lambda _: fence(signature, "{.python}"), doc, count=1, flags=re.M | re.S)
+    head = raw(f'<section class="api">\n<h3 id="{anchor}" class="symbol"><code>{html.escape(name)}</code></h3>\n{link}')
+    return "\n".join([head, doc, folded(body, "Implementation") if body else "", raw("</section>")])
+
+
+def page_markdown(site, page):
+    "The whole page as one pandoc document."
+    module, heading, parts = Module(site.root, page.source), page.title, []
+    parts.append(f"# {page.title} {{#top}}\n")
+    if page.description: parts.append(f"::: {{.lead}}\n{page.description}\n:::\n")
+    for cell in page.cells:
+        parts += module.flush(module.place.get(cell.get("id"), -1))
+        source = text(cell.get("source"))
+        if cell["cell_type"] == "markdown":
+            heading = (re.findall(r"^#{1,4}\s+(.*?)\s*$", source, re.M) or [heading])[-1]
+            parts.append(source + "\n")
+        if cell["cell_type"] != "code" or not source.strip(): continue
+        opts, code = options(source)
+        tags, outputs = cell.get("metadata", {}).get("tags", []), cell.get("outputs", [])
+        if opts.get("include") == "false": continue
+        if shown := re.match(r"show_doc\(([\w.]+)", code):
+            doc = "".join(text(o.get("data", {}).get("text/markdown")) for o in outputs)
+            parts += [*module.flush(module.defined.get(shown[1], -1)), api_markdown(site, page, shown[1], doc, module)]
+            continue
+        if opts.get("output") == "false" or "hide-output" in tags: outputs = []
+        block = []
+        if code and opts.get("echo") != "false" and "hide-input" not in tags:
+            fold = opts.get("code-fold") in ("true", "show")
+            block.append(folded(code, html.escape(opts.get("code-summary", "Code"))) if fold else fence(code, "{.python}"))
+        results = [output_markdown(page, o, heading, opts) for o in outputs if o["output_type"] != "error"]
+        if results: block.append("::: {.output}\n" + "\n".join(results) + "\n:::\n")
+        if block: parts.append(":::: {.cell}\n" + "\n".join(block) + "\n::::\n")
+    return "\n".join([*parts, *module.flush(1e9)])
+
+
+def pandoc(markdown):
+    "`(HTML, warnings)` of one page."
+    import pypandoc
+    command = [pypandoc.get_pandoc_path(), "-f", "markdown+lists_without_preceding_blankline-fancy_lists-smart", "-t", "html5", "--mathml", "--wrap=none"]
+    done = subprocess.run(command, input=markdown.encode(), capture_output=True)
+    notes = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    if done.returncode: raise RuntimeError("pandoc: " + "\n".join(notes))
+    return done.stdout.decode(), notes
+
+
+# Finishing ---------------------------------------------------------------------------------------------------------------
+
+def relative(target, page): return posixpath.relpath(target, posixpath.dirname(page.url) or ".")
+
+
+def resolve(site, page, target, assets):
+    "Where a link of a notebook leads on the site; `None` when nowhere."
+    if target.startswith("@/"): return relative(target[2:], page)
+    if target.startswith(site.address) and len(site.address) > 1:  # nbdev's links from `symbol` to its page
+        path, _, anchor = target[len(site.address):].partition("#")
+        found = next((p for p in site.pages.values() if p.url == path), None)
+        if not found: return None
+        while anchor and anchor not in found.api: anchor = anchor.rpartition(".")[0]  # a method leads to its class
+        return (relative(path, page) if found is not page else "") + (f"#{anchor}" if anchor else "") or "#top"
+    if re.match(r"[a-z][a-z0-9+.-]*:|//|#", target) or not target: return target
+    path, hash_, anchor = target.partition("#")
+    path = posixpath.normpath(posixpath.join("nbs", posixpath.dirname(page.source), unquote(path)))
+    inside = path.removeprefix("nbs/")
+    by_url = {p.url: p for p in site.pages.values()}
+    found = site.pages.get(inside) or by_url.get(inside)
+    if found: return relative(found.url, page) + hash_ + anchor
+    if path.startswith("..") or not (site.root / path).exists(): return None
+    if path.startswith("nbs/") and re.search(r"\.(png|jpe?g|gif|svg|webp|mp4)$", path):
+        assets.add(inside)
+        return relative(inside, page)
+    return site.repository(path, "tree" if (site.root / path).is_dir() else "blob")
+
+
+def finish(site, page, assets):
+    "Settle links and anchors of a page's HTML."
+    def link(match):
+        leads = resolve(site, page, html.unescape(match[2]), assets)
+        if leads is None:
+            site.problems.append(f"nbs/{page.source}: broken link {match[2]}")
+            return match[0]
+        return f'{match[1]}="{html.escape(leads, quote=True)}"'
+
+    def heading(match):
+        level, before, name, after, inner = match.groups()
+        symbol = "symbol" in before + after
+        if not symbol and name in page.api: name = f"about-{name}"  # the symbol keeps the short anchor
+        if level == "1": return f'<h1 id="{name}">{inner}</h1>'
+        return f'<h{level}{before} id="{name}"{after}>{inner}<a class="anchor" href="#{name}" aria-label="Link to this section">#</a></h{level}>'
+
+    page.body = re.sub(r'<span id="cb[\d-]+"><a href="#cb[^"]*"[^>]*></a>', "<span>", page.body)  # anchors of single lines of code,
+    page.body = re.sub(r'(<div class="sourceCode") id="cb\d+"', r"\1", page.body)  # a third of a page's weight
+    page.body = HEADING.sub(heading, page.body)
+    page.body = re.sub("<mo>(&#8289;|\u2061)</mo>(?=(?:</mrow>)*<m(?!space|o[> ][^<]*[(\\[]))", r'<mo rspace="0.17em">\1</mo>', page.body)  # sin x, not sinx
+    page.body = re.sub(r"<colgroup>.*?</colgroup>", "", page.body, flags=re.S)  # widths by dashes: the browser knows better
+    page.body = re.sub(r"<table\b.*?</table>", lambda m: f'<div class="table" tabindex="0" role="region" aria-label="Table">{m[0]}</div>', page.body, flags=re.S)
+    page.body = re.sub(r"<[^!/][^>]*>", lambda m: LINK.sub(link, m[0]), page.body)
+
+
+def sections(page):
+    "`(level, id, title, text)` of every part of a page, text without code."
+    found = [(m.start(), m.end(), int(m[1]), m[3], plain(re.sub(r'<a class="anchor".*?</a>', "", m[5]))) for m in HEADING.finditer(page.body)]
+    for (_, start, level, name, title), stop in zip(found, [f[0] for f in found[1:]] + [len(page.body)]):
+        prose = re.sub(r"<(pre|figure|annotation|summary)\b.*?</\1>|<a class=.source..*?</a>", " ", page.body[start:stop], flags=re.S)
+        yield level, name, title, re.sub(r"\s+", " ", plain(re.sub(r"<(?!/?(?:a|code|em|strong|m\w+)\b)", " <", prose))).strip()
+
+
+def sidebar_html(site, page):
+    def entry(title, target, below, depth):
+        mark = ' aria-current="page"' if target is page else ""
+        link = f'<a href="{relative(target.url, page)}"{mark}>{html.escape(title)}</a>' if target else ""
+        if not below: return f"<li>{link}</li>"
+        inside = any(contains(e) for e in below)
+        items = "".join(entry(*e, depth + 1) for e in below)
+        return f'<li><details{" open" if inside or depth == 0 else ""}><summary>{link or html.escape(title)}</summary><ul>{items}</ul></details></li>'
+
+    def contains(e): return e[1] is page or any(map(contains, e[2]))
+    return "<ul>" + "".join(entry(*e, 0) for e in site.tree) + "</ul>"
+
+
+def page_html(site, page, template):
+    order = list(site.pages.values())
+    i = order.index(page)
+    def step(target, kind, label):
+        if not target: return "<span></span>"
+        return f'<a class="{kind}" rel="{kind}" href="{relative(target.url, page)}"><small>{label}</small>{html.escape(target.title)}</a>'
+    toc = "".join(f'<li class="l{level}"><a href="#{name}">{html.escape(METHOD.sub("", title))}</a></li>' for level, name, title, _ in sections(page) if 2 <= level <= 3)
+    root = posixpath.relpath(".", posixpath.dirname(page.url) or ".")
+    title, name = plain(page.title.replace("`", "")), site.config.get("title", "")
+    return template.substitute(
+        title=html.escape(title if page.url == "index.html" else f"{title} · {name}"), site=html.escape(name),
+        description=html.escape(plain(page.description) or site.config.get("description", ""), quote=True),
+        canonical=html.escape(site.address + page.url, quote=True), root=root, section=html.escape(page.section),
+        sidebar=sidebar_html(site, page), toc=f"<ul>{toc}</ul>" if toc else "", body=page.body,
+        previous=step(order[i - 1] if i else None, "prev", "Previous"), next=step(order[i + 1] if i + 1 < len(order) else None, "next", "Next"),
+        notebook=html.escape(site.repository(f"nbs/{page.source}"), quote=True), repository=html.escape(site.config.get("repo-url", ""), quote=True))
+
+
+def build(root, out):
+    "Build the site of the repository at `root` into the folder `out`; returns the `Site` with its problems."
+    with lock(root):
+        site = read_site(root)
+        found = read_pages(site, process(root))
+    read_tree(site, found)
+    if not site.pages: raise ValueError("no pages: nbs/ holds no notebook that the sidebar of _quarto.yml lists")
+    out.mkdir(parents=True, exist_ok=True)
+    assets, pages = set(), list(site.pages.values())
+    for page in pages: page.markdown = page_markdown(site, page)
+    with ThreadPoolExecutor(2) as pool: rendered = list(pool.map(pandoc, [p.markdown for p in pages]))
+    for page, (body, notes) in zip(pages, rendered):
+        page.body = body
+        for note in (n for n in notes if "Duplicate identifier" not in n):  # `finish` settles those, `check` would see
+            (site.problems if "TeX math" in note else site.warnings).append(f"nbs/{page.source}: {note}")
+    template = Template((ASSETS / "page.html").read_text(encoding="utf-8"))
+    for page in pages: finish(site, page, assets)
+    for page in pages:
+        target = out / page.url
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(page_html(site, page, template), encoding="utf-8")
+        for name, data in page.figures.items():
+            (out / "figures").mkdir(exist_ok=True)
+            (out / "figures" / name).write_bytes(data)
+    for name in sorted(assets):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / "nbs" / name, out / name)
+    for name in ("style.css", "site.js"): shutil.copyfile(ASSETS / name, out / name)
+    index = [[f"{p.url}#{name}", p.title, title if level > 1 else "", words] for p in pages for level, name, title, words in sections(p)]
+    (out / "search.js").write_text("window.searchIndex=" + json.dumps(index, ensure_ascii=False, separators=(",", ":")) + ";\n", encoding="utf-8")
+    site.problems += check(out)
+    return site
+
+
+def check(out):
+    "Broken anchors, missing files, doubled ids, anything fetched from elsewhere, heavy pages: what a reader would trip over."
+    pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html"))}
+    ids = {url: re.findall(r'\sid="([^"]+)"', page) for url, page in pages.items()}
+    for url, page in pages.items():
+        for name in sorted({i for i in ids[url] if ids[url].count(i) > 1}): yield f"{url}: two elements have the id {name}"
+        if len(page.encode()) > PAGE_BYTES: yield f"{url}: {len(page.encode()) / 1000:.0f} KB, at most {PAGE_BYTES // 1000}: split the notebook"
+        for tag in re.findall(r"<(?!/|!)[^>]+>", page):
+            for kind, target in LINK.findall(tag):
+                target, outside = html.unescape(target), re.match(r"[a-z][a-z0-9+.-]*:|//", html.unescape(target))
+                if outside:
+                    if not tag.startswith(("<a ", '<link rel="canonical"')) and not target.startswith("data:"): yield f"{url}: loads {target} from the network"
+                    continue
+                path, _, anchor = target.partition("#")
+                path = posixpath.normpath(posixpath.join(posixpath.dirname(url), unquote(path))) if path else url
+                if not (out / path).is_file(): yield f"{url}: link to {target}, which does not exist"
+                elif anchor and path in ids and unquote(anchor) not in ids[path]: yield f"{url}: link to {target}: the page has no such anchor"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="build into a temporary folder and only report")
+    parser.add_argument("--out", type=Path, help="folder for the site; default: output-dir of _quarto.yml")
+    parser.add_argument("--root", type=Path, default=ROOT, help="repository; default: the one this file lies in")
+    args = parser.parse_args(argv)
+    try: import pypandoc  # noqa: F401
+    except ImportError:
+        print("docs: pypandoc is missing: pip install -e '.[docs]'", file=sys.stderr)
+        return 2
+    root, start = args.root.resolve(), time.perf_counter()
+    out = args.out.resolve() if args.out else None
+    if out and out.exists() and any(out.iterdir()) and not (out / "search.js").exists():
+        print(f"docs: {args.out} holds something that is not a site; name an empty or a new folder", file=sys.stderr)
+        return 2
+    os.chdir(root)
+    with tempfile.TemporaryDirectory() as folder:
+        site = build(root, Path(folder) / "site")
+        size = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
+        if not args.check:
+            out = out or root / site.output
+            if out.exists(): shutil.rmtree(out)
+            shutil.move(Path(folder) / "site", out)
+    for note in site.warnings: print(f"warning: {note}")
+    for problem in dict.fromkeys(site.problems): print(f"problem: {problem}")
+    print(f"docs: {len(site.pages)} pages, {size / 1e6:.1f} MB, {len(set(site.problems))} problems, {len(site.warnings)} warnings, "
+          f"{time.perf_counter() - start:.0f} s" + ("" if args.check else f"; open {os.path.relpath(out / 'index.html')}"))
+    return int(bool(site.problems))
+
+
+if __name__ == "__main__": sys.exit(main())
