@@ -12,7 +12,7 @@ where float32 no longer sees it: pvlit's kernel is the wider one, and the result
 Peak memory counts what torch allocates during a call, without the output. The peers are installed by:
 pip install --no-deps -r benchmarks/requirements.txt
 """
-import argparse, json, math, os, platform, statistics, time
+import argparse, json, math, os, platform, statistics, threading, time
 from datetime import date
 from pathlib import Path
 
@@ -75,12 +75,20 @@ def routes(shape, frames):
 
 
 def peak(call):
-    "Give the most bytes that torch held at once during a call, beyond those it held before."
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile: call()
-    held = most = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]": held += event.nbytes(); most = max(most, held)
-    return most
+    """Give the most bytes that torch held at once during a call, beyond those it held before.
+
+    A new thread makes the call, because pvlit keeps its work buffers for the next call of the same thread."""
+    found = []
+    def watch():
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile: call()
+        held = [0]
+        for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+            if event.name() == "[memory]": held.append(held[-1] + event.nbytes())
+        found.append(max(held))
+    thread = threading.Thread(target=watch)
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 def measure(shape, frames, rounds):

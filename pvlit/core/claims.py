@@ -384,39 +384,23 @@ class Module:
                 ):
         self.package = name if file is None or file.name == "__init__.py" else name.rpartition(".")[0]
         self.definitions, self.imports, self.stars, self.loose = {}, {}, [], []
-        if file is None: return
-        nodes = list(flat(Plain().visit(ast.parse(file.read_text(encoding="utf-8"))).body))
-        for node in nodes:
-            if not hasattr(node, "owners"): self.add(node)
-        for node in nodes:
-            if hasattr(node, "owners"): self.patch(node)
+        nodes = [] if file is None else list(flat(Plain().visit(ast.parse(file.read_text(encoding="utf-8"))).body))
+        for node in sorted(nodes, key=lambda n: hasattr(n, "owners")): self.add(node)  # patched methods after their classes
 
     def add(self,
             node,   # a statement of the top level
            ):
-        "File a statement under what it is."
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
+        "File a statement under what it is; a name may have several definitions, and then all of them count."
+        if hasattr(node, "owners"):
+            homes = [self.definitions[name] for name in node.owners if name in self.definitions]
+            for home in homes or [self.loose]: home.append(node)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
             found = imported(node, self.package)
             self.stars += [module for name, (module, _) in found if name == "*"]
             self.imports.update((name, target) for name, target in found if name != "*")
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): self.define(node.name, node)
-        elif names := assigned(node):
-            for name in names: self.define(name, node)
+        elif names := [node.name] if hasattr(node, "name") else assigned(node):
+            for name in names: self.definitions.setdefault(name, []).append(node)
         elif not (isinstance(node, ast.Pass) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)): self.loose.append(node)
-
-    def patch(self,
-              node,   # a method that is defined outside its class
-             ):
-        "Count a patched method with its class, or, for a class of another module, with what runs on import."
-        homes = [self.definitions[name] for name in node.owners if name in self.definitions]
-        for home in homes or [self.loose]: home.append(node)
-
-    def define(self,
-               name,   # name that is bound
-               node,   # the statement that binds it
-              ):
-        "Add a definition; a name may have several, and then all of them count."
-        self.definitions.setdefault(name, []).append(node)
 
 # %% ../../nbs/core/claims.ipynb #bfe5b315
 def flat(body,   # list of statements

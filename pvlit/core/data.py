@@ -247,7 +247,7 @@ def _check_request(split, size, channels):
 
 def load_folder(folder,              # path of the folder
                 size: int,           # side of the square pictures, in pixels
-                channels: int=3,     # 1 (gray) or 3 (RGB)
+                channels: int|None=None, # 1 (gray) or 3 (RGB); None means RGB
                 split: str="train",  # "train" (nine in ten) or "test"
                ) -> Images:          # its `skipped` lists what could not be read
     "Read a folder of pictures; raises `ValueError` when it offers none, `FileNotFoundError` when it does not exist."
@@ -346,7 +346,7 @@ def load_images(name: str,                     # one of `known_names()`, or "fol
     _check_request(split, size, channels)
     settings = settings or load_settings()
     kind, _, path = str(name).partition(":")
-    if kind == "folder" and path: return load_folder(path, size, channels or 3, split)
+    if kind == "folder" and path: return load_folder(path, size, channels, split)
     if name not in known_names(settings):
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(known_names(settings))}")
     source = SOURCES.get(name)

@@ -76,18 +76,15 @@ def _factor(cov):
     "Give A with A A^T = cov for a singular covariance; raises `ValueError` when an eigenvalue is clearly negative."
     values, vectors = np.linalg.eigh(cov)
     if values[0] < -1e-6 * abs(values[-1]): raise ValueError(f"not a covariance: smallest eigenvalue {values[0]:.3g}, largest {values[-1]:.3g}")
-    return vectors * np.sqrt(np.where(values > len(values) * _EPS * values[-1], values, 0))
+    noise = len(values) * np.finfo(values.dtype).eps * values[-1]
+    return vectors * np.sqrt(np.where(values > noise, values, 0))
 
 def _trace_root(cov_a, cov_b):
-    "Give the trace of (cov_a cov_b)^(1/2): by one symmetric eigenproblem where rounding is harmless, by factors elsewhere."
+    "Give the trace of (cov_a cov_b)^(1/2): by one symmetric eigenproblem, or by factors where the product is close to singular."
     try: squares = scipy.linalg.eigh(cov_a, cov_b, type=2, eigvals_only=True, driver="gv", check_finite=False)
     except scipy.linalg.LinAlgError: squares = np.zeros(1)  # cov_b is singular
-    noise = _EPS * np.linalg.norm(cov_a) * np.linalg.norm(cov_b)
-    if squares[0] > noise and (noise / 2 / np.sqrt(squares)).sum() < 1e-9 * np.trace(cov_a + cov_b):
-        return np.sqrt(squares).sum()
+    if squares[0] > 1e-12 * squares[-1]: return np.sqrt(squares).sum()
     return np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False).sum()
-
-_EPS = np.finfo(np.float64).eps
 
 # %% ../../nbs/core/metrics.ipynb #4923908b
 def _moments(mu, cov, name):

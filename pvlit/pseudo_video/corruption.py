@@ -41,40 +41,64 @@ def _heat_matrix(size: int, variance: float) -> Tensor:
     basis = cosine_basis(size)
     return basis.T @ (heat_decay(size, variance)[:, None] * basis)
 
-# %% ../../nbs/pseudo_video/corruption.ipynb #c47176fb
-_CHUNK = 1 << 20  # pixels that are blurred together, so that the two work buffers stay in the cache
-
-
+# %% ../../nbs/pseudo_video/corruption.ipynb #cb7490e9
 @lru_cache(maxsize=128)
-def _bands(size: int, variance: float, dtype: torch.dtype, device: torch.device) -> list[tuple[int, int, int, int, Tensor]]:
-    "Return blocks (start, stop, low, high, weights): outputs start..stop see only inputs low..high. Cached: never write to them."
+def _windows(size: int, variance: float, block: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
+    """Return weights (blocks, block, window) and the radius of the band. Cached: never write to them.
+
+    Output i * block + j is the sum over k of weights[i, j, k] times input i * block + k - radius; weights off the image are 0.
+    Where a window would be as wide as the image there is one block, the whole matrix, and the radius is 0."""
     matrix = _heat_matrix(size, variance)
-    distance = (torch.arange(size)[:, None] - torch.arange(size)).abs()
-    negligible = 1e-12 if dtype == torch.float64 else 5e-7
     largest = torch.stack([matrix.diagonal(r).abs().max() for r in range(size)])
     beyond = 2 * (largest.sum() - largest.cumsum(0))
-    radius = int((beyond > negligible).sum())
-    matrix = torch.where(distance <= radius, matrix, 0.0)
+    radius = int((beyond > (1e-12 if dtype == torch.float64 else 5e-7)).sum())
+    if block + 2 * radius >= size:
+        return matrix[None].to(dtype).to(device), 0
+    matrix = matrix.tril(radius).triu(-radius)
     matrix.diagonal().add_(1 - matrix.sum(1))
-    block = 16 if device.type == "cpu" and size >= 64 else size
-    spans = [(i, min(i + block, size), max(i - radius, 0), min(i + block + radius, size)) for i in range(0, size, block)]
-    return [(*span, matrix[span[0]:span[1], span[2]:span[3]].to(dtype).to(device)) for span in spans]
+    length = math.ceil(size / block) * block
+    padded = torch.zeros(length, length + 2 * radius, dtype=matrix.dtype)
+    padded[:size, radius:radius + size] = matrix
+    blocks = [padded[i:i + block, i:i + block + 2 * radius] for i in range(0, length, block)]
+    return torch.stack(blocks).to(dtype).to(device), radius
 
-# %% ../../nbs/pseudo_video/corruption.ipynb #7f455714
+# %% ../../nbs/pseudo_video/corruption.ipynb #cb979260
+def _block(size: int, device: torch.device) -> int:
+    "Return how many outputs share a window."
+    if device.type != "cpu" or size < 16:
+        return size
+    return 16 if size >= 64 else 8
+
+
+def _along_rows(source: Tensor, out: Tensor, variance: float) -> None:
+    "Blur the rows of `source` (rows, W) into `out`."
+    width = source.shape[1]
+    weights, radius = _windows(width, variance, 16 if _block(width, source.device) == 16 else width, source.dtype, source.device)
+    block, window = weights.shape[1:]
+    for i, part in enumerate(weights):
+        start, low = i * block, i * block - radius
+        first, last = max(low, 0), min(low + window, width)
+        torch.mm(source[:, first:last], part[: width - start, first - low : last - low].T, out=out[:, start : start + block])
+
+
 def _spread(source: Tensor, middle: Tensor, height: int, width: int, variance: float) -> None:
-    "Blur the flat buffer `source`, laid out (H, planes, W), in place; `middle` is a work buffer of the same size."
-    rows, columns = source.view(-1, width), middle.view(height, -1)
-    for start, stop, low, high, weights in _bands(width, variance, source.dtype, source.device):
-        torch.mm(rows[:, low:high], weights.T, out=middle.view(-1, width)[:, start:stop])
-    for start, stop, low, high, weights in _bands(height, variance, source.dtype, source.device):
-        torch.mm(weights, columns[low:high], out=source.view(height, -1)[start:stop])
+    "Blur `source` (rows, planes * W) in place; its rows from `height` on are scratch, and so is all of `middle`."
+    weights, radius = _windows(height, variance, _block(height, source.device), source.dtype, source.device)
+    blocks, block, window = weights.shape
+    _along_rows(source[:height].view(-1, width), middle[radius : radius + height].view(-1, width), variance)
+    middle[:radius].zero_()
+    middle[radius + height : blocks * block + 2 * radius].zero_()
+    line = source.shape[1]
+    windows = middle.as_strided((blocks, window, line), (block * line, line, 1))
+    torch.bmm(weights, windows, out=source[: blocks * block].view(blocks, block, line))
 
 # %% ../../nbs/pseudo_video/corruption.ipynb #41f94f8f
 def _blur_chunk(images: Tensor, variances: list[float], scale: list[float], out: Tensor, work: Tensor) -> None:
-    "Write the blurred and scaled frames of a few images into `out` (B, T, C, H, W); `work` holds two flat buffers."
+    "Write the blurred and scaled frames of a few images into `out` (B, T, C, H, W); `work` is a flat buffer."
     batch, channels, height, width = images.shape
-    source, middle = work[0, : images.numel()], work[1, : images.numel()]
-    current = source.view(height, batch, channels, width).permute(1, 2, 0, 3)
+    line, rows = batch * channels * width, _room(height, images.device)
+    source, middle = work[: rows * line].view(rows, line), work[rows * line : (2 * rows + height) * line].view(-1, line)
+    current = source[:height].view(height, batch, channels, width).permute(1, 2, 0, 3)
     done = math.inf
     for t in reversed(range(len(variances))):
         if variances[t] < done:
@@ -85,33 +109,40 @@ def _blur_chunk(images: Tensor, variances: list[float], scale: list[float], out:
             done = variances[t]
         _write(out[:, t], images if variances[t] == 0 else current, scale[t])
 
+
+def _room(height: int, device: torch.device) -> int:
+    "Return `height` rounded up to whole blocks."
+    return math.ceil(height / _block(height, device)) * _block(height, device)
+
 # %% ../../nbs/pseudo_video/corruption.ipynb #7e4f8f6d
 def _write(out: Tensor, frame: Tensor, factor: float) -> None:
     "Write `factor` times `frame` into `out`; an exact copy for a factor of 1."
     out.copy_(frame) if factor == 1 else torch.mul(frame, factor, out=out)
 
-# %% ../../nbs/pseudo_video/corruption.ipynb #81389b98
+# %% ../../nbs/pseudo_video/corruption.ipynb #499faa13
+_CHUNK = 1 << 20  # pixels that are blurred together, few enough for the cache
 _kept = threading.local()
 
 
-def _work(pixels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    "Return two flat buffers of `pixels` values, the same memory at the next call."
+def _work(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    "Return a flat buffer of at least `size` values, the same memory at the next call."
     kept = getattr(_kept, "work", None)
-    if kept is None or kept.shape[1] < pixels or (kept.dtype, kept.device) != (dtype, device):
-        with torch.inference_mode(False):  # or the buffers could not be written to outside of inference mode
-            kept = _kept.work = torch.empty((2, pixels), dtype=dtype, device=device)
+    if kept is None or len(kept) < size or (kept.dtype, kept.device) != (dtype, device):
+        with torch.inference_mode(False):  # or the buffer could not be written to outside of inference mode
+            kept = _kept.work = torch.empty(size, dtype=dtype, device=device)
     return kept
 
-# %% ../../nbs/pseudo_video/corruption.ipynb #8bd79aaa
+
 def _blur_frames(images: Tensor, blur: list[float], scale: list[float], out: Tensor) -> None:
     "Write the blurred and scaled frames of all images into `out` (B, T, C, H, W)."
     if not any(blur):
         for t, factor in enumerate(scale):
             _write(out[:, t], images, factor)
         return
-    pixels = images[0].numel()
+    height, pixels = images.shape[2], images[0].numel()
     step = min(max(1, _CHUNK // pixels), len(images))
-    work = _work(step * pixels, torch.float64 if images.dtype == torch.float64 else torch.float32, images.device)
+    size = step * pixels // height * (2 * _room(height, images.device) + height)
+    work = _work(size, torch.float64 if images.dtype == torch.float64 else torch.float32, images.device)
     for part, frames in zip(images.split(step), out.split(step)):
         _blur_chunk(part, [s**2 for s in blur], scale, frames, work)
 

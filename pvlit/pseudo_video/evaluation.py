@@ -24,7 +24,7 @@ from ..core.data import Images, load_images
 from ..core.metrics import extract_features, feature_net, frechet_distance, memorization, precision_recall
 from ..core.training import fit
 from .corruption import pseudo_video, variance_preserving
-from .diffusion import UNet, ddim_sample, epsilon_loss
+from .diffusion import MLPDenoiser, UNet, ddim_sample, epsilon_loss
 from .frames import FrameModel, LatentFrameModel
 
 # %% ../../nbs/pseudo_video/evaluation.ipynb #357ac8a3
@@ -59,7 +59,8 @@ class Protocol:
     width: int = 192  # hidden units of the frame models
     blocks: int = 2  # residual blocks of the frame models
     latents: int = 2  # latent dimensions per frame of the `latent` family
-    unet_width: int = 16  # base width of the diffusion reference
+    reference: str = "mlp"  # network of the diffusion reference: `mlp`, or `unet` for images larger than digits
+    unet_width: int = 32  # base width of that U-Net
     batch_size: int = 64  # images a step
     learning_rate: float = 1e-3  # peak; cosine decay to 0
     ema: float = 0.995  # decay of the averaged weights that are sampled from
@@ -68,6 +69,7 @@ class Protocol:
     device: str = "cpu"  # as in `fit`
     precision: str = "fp32"  # as in `fit`
     checkpoint_every: int = 0  # steps between checkpoints inside an arm; 0 keeps only finished arms
+    code: str = ""  # fingerprint of the code, so that a resumed run does not mix rows of two versions
 
 # %% ../../nbs/pseudo_video/evaluation.ipynb #e3764e34
 def frames_seen(
@@ -102,6 +104,7 @@ def build(
     shape = (protocol.channels, protocol.size, protocol.size)
     if arm.family == "gaussian": return FrameModel(shape, arm.frames, protocol.width, protocol.blocks, arm.context, seed=seed)
     if arm.family == "latent": return LatentFrameModel(shape, arm.frames, protocol.width, protocol.blocks, protocol.latents, arm.context, seed=seed)
+    if protocol.reference == "mlp": return MLPDenoiser(shape, protocol.width, protocol.blocks, seed=seed)
     return UNet(protocol.channels, protocol.unet_width, (1, 2, 2), attention=protocol.size // 2, size=protocol.size, seed=seed)
 
 # %% ../../nbs/pseudo_video/evaluation.ipynb #08d0eac9
@@ -135,8 +138,8 @@ def generate(
     "Draw pseudo videos; the last frame is the image."
     shape, parts = (protocol.channels, protocol.size, protocol.size), []
     for count in (min(chunk, n - start) for start in range(0, n, chunk)):
-        if arm.family == "diffusion": parts.append(ddim_sample(model, count, shape, steps=protocol.ddim_steps, generator=generator).unsqueeze(1).cpu())
-        else: parts.append(model.sample(count, generator).cpu())
+        if arm.family == "diffusion": parts.append(ddim_sample(model, count, shape, steps=protocol.ddim_steps, clip=1, generator=generator).unsqueeze(1).cpu())
+        else: parts.append(model.sample(count, generator, last_noise=True).cpu())
     return torch.cat(parts)
 
 # %% ../../nbs/pseudo_video/evaluation.ipynb #717a685c
