@@ -6,10 +6,12 @@ Docs: https://pvlit.github.io/pvlit/core/runs.html.md"""
 
 # %% auto #0
 __all__ = ['experiments', 'experiment_notebook', 'one_of', 'variants', 'type_name', 'typed', 'parameters', 'resolve',
-           'write_whole', 'Run', 'read_run', 'runs', 'find_run', 'resume_command', 'launch', 'report', 'verdict']
+           'write_whole', 'Run', 'read_run', 'runs', 'find_run', 'last_line', 'resume_command', 'launch', 'report',
+           'verdict']
 
-# %% ../../nbs/core/runs.ipynb #a4cfaef4
-import ast, hashlib, io, json, os, re, shlex, sys, tempfile, time, tokenize, warnings
+# %% ../../nbs/core/runs.ipynb #f7ab51b5
+import ast, hashlib, io, json, os, re, shlex, sys, tempfile, threading, time, tokenize, warnings
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from difflib import get_close_matches
@@ -262,13 +264,35 @@ def _kernel_manager(log):
         async def start_kernel(self, **kwargs): return await super().start_kernel(stdout=log, stderr=log, **kwargs)
     return LoggedKernelManager
 
+@contextmanager
+def _following(log):
+    "Show the newest line of `log` under the bar over the cells: a long cell tells there how far it is."
+    from tqdm import tqdm
+    over, line = threading.Event(), tqdm(bar_format="{desc}", position=1, leave=False)
+    def follow():
+        while not over.wait(1): line.set_description_str(last_line(log.read_bytes()[-2000:].decode(errors="replace")))
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try: yield
+    finally:
+        over.set()
+        follower.join()
+        line.close()
+
+def last_line(text, # what a program wrote; progress bars separate their states by carriage returns
+              width=100 # characters kept
+             ) -> str: # empty when nothing was written
+    "Return the newest line that is not blank."
+    return ([""] + [part.strip() for part in re.split(r"[\r\n]", text) if part.strip()])[-1][:width]
+
+# %% ../../nbs/core/runs.ipynb #35274eab
 def _execute(run, settings, progress):
     "Execute the notebook of `run` cell by cell; leaves `notebook.partial.ipynb` and `log.txt`."
     import papermill
     source = experiment_notebook(run.experiment, settings)
     own = {"run_folder": str(run.folder)} if "run_folder" in parameters(run.experiment, settings) else {}
     plain = lambda path: str(path).replace("{", "{{").replace("}", "}}")  # papermill formats its paths
-    with open(run.folder/"log.txt", "a", encoding="utf-8") as log:
+    with open(run.folder/"log.txt", "a", encoding="utf-8") as log, _following(run.folder/"log.txt") if progress else nullcontext():
         print(f"== attempt {run.attempts}, {run.started}", file=log, flush=True)
         papermill.execute_notebook(plain(source), plain(run.folder/"notebook.partial.ipynb"), parameters=run.params | own, cwd=source.parent,
                                    stdout_file=log, stderr_file=log, progress_bar={"desc": run.experiment} if progress else False,

@@ -318,7 +318,7 @@ class _Training:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.config = _configuration(model, self.optimizer, data, options)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.average = None if options["ema"] is None else AveragedModel(model, multi_avg_fn=self.follow)
+        self.average = None if options["ema"] is None else AveragedModel(model, multi_avg_fn=self._follow)
         self.generator = torch.Generator().manual_seed(_seed(options["seed"], "loss"))
         self.scaled = accelerator.prepare_optimizer(self.optimizer) if accelerator.scaler else self.optimizer  # only fp16 needs the wrapper
         self.order = DataOrder(samples, options["batch_size"], options["seed"], _tensors(data)[0].device if _tensors(data) else "cpu")
@@ -376,9 +376,10 @@ def update(self: _Training,
     self.step += 1
     self.summed += 1
 
-# %% ../../nbs/core/training.ipynb #7709ddb2
+# %% ../../nbs/core/training.ipynb #fbe004a8
 @patch
-def follow(self: _Training, averaged, weights, _):
+def _follow(self: _Training, averaged, weights, _):
+    "Move the averaged weights towards the present ones."
     get_ema_multi_avg_fn(ema_decay(self.options["ema"], self.step))(averaged, weights, None)
 
 @patch
@@ -473,7 +474,7 @@ def state(self: _Training):
 
 @patch
 def seconds(self: _Training):
-    "Return the training time of all sessions of the run."
+    "Return the training time of the run, interruptions left out."
     return self.before + time.perf_counter() - self.began
 
 # %% ../../nbs/core/training.ipynb #cabcea49
@@ -610,7 +611,7 @@ class Fit:
     ema: nn.Module  # the same with averaged weights; the model itself where `ema` was None
     history: list[dict]  # rows of the log: step, loss (mean since the last row), lr, the loss's own numbers
     steps: int  # steps taken in total
-    seconds: float  # training time, all sessions of the run together
+    seconds: float  # training time of the run, interruptions left out
     folder: Path | None  # where checkpoints, log.csv and the final weights are
     def curve(self,
         name: str = "loss",  # a column of the history

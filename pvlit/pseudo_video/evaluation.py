@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from joblib import Parallel, delayed
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from ..core.data import Images, load_images
 from ..core.metrics import extract_features, feature_net, frechet_distance, memorization, precision_recall
 from ..core.training import fit
@@ -209,7 +209,7 @@ def run_arms(
     jobs = sorted(((arm, seed) for arm in arms for seed in seeds), key=lambda job: -frames_seen(job[0]))
     pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
     rows = pool(delayed(_one_thread)(arm, seed, protocol, Path(folder)) for arm, seed in jobs)
-    with tqdm(total=sum(frames_seen(arm) for arm, _ in jobs), unit="frame", unit_scale=True, desc="arms") as bar:
+    with tqdm(total=sum(frames_seen(arm) for arm, _ in jobs), unit="frame", unit_scale=True, desc="arms", delay=5, leave=False) as bar:
         done = {}
         for row in rows:
             done[row["arm"], row["seed"]] = row
