@@ -15,8 +15,8 @@ def ended(root):
     assert result.returncode == 0, result.stderr
     return result
 
-def test_run_ends_with_folder_report_and_verdict(root, ended):
-    assert ended.stdout.splitlines() == ["run: first", "report: first/report.html", "", "It counts to 40."]
+def test_run_ends_with_verdict_folder_and_report(root, ended):
+    assert ended.stdout.splitlines() == ["It counts to 40.", "", "run: first", "report: first/report.html"]
     record = json.loads((root/"first"/"run.json").read_text())
     assert (record["status"], record["params"]["steps"], record["params"]["rate"], record["params"]["label"]) == ("done", 40, 0.001, "no")
     assert record["versions"]["pvlit"] and re.fullmatch("[0-9a-f]{64}", record["notebook_sha256"])

@@ -111,8 +111,9 @@ def run_experiment(
         print(f"{experiment} failed{where}: {run.error['name']}: {run.error['message'].partition(chr(10))[0]}", file=sys.stderr)
         print(f"kept in {near(run.folder)}: log.txt, {run.notebook.name}; to go on: {resume_command(run)}", file=sys.stderr)
         return 1
-    print(f"run: {near(run.folder)}", f"report: {near(report(run))}", sep="\n")
-    if verdict(run): print("", verdict(run), sep="\n")
+    page = report(run)
+    if verdict(run): print(verdict(run), "", sep="\n")
+    print(f"run: {near(run.folder)}", f"report: {near(page)}", sep="\n")
 
 # %% ../../nbs/core/cli.ipynb #eae60443
 def duration(seconds: float # a time span, seconds
