@@ -113,6 +113,7 @@ def test_experiments_have_one_cell_of_literal_parameters(tmp_path, cells):
 
 
 def test_file_rules(tmp_path):
+    assert rules(write(tmp_path / "nbs/b.ipynb", HEAD, widgets={"state": {}})) == ["widget-state"]
     assert rules(write(tmp_path / "nbs/a.ipynb", HEAD, kernelspec={})) == ["kernelspec"]
     assert rules(write(tmp_path / "nbs/b.ipynb", HEAD, md("x" * 400_000))) == ["notebook-size"]
     (tmp_path / "nbs/c.ipynb").write_text("{")

@@ -233,6 +233,8 @@ def lint_notebook(path):
     found = []
     if nb.get("metadata", {}).get("kernelspec", {}).get("name") != "python3":
         found.append((None, "kernelspec", "set the kernel to python3 (papermill refuses a notebook without a kernelspec)"))
+    if "widgets" in nb.get("metadata", {}):
+        found.append((None, "widget-state", "delete the `widgets` entry of the notebook's metadata: a stored widget is dead without its kernel"))
     module, experiment = ".".join(parts)[:-len(".ipynb")], parts[0] == "experiments"
     rules = (check_head(cells, module), check_ids(cells, nb.get("nbformat_minor", 0)), check_tags(cells, experiment),
              check_code(cells), check_stored(cells, path.stat().st_size), check_exports(cells))

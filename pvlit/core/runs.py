@@ -266,7 +266,7 @@ def _kernel_manager(log):
 
 @contextmanager
 def _following(log):
-    "Show the newest line of `log` under the bar over the cells: a long cell tells there how far it is."
+    "Show the newest line of `log` under the bar over the cells: a long cell tells there how far it is. Only for terminals, which can rewrite a line."
     from tqdm import tqdm
     over, line = threading.Event(), tqdm(bar_format="{desc}", position=1, leave=False)
     def follow():
@@ -292,7 +292,7 @@ def _execute(run, settings, progress):
     source = experiment_notebook(run.experiment, settings)
     own = {"run_folder": str(run.folder)} if "run_folder" in parameters(run.experiment, settings) else {}
     plain = lambda path: str(path).replace("{", "{{").replace("}", "}}")  # papermill formats its paths
-    with open(run.folder/"log.txt", "a", encoding="utf-8") as log, _following(run.folder/"log.txt") if progress else nullcontext():
+    with open(run.folder/"log.txt", "a", encoding="utf-8") as log, _following(run.folder/"log.txt") if progress and sys.stderr.isatty() else nullcontext():
         print(f"== attempt {run.attempts}, {run.started}", file=log, flush=True)
         papermill.execute_notebook(plain(source), plain(run.folder/"notebook.partial.ipynb"), parameters=run.params | own, cwd=source.parent,
                                    stdout_file=log, stderr_file=log, progress_bar={"desc": run.experiment} if progress else False,
