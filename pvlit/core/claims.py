@@ -11,7 +11,7 @@ __all__ = ['ROLES', 'TIERS', 'SCHEMA', 'LIBRARIES', 'KEYS', 'Claim', 'digest', '
            'Plain', 'Module', 'flat', 'assigned', 'imported', 'outside', 'chain', 'Sources', 'find', 'follow',
            'meanings', 'root', 'closure', 'fingerprint', 'plain', 'versions', 'commit', 'write_json', 'same', 'sealed',
            'weaker', 'evidence_path', 'on_plan', 'record', 'load_evidence', 'close', 'unsound', 'outdated', 'findings',
-           'check', 'ledger', 'blank', 'entry', 'why']
+           'check', 'ledger', 'examine', 'blank', 'entry', 'why']
 
 # %% ../../nbs/core/claims.ipynb #2eb41fcc
 import ast
@@ -784,10 +784,20 @@ def ledger(settings=None,   # `Settings`
           ):
     "Return one dictionary a claim and variant: claim, experiment, variant, statement, verdict, effect, low, high, n, smallest_effect, tier, stale, problems, date, reason."
     settings, sources, table = settings or load_settings(), Sources(), []
+    files = {file: examine(file, settings, sources) for file in sorted(settings.results.glob("*/*.json"))}
     for claim in declared(settings):
-        found = [entry(claim, file, settings, sources) for file in sorted((settings.results / claim.experiment).glob("*.json"))]
+        found = [entry(claim, file, *examined) for file, examined in files.items() if file.parent.name == claim.experiment]
         table += [row for row in found if row] or [blank(claim)]
     return table
+
+def examine(file,       # path of an evidence file
+            settings,   # `Settings`
+            sources,    # `Sources`
+           ):
+    "Return the content of an evidence file and its `findings`; for a file that cannot be read, None and the reason."
+    try: evidence = load_evidence(file)
+    except ValueError as error: return None, str(error)
+    return evidence, findings(evidence, settings, sources)
 
 # %% ../../nbs/core/claims.ipynb #ac608dc0
 def blank(claim,     # a `Claim`
@@ -798,17 +808,16 @@ def blank(claim,     # a `Claim`
                smallest_effect=None, tier=claim.tier, stale=False, problems=[], date=None, reason="No evidence is recorded.")
     return {**row, **other}
 
-# %% ../../nbs/core/claims.ipynb #061062fd
+# %% ../../nbs/core/claims.ipynb #ecc45c75
 def entry(claim,      # a `Claim`
           file,       # path of an evidence file
-          settings,   # `Settings`
-          sources,    # `Sources`
+          evidence,   # its content, or None when it cannot be read
+          found,      # its findings, or why it cannot be read
          ):
     "The ledger's row of a claim in one evidence file, or None when the file is silent about it."
-    try: evidence = load_evidence(file)
-    except ValueError as error: return blank(claim, variant=file.stem, verdict="void", problems=[str(error)], reason=str(error))
+    if evidence is None: return blank(claim, variant=file.stem, verdict="void", problems=[found], reason=found)
     if f'"{claim.id}"' not in json.dumps(evidence["claims"]): return None
-    void, old = ([text for name, text in found if name in (None, claim.id)] for found in findings(evidence, settings, sources))
+    void, old = ([text for name, text in kind if name in (None, claim.id)] for kind in found)
     row = blank(claim, variant=evidence["variant"], date=evidence["date"], stale=bool(old), problems=void + old)
     if void: return {**row, "verdict": "void", "reason": void[0]}
     stored = next(d for d in evidence["decisions"] if d["claim"] == claim.id)
