@@ -230,18 +230,20 @@ def paired(claim,   # a `Claim`
         if sorted(table[arm]) != seeds: raise ValueError(f"{claim.id}: arm {arm!r} has seeds {sorted(table[arm])}, the method has {seeds}; pairs need equal seeds")
     if len(seeds) < 3: raise ValueError(f"{claim.id}: {len(seeds)} paired seeds, at least 3 are needed for an interval")
     values = {arm: np.array([table[arm][seed] for seed in seeds]) for arm in arms}
-    refuse_copies(claim, values, seeds)
+    refuse_copies(claim, [row for row in rows if row["arm"] in arms], seeds)
     return values, seeds
 
-# %% ../../nbs/core/claims.ipynb #28c98f27
-def refuse_copies(claim,    # a `Claim`
-                  values,   # values by arm, (seeds,)
-                  seeds,    # the seeds, in the order of the values
+# %% ../../nbs/core/claims.ipynb #ab9d52b2
+def refuse_copies(claim,   # a `Claim`
+                  rows,    # the rows of its arms
+                  seeds,   # their seeds
                  ):
-    "Raise `ValueError` when two seeds gave the same numbers in every arm: one run under two names."
-    for i, j in combinations(range(len(seeds)), 2):
-        if all(v[i] == v[j] for v in values.values()):
-            raise ValueError(f"{claim.id}: seeds {seeds[i]} and {seeds[j]} gave identical numbers in every arm; one run was counted twice, or the seed never reached it")
+    "Raise `ValueError` when two seeds agree in everything that was recorded but the time it took; one metric alone may agree by chance, such as a recall of 0."
+    kept = lambda row: {k: v for k, v in row.items() if k != "seed" and "seconds" not in k}
+    content = {seed: sorted((kept(row) for row in rows if row["seed"] == seed), key=lambda row: row["arm"]) for seed in seeds}
+    for i, j in combinations(seeds, 2):
+        if content[i] == content[j]:
+            raise ValueError(f"{claim.id}: seeds {i} and {j} gave identical numbers in every arm; one run was counted twice, or the seed never reached it")
 
 # %% ../../nbs/core/claims.ipynb #7eeb5d35
 def mean_interval(x,           # paired differences, (seeds,)
