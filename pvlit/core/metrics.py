@@ -9,17 +9,17 @@ __all__ = ['as_features', 'Moments', 'frechet_from_moments', 'frechet_distance',
            'expected_calibration_error', 'FeatureNet', 'train_feature_net', 'feature_net', 'extract_features',
            'feature_frechet', 'split_half_floor', 'memorization', 'fid']
 
-# %% ../../nbs/core/metrics.ipynb #066edfbc
-import hashlib, json, math, os, warnings
+# %% ../../nbs/core/metrics.ipynb #050b7e41
+import hashlib, json, math, warnings
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 import numpy as np
 import scipy.linalg
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from .files import write_whole
 from .data import Images, load_images, to_channels
 from .settings import Settings, load_settings
 
@@ -293,15 +293,10 @@ def _standardize(net, images):
 _RECIPE = 1  # raise it whenever the architecture or the training changes
 
 def _save_net(net, path, record):
-    "Write weights and record to a temporary name, then rename; raises `OSError` when that fails, leaving nothing behind."
+    "Write weights and record; raises `OSError` when that fails, leaving nothing behind."
     from safetensors.torch import save
     record = dict(record, net=net.fingerprint, accuracy=net.accuracy)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{uuid4().hex[:8]}.tmp")
-    try:
-        temporary.write_bytes(save({k: v.contiguous() for k, v in net.state_dict().items()}, metadata={"pvlit": json.dumps(record)}))
-        os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
+    write_whole(path, save({k: v.contiguous() for k, v in net.state_dict().items()}, metadata={"pvlit": json.dumps(record)}))
 
 def _load_net(net, path, record):
     "Fill `net` from a file; raises `ValueError` saying why the file is not the one asked for."
@@ -405,9 +400,10 @@ def memorization(net,       # a `FeatureNet`, or None to compare pixels
     "Give the share of generated pictures nearer to a train picture than to a test picture, from equal numbers of both; raises `ValueError` for malformed pictures."
     sets = [_pictures(x, name) for x, name in ((fake, "fake"), (train, "train"), (test, "test"))]
     if len({x.shape[1:] for x in sets}) > 1: raise ValueError(f"pictures must have one shape, got {[tuple(x.shape[1:]) for x in sets]}")
-    fake, train, test = ((extract_features(net, x) if net else x.flatten(1).cpu()).double() for x in sets)
-    n = min(len(train), len(test))
-    train, test = (x[torch.randperm(len(x), generator=generator)[:n]] for x in (train, test))
+    fake, *real = sets
+    n = min(map(len, real))
+    equal = (x[torch.randperm(len(x), generator=generator)[:n]] for x in real)  # chosen first: features of the rest would be thrown away
+    fake, train, test = ((extract_features(net, x) if net else x.flatten(1).cpu()).double() for x in (fake, *equal))
     to_train, to_test = _nearest(fake, train), _nearest(fake, test)
     return ((to_train < to_test).double() + (to_train == to_test).double() / 2).mean().item()
 

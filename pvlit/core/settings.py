@@ -95,6 +95,7 @@ class Settings:
     address: str = setting("", matching("|[a-z]+://.+"), "nothing, or scheme://host:port") # dask scheduler; empty: start one here
     workers: int = setting(0, at_least(int, 0), "a whole number >= 0") # processes at a time; 0: one per core
     inception: Path | None = setting(None, optional_path, "nothing, or a path") # Inception weights for a real FID; empty: none
+    papers: Path | None = setting(None, optional_path, "nothing, or a path") # folder of papers as text, to look up quotations; empty: none
     images: Mapping[str, Path] = field(default_factory=dict, hash=False, metadata=dict(read=image_files, allowed="name=path.npz,name=path.npz")) # local image archives by data-set name
 
     def __post_init__(self):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 from tqdm.auto import tqdm
+from .files import write_whole
 try: import fcntl
 except ImportError: fcntl = None  # Windows
 
@@ -64,24 +65,6 @@ def _unpack(path):
     header = json.loads(data[8:8 + size])
     return parse_safetensors(bytes(data)), json.loads(header["__metadata__"]["pvlit"][64:])
 
-# %% ../../nbs/core/training.ipynb #eac53cb0
-def _write(path, data):
-    "Write `data` to `path` in one indivisible step: temporary name, force to disk, rename."
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name itself must reach the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try: os.fsync(folder)
-        finally: os.close(folder)
-
 # %% ../../nbs/core/training.ipynb #e937c059
 def save_model(
     model: nn.Module,  # the weights and buffers of this module are stored
@@ -95,9 +78,7 @@ def save_model(
     path = _weights_path(path)
     try: data = _pack(model.state_dict(), {"config": config})
     except TypeError as error: raise ValueError(f"config must hold plain JSON values (numbers, text, lists, dicts): {error}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, data)
-    return path
+    return write_whole(path, data)
 
 # %% ../../nbs/core/training.ipynb #4a2c76a6
 def _weights_path(path):
@@ -517,7 +498,7 @@ def save(self: _Training,
         for name, model in models.items():
             with self.disk(f"{name}.safetensors") as path: save_model(model, path, self.config)
     with self.disk(f"checkpoint-{self.step:08d}.safetensors") as path:
-        _write(path, _pack(tensors, {"run": self.config, "state": self.state()}))
+        write_whole(path, _pack(tensors, {"run": self.config, "state": self.state()}))
     self.saved = self.step
     for old in self.checkpoints()[:-2]: old.unlink(missing_ok=True)
 
@@ -692,7 +673,7 @@ def _alone(folder, patience=2.0):
             while not _locked(handle):
                 if time.monotonic() > end: raise BlockingIOError(errno.EAGAIN, "this folder is in use by another fit: wait for it or choose another", str(folder))
                 time.sleep(0.1)
-            for rubbish in folder.glob(".*.safetensors.tmp"): rubbish.unlink(missing_ok=True)
+            for rubbish in folder.glob(".*.safetensors.*.tmp"): rubbish.unlink(missing_ok=True)
             yield
         finally:
             _held.discard(handle)

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
+from ..core.nets import initialized_from
 
 # %% ../../nbs/pseudo_video/diffusion.ipynb #7ef6e027
 def cosine_alpha_bar(
@@ -265,14 +266,6 @@ class TemporalLayers(nn.Module):
         "Tell the spatial layers which frame they see."
         return (time.unflatten(0, (-1, len(self.frame))) + self.frame).flatten(0, 1)
 
-
-@contextmanager
-def _seeded(seed):
-    "Draw initial weights from `seed` and leave the global generator as it was."
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None: torch.default_generator.manual_seed(seed)
-        yield
-
 # %% ../../nbs/pseudo_video/diffusion.ipynb #50175175
 class UNet(nn.Module):
     "Predict the noise in images or clips (Nichol & Dhariwal, 2021, Section 3). Raises `ValueError` for an impossible architecture or input."
@@ -291,7 +284,7 @@ class UNet(nn.Module):
                            attention=attention, frames=frames, size=size)
         _check_architecture(**self.config)
         attends = [size >> level <= attention for level in range(len(multipliers))]
-        with _seeded(seed):
+        with initialized_from(seed):
             self.embed = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
             self.spatial = SpatialUNet(channels, width, [m * width for m in multipliers], blocks, attends)
             self.temporal = TemporalLayers(self.spatial.attending, 4 * width, frames) if frames > 1 else None
@@ -437,7 +430,7 @@ class MLPDenoiser(nn.Module):
     ):
         super().__init__()
         self.config, size, embedding = dict(shape=tuple(shape), width=width, blocks=blocks), math.prod(shape), 128
-        with _seeded(seed):
+        with initialized_from(seed):
             self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU())
             self.enter = nn.Linear(size, width)
             self.blocks = nn.ModuleList(MLPBlock(width, embedding) for _ in range(blocks))

@@ -8,9 +8,8 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/evaluation.html.md"""
 __all__ = ['FAMILIES', 'SOURCES', 'Arm', 'Protocol', 'frames_seen', 'make_clips', 'build', 'train', 'generate', 'score',
            'row_path', 'run_arm', 'run_arms']
 
-# %% ../../nbs/pseudo_video/evaluation.ipynb #13978607
+# %% ../../nbs/pseudo_video/evaluation.ipynb #e209f7c8
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -18,9 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from joblib import Parallel, delayed
-from safetensors.torch import save_file
+from joblib.externals.loky import get_reusable_executor
+from safetensors.torch import save as safetensors_bytes
 from tqdm import tqdm
 from ..core.data import Images, load_images
+from ..core.files import intact, sealed, write_whole
 from ..core.metrics import extract_features, feature_net, frechet_distance, memorization, precision_recall
 from ..core.training import fit
 from .corruption import pseudo_video, variance_preserving
@@ -168,6 +169,23 @@ def row_path(
     key = sha256(json.dumps([asdict(arm), seed, asdict(protocol)], sort_keys=True).encode()).hexdigest()[:10]
     return Path(folder) / "rows" / f"{arm.name.replace(' ', '_')}-{seed}-{key}.json"
 
+# %% ../../nbs/pseudo_video/evaluation.ipynb #a40154be
+def _read_row(path):
+    row = json.loads(path.read_text())
+    if not intact(row): raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
+    return row
+
+
+_LOADED = {}  # of this process: a worker reads the data once, not once a row
+
+
+def _data_and_net(name, size, channels):
+    if (name, size, channels) not in _LOADED:
+        _LOADED.clear()
+        train, test = (load_images(name, split, size, channels) for split in ("train", "test"))
+        _LOADED[name, size, channels] = train, test, feature_net(name, size=size, channels=channels)
+    return _LOADED[name, size, channels]
+
 # %% ../../nbs/pseudo_video/evaluation.ipynb #3b52fd28
 def run_arm(
     arm: Arm,  # what to train
@@ -177,22 +195,19 @@ def run_arm(
 ) -> dict:  # arm, seed, the scores, parameters, frames_seen, cpu_seconds, curve
     "Train, sample and score one arm on one seed, or read the finished row."
     path = row_path(arm, seed, protocol, folder)
-    if path.exists(): return json.loads(path.read_text())
-    train_images, test_images = (load_images(protocol.data, split, protocol.size, protocol.channels) for split in ("train", "test"))
+    if path.exists(): return _read_row(path)
+    train_images, test_images, net = _data_and_net(protocol.data, protocol.size, protocol.channels)
     start, generator = time.process_time(), torch.Generator().manual_seed(seed)
     fitted = train(arm, seed, protocol, train_images.x, Path(folder) / "checkpoints" / path.stem if protocol.checkpoint_every else None)
     trained = time.process_time()
     clips = generate(fitted.ema, arm, protocol, protocol.samples, generator)
-    row = {"arm": arm.name, "seed": seed, **score(clips[:, -1], train_images.x, test_images.x, feature_net(protocol.data, size=protocol.size, channels=protocol.channels), generator),
+    row = {"arm": arm.name, "seed": seed, **score(clips[:, -1], train_images.x, test_images.x, net, generator),
            "parameters": sum(p.numel() for p in fitted.model.parameters()), "frames_seen": frames_seen(arm),
            "train_seconds": round(trained - start, 2), "sample_seconds": round(time.process_time() - trained, 2),
            "curve": [[h["step"], round(h["loss"], 4)] for h in fitted.history]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"clips": clips[:16].contiguous()}, path.with_suffix(".safetensors"))
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(row))
-    os.replace(unfinished, path)
-    return row
+    write_whole(path.with_suffix(".safetensors"), safetensors_bytes({"clips": clips[:16].contiguous()}))
+    write_whole(path, json.dumps(sealed(row)))
+    return sealed(row)
 
 # %% ../../nbs/pseudo_video/evaluation.ipynb #8772a484
 def run_arms(
@@ -208,15 +223,16 @@ def run_arms(
     feature_net(protocol.data, size=protocol.size, channels=protocol.channels)  # trained once here, not once in each process
     jobs = sorted(((arm, seed) for arm in arms for seed in seeds), key=lambda job: -frames_seen(job[0]))
     pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
-    rows = pool(delayed(_one_thread)(arm, seed, protocol, Path(folder)) for arm, seed in jobs)
+    rows = pool(delayed(_run_on_one_thread)(arm, seed, protocol, Path(folder)) for arm, seed in jobs)
     with tqdm(total=sum(frames_seen(arm) for arm, _ in jobs), unit="frame", unit_scale=True, desc="arms", delay=5, leave=False) as bar:
         done = {}
         for row in rows:
             done[row["arm"], row["seed"]] = row
             bar.update(row["frames_seen"])
+    if workers != 1: get_reusable_executor().shutdown()
     return [done[name, seed] for name in names for seed in seeds]
 
 
-def _one_thread(*job):
+def _run_on_one_thread(*job):
     torch.set_num_threads(1)
     return run_arm(*job)
