@@ -12,18 +12,16 @@ where float32 no longer sees it: pvlit's kernel is the wider one, and the result
 Peak memory counts what torch allocates during a call, without the output. The peers are installed by:
 pip install --no-deps -r benchmarks/requirements.txt
 """
-import argparse, json, math, os, platform, statistics, threading, time
-from datetime import date
-from pathlib import Path
+import argparse, math, statistics, threading, time
 
 import cv2
 import kornia
 import numpy as np
 import torch
 
+from _report import at_least, at_most, publish
 from pvlit.pseudo_video.corruption import pseudo_video, schedule
 
-RESULT = Path(__file__).parent / "results" / "corruption.json"
 KORNIA, OPENCV, OURS, OURS_OUT, FLOOR = "kornia, frame by frame", "OpenCV, sample by sample", "pvlit", "pvlit, out=", "floor: copies"
 NOISY, DRAWS = "pvlit, out=, chain with noise", "floor: drawing the noise"
 SMALL, LARGE = (64, 3, 32, 32), (16, 3, 128, 128)
@@ -114,8 +112,6 @@ def find(rows, route, shape, frames=FRAMES):
 def targets(rows):
     "Compare with what was promised; every speed is a ratio of medians, larger is better."
     def ratio(slow, fast, shape): return round(find(rows, slow, shape)["ms"] / find(rows, fast, shape)["ms"], 2)
-    def at_least(name, wanted, measured): return dict(name=name, wanted=f">= {wanted}", measured=measured, met=measured >= wanted)
-    def at_most(name, wanted, measured): return dict(name=name, wanted=f"<= {wanted}", measured=measured, met=measured <= wanted)
     small, large = ("x".join(map(str, shape)) for shape in (SMALL, LARGE))
     return [
         at_least(f"{small}: times faster than kornia", 5, ratio(KORNIA, OURS_OUT, SMALL)),
@@ -151,19 +147,7 @@ def main():
     checked = targets(rows)
     table(rows)
     print("\nPeers: sampled taps within three standard deviations. pvlit: the heat kernel of the pixel grid, cut at 5e-7.")
-    for t in checked: print(f"{'met   ' if t['met'] else 'MISSED'} {t['name']}: {t['measured']} (wanted {t['wanted']})")
-    machine = dict(cores=os.cpu_count(), cpu=cpu_name(), torch=torch.__version__, threads=torch.get_num_threads())
-    report = dict(benchmark="corruption", date=date.today().isoformat(), machine=machine, rows=rows, targets=checked)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    partial = RESULT.with_suffix(".tmp")
-    partial.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(partial, RESULT)
-
-
-def cpu_name():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    publish("corruption", rows, checked)
 
 
 if __name__ == "__main__": main()

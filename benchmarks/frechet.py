@@ -7,18 +7,16 @@ Two sets of 10,000 correlated features are reduced to moments once; timed is onl
 routes live in one process and take turns, so that a slow minute of the machine hits all of them; the numbers are medians
 over the rounds, and targets are ratios. The floor is one Cholesky factorization and one symmetric eigenvalue computation.
 """
-import argparse, json, os, platform, statistics, time
-from datetime import date
-from pathlib import Path
+import argparse, statistics, time
 
 import numpy as np
 import scipy.linalg
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from _report import at_least, at_most, publish
 from pvlit.core.metrics import Moments, frechet_from_moments
 
-RESULT = Path(__file__).parent / "results" / "frechet.json"
 OURS, PEER = "pvlit", "scipy sqrtm"
 SAMPLES, WIDTHS, TARGET_WIDTH = 10_000, (64, 128, 256, 512, 1024), 512
 
@@ -74,15 +72,7 @@ def targets(rows):
     "Compare the row of the target width with what was promised."
     ours = next(r for r in rows if r["width"] == TARGET_WIDTH and r["route"] == OURS)
     speed, difference = ours["times_faster_than_sqrtm"], ours["relative_difference_to_sqrtm"]
-    return [{"name": f"D = {TARGET_WIDTH}: times faster than scipy sqrtm", "wanted": ">= 10", "measured": speed, "met": speed >= 10},
-            {"name": f"D = {TARGET_WIDTH}: relative difference to scipy sqrtm", "wanted": "<= 1e-6", "measured": difference, "met": difference <= 1e-6}]
-
-
-def processor():
-    "Name the processor, where the system tells."
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
+    return [at_least(f"D = {TARGET_WIDTH}: times faster than scipy sqrtm", 10, speed), at_most(f"D = {TARGET_WIDTH}: relative difference to scipy sqrtm", 1e-6, difference)]
 
 
 def threads():
@@ -105,14 +95,7 @@ def main():
             print(f"D {r['width']:5}  {r['route']:14} {r['ms']:9.2f} ms   {r['times_faster_than_sqrtm']:6.1f} x faster than sqrtm   {r['times_floor']:6.1f} x floor"
                   + (f"   off by {r['relative_difference_to_sqrtm']:.0e}" if r["value"] is not None else ""), flush=True)
     if options.quick: return
-    report = {"benchmark": "frechet", "date": date.today().isoformat(),
-              "machine": {"cores": os.cpu_count(), "cpu": processor(), "torch": torch.__version__, "threads": threads()},
-              "rows": rows, "targets": targets(rows)}
-    for t in report["targets"]: print(f"{t['name']}: wanted {t['wanted']}, measured {t['measured']:.3g}: {'met' if t['met'] else 'NOT MET'}")
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    partial = RESULT.with_suffix(".tmp")
-    partial.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(partial, RESULT)
+    publish("frechet", rows, targets(rows), threads())
 
 
 if __name__ == "__main__": main()

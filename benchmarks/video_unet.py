@@ -8,16 +8,14 @@ turns, so that a slow minute of the machine hits all of them; the numbers are me
 The floor is the image U-Net on as many single images: what the video model would cost if frames did not have to talk.
 The peers are installed by: pip install --no-deps -r benchmarks/requirements.txt
 """
-import argparse, contextlib, json, os, platform, resource, statistics, subprocess, sys, time, types
-from datetime import date
-from pathlib import Path
+import argparse, contextlib, resource, statistics, subprocess, sys, time, types
 
 import torch
 from torch import nn
 
+from _report import at_least, at_most, publish
 from pvlit.pseudo_video.diffusion import UNet, VideoUNet, epsilon_loss
 
-RESULT = Path(__file__).parent / "results" / "video_unet.json"
 CLIPS, FRAMES, SIZE, WIDTH = 8, 8, 32, 32
 OURS, PEER, FLOOR = "pvlit VideoUNet", "lucidrains Unet3D", "pvlit UNet, frames as images"
 
@@ -103,13 +101,6 @@ def measure_memory(name, quick):
     print(resident_mib() - before)
 
 
-def machine(threads):
-    cpu = platform.processor()
-    with contextlib.suppress(OSError):
-        cpu = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    return {"cores": os.cpu_count(), "cpu": cpu, "torch": torch.__version__, "threads": threads}
-
-
 def measure(rounds, quick, threads):
     "Time all contenders in turn, after one untimed step each."
     table = contenders(quick)
@@ -130,18 +121,14 @@ def measure(rounds, quick, threads):
 def targets(rows):
     row = {r["name"]: r for r in rows}
     ratio = row[PEER]["median_ms"] / row[OURS]["median_ms"]
-    return [{"name": "times faster than lucidrains Unet3D", "wanted": ">= 4", "measured": ratio, "met": ratio >= 4},
-            {"name": "parameters, at most those of Unet3D", "wanted": f"<= {row[PEER]['parameters']}",
-             "measured": row[OURS]["parameters"], "met": row[OURS]["parameters"] <= row[PEER]["parameters"]}]
+    return [at_least("times faster than lucidrains Unet3D", 4, ratio), at_most("parameters, at most those of Unet3D", row[PEER]["parameters"], row[OURS]["parameters"])]
 
 
-def show(result):
+def show(rows):
     print(f"{'':34}{'batch':>18}{'M params':>10}{'ms':>9}{'min':>9}{'max':>9}{'x floor':>9}{'MiB':>7}")
-    for r in result["rows"]:
+    for r in rows:
         print(f"{r['name']:34}{'x'.join(map(str, r['shape'])):>18}{r['parameters'] / 1e6:10.2f}{r['median_ms']:9.1f}"
               f"{r['min_ms']:9.1f}{r['max_ms']:9.1f}{r['x_floor']:9.2f}{r['peak_mib']:7.0f}")
-    for t in result["targets"]:
-        print(f"{'met' if t['met'] else 'MISSED':7} {t['name']}: {t['measured']:.4g}, wanted {t['wanted']}")
 
 
 def main():
@@ -155,13 +142,8 @@ def main():
     torch.set_num_threads(options.threads)
     if options.memory: return measure_memory(options.memory, options.quick)
     rows = measure(1 if options.quick else options.rounds, options.quick, options.threads)
-    result = {"benchmark": "video_unet", "date": date.today().isoformat(), "machine": machine(options.threads),
-              "rows": rows, "targets": [] if options.quick else targets(rows)}
-    show(result)
-    if options.quick: return
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to benchmarks/results/{RESULT.name}")
+    show(rows)
+    if not options.quick: publish("video_unet", rows, targets(rows))
 
 
 if __name__ == "__main__": main()

@@ -153,6 +153,34 @@ def test_theme_is_kept(visit):
     find(driver, "#theme")[0].click()
 
 
+def test_ledger_can_be_filtered(visit, site):
+    "By verdict, by page from a badge's address, and by words; every row is there without the script."
+    driver = visit("ledger.html")
+    rows = lambda: [r for r in find(driver, "table.verdicts tbody tr") if r.is_displayed()]
+    total = len(json.loads((site / "ledger.json").read_text())["claims"])
+    wait(driver, lambda: len(rows()) == total)
+    pick = find(driver, ".filters select")[0]
+    word = next(o.text for o in pick.find_elements("tag name", "option") if o.get_attribute("value"))
+    next(o for o in pick.find_elements("tag name", "option") if o.text == word).click()
+    wait(driver, lambda: 0 < len(rows()) and all(word in r.text for r in rows()))
+    driver = visit("ledger.html?page=pseudo_video/theory")
+    wait(driver, lambda: 0 < len(rows()) < total and all("pseudo_video/theory" in r.text for r in rows()))
+    find(driver, ".filters input")[0].send_keys("no such words")
+    wait(driver, lambda: not rows() and find(driver, ".filters output")[0].text == f"0 of {total}")
+
+
+def test_badge_leads_to_the_claims_and_every_claim_has_its_page(visit, site):
+    table = json.loads((site / "ledger.json").read_text())["claims"]
+    assert {f"{row['claim']}.html" for row in table} == {p.name for p in (site / "claims").iterdir()}
+    page, row = next((page, row) for row in table for page in row["pages"])
+    driver = visit(f"{page}.html")
+    assert ("stale" in find(driver, "aside.badge")[0].get_attribute("class")) == any(r["stale"] or r["verdict"] in ("void", "untested") for r in table if page in r["pages"])
+    find(driver, "aside.badge a")[0].click()
+    wait(driver, lambda: "ledger.html?page=" in driver.current_url and find(driver, "table.verdicts a"))
+    find(driver, "table.verdicts tr:not([hidden]) td a")[0].click()
+    wait(driver, lambda: "/claims/" in driver.current_url and "The rule, fixed before the run" in driver.page_source)
+
+
 def test_pages_work_from_the_file_system(site):
     "No page names a place by the root of a server, and the index is a script, which a page opened as a file may load."
     for page in site.rglob("*.html"):

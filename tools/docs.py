@@ -15,6 +15,9 @@ from urllib.parse import unquote
 
 import yaml
 
+from pvlit.core.evidence import ledger, ledger_json
+from pvlit.core.pages import MARKS, badge, claim_page
+
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(__file__).resolve().parent / "site"
 PAGE_BYTES = 300_000
@@ -40,6 +43,7 @@ class Page:
     body: str = ""
     api: set = field(default_factory=set)  # ids of the symbols documented here
     figures: dict = field(default_factory=dict)  # file name -> bytes
+    origin: str = ""  # what the page is made from, when that is not a notebook
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Site:
     output: str
     pages: dict = field(default_factory=dict)  # notebook path -> Page, in sidebar order
     tree: list = field(default_factory=list)
+    ledger: list = field(default_factory=list)  # one row a claim and run
     problems: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
 
@@ -162,6 +167,15 @@ def read_tree(site, found):
         site.problems.append(f"nbs/{source}: not in the sidebar of _quarto.yml, so no reader would find it")
 
 
+def add_claims(site):
+    "A page for every claim of the ledger, behind the pages of the sidebar."
+    for row in {row["claim"]: row for row in site.ledger}.values():
+        name, mark = row["claim"], MARKS[row["verdict"].split(" (")[0]]
+        cell = dict(cell_type="markdown", source=claim_page(name, site.ledger))
+        page = Page(f"claims/{name}.ipynb", f"claims/{name}.html", name.replace("_", " "), f"{mark} {row['verdict']}", 1e9, [cell], "Ledger", origin=f"data/claims/{row['experiment']}.yml")
+        site.pages[page.source] = page
+
+
 # Notebook -> markdown -> HTML ------------------------------------------------------------------------------------------
 
 def fence(body, attributes):
@@ -220,7 +234,8 @@ DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 class Module:
     "What a notebook exports: the module's text and tree, and the exported cells in order."
     def __init__(self, root, source):
-        cells = json.loads((root / "nbs" / source).read_text(encoding="utf-8"))["cells"]
+        notebook = root / "nbs" / source
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.exists() else []  # a claim's page has none
         self.place = {c.get("id"): i for i, c in enumerate(cells)}
         names = [m[1] for c in cells if c["cell_type"] == "code" and (m := re.search(r"^#\|\s*default_exp\s+(\S+)", text(c["source"]), re.M))]
         path = root / "pvlit" / (names[0].replace(".", "/") + ".py") if names else root / "none"
@@ -311,6 +326,7 @@ def page_markdown(site, page):
     module, heading, parts = Module(site.root, page.source), page.title, []
     parts.append(f"# {page.title} {{#top}}\n")
     if page.description: parts.append(f"::: {{.lead}}\n{page.description}\n:::\n")
+    parts.append(raw(badge(page.source.removesuffix(".ipynb"), site.ledger, "@")))
     for cell in page.cells:
         parts += module.flush(module.place.get(cell.get("id"), -1))
         source = text(cell.get("source"))
@@ -362,11 +378,13 @@ def resolve(site, page, target, assets):
         return (relative(path, page) if found is not page else "") + (f"#{anchor}" if anchor else "") or "#top"
     if re.match(r"[a-z][a-z0-9+.-]*:|//|#", target) or not target: return target
     path, hash_, anchor = target.partition("#")
+    path, mark, query = path.partition("?")
+    anchor = mark + query + hash_ + anchor
     path = posixpath.normpath(posixpath.join("nbs", posixpath.dirname(page.source), unquote(path)))
     inside = path.removeprefix("nbs/")
     by_url = {p.url: p for p in site.pages.values()}
     found = site.pages.get(inside) or by_url.get(inside)
-    if found: return relative(found.url, page) + hash_ + anchor
+    if found: return relative(found.url, page) + anchor
     if path.startswith("..") or not (site.root / path).exists(): return None
     if path.startswith("nbs/") and re.search(r"\.(png|jpe?g|gif|svg|webp|mp4)$", path):
         assets.add(inside)
@@ -396,6 +414,8 @@ def finish(site, page, assets):
     page.body = re.sub("<mo>(&#8289;|\u2061)</mo>(?=(?:</mrow>)*<m(?!space|o[> ][^<]*[(\\[]))", r'<mo rspace="0.17em">\1</mo>', page.body)  # sin x, not sinx
     page.body = re.sub(r"<colgroup>.*?</colgroup>", "", page.body, flags=re.S)  # widths by dashes: the browser knows better
     page.body = re.sub(r"<table\b.*?</table>", lambda m: f'<div class="table" tabindex="0" role="region" aria-label="Table">{m[0]}</div>', page.body, flags=re.S)
+    claims = {row["claim"] for row in site.ledger} - {posixpath.splitext(posixpath.basename(page.url))[0]}
+    page.body = re.sub(r"<code>(\w+)</code>", lambda m: f'<a href="@/claims/{m[1]}.html">{m[0]}</a>' if m[1] in claims else m[0], page.body)
     page.body = re.sub(r"<[^!/][^>]*>", lambda m: LINK.sub(link, m[0]), page.body)
 
 
@@ -435,7 +455,7 @@ def page_html(site, page, template):
         canonical=html.escape(site.address + page.url, quote=True), root=root, section=html.escape(page.section),
         sidebar=sidebar_html(site, page), toc=f"<ul>{toc}</ul>" if toc else "", body=page.body,
         previous=step(order[i - 1] if i else None, "prev", "Previous"), next=step(order[i + 1] if i + 1 < len(order) else None, "next", "Next"),
-        notebook=html.escape(site.repository(f"nbs/{page.source}"), quote=True), repository=html.escape(site.config.get("repo-url", ""), quote=True))
+        notebook=html.escape(site.repository(page.origin or f"nbs/{page.source}"), quote=True), made="Declaration of this claim" if page.origin else "Notebook of this page", repository=html.escape(site.config.get("repo-url", ""), quote=True))
 
 
 def build(root, out):
@@ -444,6 +464,8 @@ def build(root, out):
         site = read_site(root)
         found = read_pages(site, process(root))
     read_tree(site, found)
+    site.ledger = ledger()
+    add_claims(site)
     if not site.pages: raise ValueError("no pages: nbs/ holds no notebook that the sidebar of _quarto.yml lists")
     out.mkdir(parents=True, exist_ok=True)
     assets, pages = set(), list(site.pages.values())
@@ -467,6 +489,9 @@ def build(root, out):
         shutil.copyfile(root / "nbs" / name, out / name)
     for name in ("style.css", "site.js"): shutil.copyfile(ASSETS / name, out / name)
     index = [[f"{p.url}#{name}", p.title, title if level > 1 else "", words] for p in pages for level, name, title, words in sections(p)]
+    if site.ledger:
+        (out / "ledger.json").write_text(json.dumps(ledger_json(site.ledger), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        shutil.copyfile(root / "data" / "ledger.schema.json", out / "ledger.schema.json")
     (out / "search.js").write_text("window.searchIndex=" + json.dumps(index, ensure_ascii=False, separators=(",", ":")) + ";\n", encoding="utf-8")
     site.problems += check(out)
     return site
@@ -478,7 +503,9 @@ def check(out):
     ids = {url: re.findall(r'\sid="([^"]+)"', page) for url, page in pages.items()}
     for url, page in pages.items():
         for name in sorted({i for i in ids[url] if ids[url].count(i) > 1}): yield f"{url}: two elements have the id {name}"
-        if len(page.encode()) > PAGE_BYTES: yield f"{url}: {len(page.encode()) / 1000:.0f} KB, at most {PAGE_BYTES // 1000}: split the notebook"
+        pictures = {posixpath.normpath(posixpath.join(posixpath.dirname(url), unquote(html.unescape(src)))) for src in re.findall(r'\ssrc="([^":]+)"', page)}
+        weight = len(page.encode()) + sum((out / name).stat().st_size for name in pictures if (out / name).is_file() and not name.endswith(".js"))
+        if weight > PAGE_BYTES: yield f"{url}: {weight / 1000:.0f} KB with its pictures, at most {PAGE_BYTES // 1000}: split the notebook"
         for tag in re.findall(r"<(?!/|!)[^>]+>", page):
             for kind, target in LINK.findall(tag):
                 target, outside = html.unescape(target), re.match(r"[a-z][a-z0-9+.-]*:|//", html.unescape(target))
@@ -486,7 +513,7 @@ def check(out):
                     if not tag.startswith(("<a ", '<link rel="canonical"')) and not target.startswith("data:"): yield f"{url}: loads {target} from the network"
                     continue
                 path, _, anchor = target.partition("#")
-                path = posixpath.normpath(posixpath.join(posixpath.dirname(url), unquote(path))) if path else url
+                path = posixpath.normpath(posixpath.join(posixpath.dirname(url), unquote(path.partition("?")[0]))) if path else url
                 if not (out / path).is_file(): yield f"{url}: link to {target}, which does not exist"
                 elif anchor and path in ids and unquote(anchor) not in ids[path]: yield f"{url}: link to {target}: the page has no such anchor"
 

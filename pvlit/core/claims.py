@@ -42,12 +42,13 @@ class Claim:
     tier: str          # the strongest tier a run of it may have
     changes_mind: str  # what would change the verdict
     pages: list        # method pages that it is about, as in pseudo_video/corruption
-    family: int = 1    # claims of the same experiment, this one included; they are decided together
+    variants: list     # parameter sets that decide it; empty: all of the experiment
+    family: int = 1    # claims that are decided by the same run, this one included
 
     @property
     def hash(self): # the source's place may be corrected later, the rule may not
         "Hash of everything that the verdict and its wording rest on."
-        return digest({k: v for k, v in asdict(self).items() if k not in ("source", "changes_mind", "pages")})
+        return digest({k: v for k, v in asdict(self).items() if k not in ("source", "changes_mind", "pages") and (k, v) != ("variants", [])})
 
 # %% ../../nbs/core/claims.ipynb #2841a498
 def strict(given,         # what was written
@@ -141,8 +142,8 @@ def parse_rule(rule,    # as written
     entries = [strict(entry, (), one, f"{where} all_of") for entry in rule["all_of"]]
     return [parse_comparison(entry, rule, arms, f"{where} all_of {i + 1}") for i, entry in enumerate(entries)]
 
-# %% ../../nbs/core/claims.ipynb #abf166d9
-POWER = 0.8
+# %% ../../nbs/core/claims.ipynb #c2b02235
+POWER = 0.85
 
 def power(n,            # paired seeds
           sd,           # standard deviation of the paired differences
@@ -174,7 +175,7 @@ def chance(claim,   # a `Claim`
 def seeds_needed(claim,       # a `Claim`
                  most=1000,   # give up there
                 ):
-    "Return the smallest number of seeds with which the claim's effects are found with a chance of 80 %. Raises `ValueError` when that is more than `most`."
+    "Return the smallest number of seeds with which the claim's effects are found with a chance of 85 %. Raises `ValueError` when that is more than `most`."
     low, high = 2, 3
     while chance(claim, high) < POWER:
         low, high = high, 2 * high
@@ -220,7 +221,7 @@ def parse_claim(raw,          # one entry of the file
                ):
     "Return a validated `Claim`. Raises `ValueError` naming file, claim and key."
     where = f"{file}, claim {raw.get('id', '?') if isinstance(raw, dict) else raw!r}"
-    strict(raw, ("id", "statement", "source", "metric", "arms", "rule", "tier", "changes_mind"), ("pages",), where)
+    strict(raw, ("id", "statement", "source", "metric", "arms", "rule", "tier", "changes_mind"), ("pages", "variants"), where)
     strict(raw["metric"], ("name", "better"), ("unit",), f"{where} metric")
     for key, text in {"statement": raw["statement"], "changes_mind": raw["changes_mind"], "metric name": raw["metric"]["name"]}.items():
         if not (isinstance(text, str) and text.strip()): raise ValueError(f"{where} {key}: got {text!r}, expected text")
@@ -229,7 +230,7 @@ def parse_claim(raw,          # one entry of the file
     if raw["tier"] not in TIERS: raise ValueError(f"{where} tier: got {raw['tier']!r}, expected one of {', '.join(TIERS)}")
     arms = parse_arms(raw["arms"], where)
     parse_rule(raw["rule"], arms, f"{where} rule")
-    return Claim(experiment, **{"pages": [], **raw, "source": parse_source(raw["source"], f"{where} source"), "arms": arms})
+    return Claim(experiment, **{"pages": [], "variants": [], **raw, "source": parse_source(raw["source"], f"{where} source"), "arms": arms})
 
 # %% ../../nbs/core/claims.ipynb #692b5a0b
 def load_claims(experiment,      # name of the experiment
@@ -241,7 +242,8 @@ def load_claims(experiment,      # name of the experiment
     try: raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error: raise ValueError(f"{file.name}: not valid YAML: {error}") from None
     if not isinstance(raw, list) or not raw: raise ValueError(f"{file.name}: expected a list of claims")
-    claims = [replace(parse_claim(entry, experiment, file.name), family=len(raw)) for entry in raw]
+    claims = [parse_claim(entry, experiment, file.name) for entry in raw]
+    claims = [replace(c, family=sum(not c.variants or not d.variants or bool({*c.variants} & {*d.variants}) for d in claims)) for c in claims]
     repeated = sorted({c.id for c in claims if [d.id for d in claims].count(c.id) > 1})
     if repeated: raise ValueError(f"{file.name}: claim {', '.join(repeated)} is declared twice")
     for claim in claims: enough_seeds(claim, file.name)

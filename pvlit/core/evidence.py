@@ -160,7 +160,7 @@ def record(experiment,      # name of the experiment; its claims are in data/cla
     after = rehash() if rehash else None
     same(inputs, inputs if after is None else after, "inputs")
     same(code or known["closure"], known["closure"], "code")
-    claims = [claim for claim in load_claims(experiment, settings) if not only or claim.id in only]
+    claims = [c for c in load_claims(experiment, settings) if (not only or c.id in only) and (only or not c.variants or variant in c.variants)]
     evidence = plain(dict(schema=SCHEMA, experiment=experiment, variant=variant, claims=[{**asdict(c), "hash": c.hash} for c in claims],
         decisions=[on_plan(claim, rows, tier, tracked) for claim in claims], rows=rows, params=params, inputs=dict(before=inputs, after=after),
         device=device, seconds=round(float(seconds), 1), **known))
@@ -175,8 +175,8 @@ def load_evidence(path,   # an evidence file
     path = Path(path)
     try: evidence = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: float(name.replace("Infinity", "inf")))
     except json.JSONDecodeError as error: raise ValueError(f"{path.name}: not JSON: {error}") from None
+    if isinstance(evidence, dict) and evidence.get("schema", SCHEMA) != SCHEMA: raise ValueError(f"{path.name}: written in schema {evidence['schema']!r}, this version reads {SCHEMA}; run it again")
     strict(evidence, KEYS, where=path.name)
-    if evidence["schema"] != SCHEMA: raise ValueError(f"{path.name}: schema {evidence['schema']!r}, this version reads {SCHEMA}")
     if evidence["variant"] != path.stem: raise ValueError(f"{path.name}: was written as variant {evidence['variant']!r}; evidence cannot be renamed")
     return evidence
 
@@ -376,7 +376,7 @@ def why(claim_id,        # id of a declared claim
     for row in (r for r in ledger(settings) if r["claim"] == claim_id):
         lines += ["", f"Verdict{' of ' + row['variant'] if row['variant'] else ''}: {row['verdict']} ({row['tier']}: {row['words']}). {row['reason']}"]
         lines += [f"  ! {problem}" for problem in row["problems"]] + plots(row, settings)
-        if row["variant"]: lines += [f"Recorded {row['date']} at commit {(row['commit'] or 'unknown')[:7]} on {row['machine']}, {row['seconds']:.0f} s for the whole experiment."]
+        if row["seconds"] is not None: lines += [f"Recorded {row['date']} at commit {(row['commit'] or 'unknown')[:7]} on {row['machine']}, {row['seconds']:.0f} s for the whole experiment."]
     return "\n".join([*lines, "", f"What would change it: {claim.changes_mind.strip().rstrip('.')}.", f"To see it happen: pvlit claims rerun {claim_id}"])
 
 # %% ../../nbs/core/evidence.ipynb #93b6c356

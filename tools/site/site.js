@@ -100,6 +100,38 @@
     block.append(button);
   }
 
+  // Tables with a verdict in each row can be filtered; without this script they are complete. ?page=... comes from a badge.
+  for (const table of document.querySelectorAll("table")) {
+    const heads = [...table.querySelectorAll("th")].map((th) => th.textContent.trim()), rows = [...table.tBodies[0].rows];
+    if (!heads.includes("verdict") || rows.length < 5) continue;
+    const bar = make("div", { className: "filters" }), text = make("input", { type: "search", placeholder: "Filter" }), count = make("output", {});
+    text.setAttribute("aria-label", "Filter the rows");
+    const column = (name) => heads.indexOf(name), value = (row, i) => row.cells[i].textContent.trim();
+    const picks = ["verdict", "tier", "run", "about"].filter((name) => column(name) >= 0).map((name) => {
+      const select = make("select", {}), found = new Set(rows.flatMap((row) => value(row, column(name)).replace(/^\W+ /, "").split(/, /)));
+      select.setAttribute("aria-label", "Show only this " + name);
+      select.append(make("option", { value: "", textContent: "any " + name }), ...[...found].sort().map((v) => make("option", { value: v, textContent: v })));
+      return [column(name), select];
+    });
+    const apply = () => {
+      const words = text.value.toLowerCase();
+      let shown = 0;
+      for (const row of rows) {
+        const fits = row.textContent.toLowerCase().includes(words) && picks.every(([i, select]) => value(row, i).replace(/^\W+ /, "").split(/, /).includes(select.value) || !select.value);
+        row.hidden = !fits;
+        shown += fits;
+      }
+      count.textContent = shown + " of " + rows.length;
+    };
+    const wanted = new URLSearchParams(location.search).get("page");
+    for (const [i, select] of picks) if (heads[i] === "about" && [...select.options].some((o) => o.value === wanted)) select.value = wanted;
+    bar.append(text, ...picks.map(([, select]) => select), count);
+    bar.addEventListener("input", apply);
+    (table.closest(".table") || table).before(bar);
+    table.classList.add("verdicts");
+    apply();
+  }
+
   // A link into a folded implementation opens it.
   const unfold = () => { let n = location.hash && $(decodeURIComponent(location.hash.slice(1))); for (; n; n = n.parentElement) if (n.tagName === "DETAILS") n.open = true; };
   addEventListener("hashchange", unfold);
