@@ -17,6 +17,7 @@ from textwrap import dedent, indent
 from typing import Annotated
 from fastcore.script import anno_parser, bool_arg
 from .. import __version__
+from .settings import load_settings
 from .runs import experiment_notebook, experiments, find_run, launch, one_of, parameters, report, resume_command, runs, type_name, variants, verdict
 
 # %% ../../nbs/core/cli.ipynb #d0040890
@@ -186,7 +187,8 @@ def rerun_claim(row: dict, # of the ledger
                 full: bool # with the parameters of the evidence, instead of the smoke form
                ) -> int:
     "Run the arms of a claim again and print its verdict beside the recorded one; returns the exit code."
-    experiment, variant = row["experiment"], row["variant"] or "evidence"
+    from pvlit.core.evidence import find_claim
+    experiment, variant = row["experiment"], row["variant"] or (find_claim(row["claim"], load_settings()).variants or ["evidence"])[0]
     took = f"took {duration(row['seconds'])} on {row['machine']}" if row["seconds"] else "has not been run yet"
     print(f"{row['claim']}: recorded as {row['verdict']} {effect(row)}; the whole experiment {took}")
     if full: given = read_params(experiment, variant)

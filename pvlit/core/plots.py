@@ -192,8 +192,8 @@ def plot_curves(curves,             # name -> (x, y); x (points,), y (points,) o
         if len(curves) > 1: ax.legend()
     return ax
 
-# %% ../../nbs/core/plots.ipynb #8fab116e
-VERDICTS = dict(supported=("green", "o"), refuted=("vermilion", "X"), inconclusive=("orange", "D"), untested=("black", ""), expired=("black", "s"), void=("purple", "v"))
+# %% ../../nbs/core/plots.ipynb #670d4a5f
+VERDICTS = {"supported": ("green", "o"), "too small": ("blue", "h"), "refuted": ("vermilion", "X"), "inconclusive": ("orange", "D"), "untested": ("black", ""), "expired": ("black", "s"), "void": ("purple", "v")}
 
 # %% ../../nbs/core/plots.ipynb #99ad9ef4
 def plot_effects(rows,              # dictionaries with `label`, `effect`, `low`, `high` (None when untested) and `verdict`
@@ -211,7 +211,7 @@ def plot_effects(rows,              # dictionaries with `label`, `effect`, `low`
     with house_style():
         if ax is None: ax = plt.subplots(figsize=(7.5, 0.8 + 0.36 * len(rows)))[1]
         for place, row in enumerate(rows):
-            color, shape = VERDICTS[row["verdict"].split()[0]]
+            color, shape = VERDICTS[row["verdict"].split(" (")[0]]
             ax.text(1.02, place, row["verdict"], va="center", fontsize=10, transform=ax.get_yaxis_transform())
             if row.get("effect") is None: continue
             ax.plot([row["low"], row["high"]], [place, place], color=HOUSE[color])
