@@ -46,7 +46,7 @@ def definitions(tree):
     "The definitions of a module's top level as (name, first line, last line, node); a method added by `@patch` has the name of its class."
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            patched = any(getattr(d, "id", "") == "patch" for d in node.decorator_list)
+            patched = any(isinstance(n, ast.Name) and n.id == "patch" for d in node.decorator_list for n in ast.walk(d))
             yield node.args.args[0].annotation.id if patched else node.name, min([node.lineno] + [d.lineno for d in node.decorator_list]), node.end_lineno, node
 
 

@@ -87,6 +87,7 @@ def exported(source): return [HEAD, code("#| default_exp demo"), code("#| export
     "absolute-path-output": [HEAD, code("1", result("PosixPath('/tmp/abc')"))],
     "absolute-path-stream": [HEAD, code("1", dict(output_type="stream", name="stdout", text=["saved\n", "in /work/x\n"]))],
     "absolute-path-prose": [HEAD, md("It is in /Users/me/data.")],
+    "code-link": [HEAD, md("See [`f`](other.ipynb).")],
     "stored-error": [HEAD, code("1/0", dict(output_type="error", ename="ZeroDivisionError", evalue="", traceback=[]))],
     "id": [HEAD, md("x", id="same"), md("y", id="same")],
     "id-missing": [HEAD, md("x", id="")],

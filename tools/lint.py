@@ -152,6 +152,12 @@ def imports_alone(tree):
     return all(kinds) or not any(kinds)
 
 
+def check_links(cells):
+    for c in cells:
+        for words in re.findall(r"\[(`[^`\]]+`)\]\([^)]*\)", c.source) if c.kind == "markdown" else []:
+            yield c.index, "code-link", f"a link around {words} alone: drop the link, the docs make one of every symbol, and one inside the other breaks both"
+
+
 def check_stored(cells, size):
     "No errors, no large pictures, no absolute paths, no heavy notebook."
     if size > NOTEBOOK_BYTES:
@@ -237,7 +243,7 @@ def lint_notebook(path):
         found.append((None, "widget-state", "delete the `widgets` entry of the notebook's metadata: a stored widget is dead without its kernel"))
     module, experiment = ".".join(parts)[:-len(".ipynb")], parts[0] == "experiments"
     rules = (check_head(cells, module), check_ids(cells, nb.get("nbformat_minor", 0)), check_tags(cells, experiment),
-             check_code(cells), check_stored(cells, path.stat().st_size), check_exports(cells))
+             check_code(cells), check_links(cells), check_stored(cells, path.stat().st_size), check_exports(cells))
     for rule in rules: found.extend(rule)
     return [Finding(path, *f) for f in sorted(found, key=lambda f: (-1 if f[0] is None else f[0], f[1]))]
 
