@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pvlit.core.closure import Sources, closure
+from pvlit.core.runs import experiment_notebook
 from pvlit.core.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,12 +43,16 @@ os._exit(0)
 '''
 
 
+def patched(node):
+    "Whether a function is decorated with fastcore's `@patch`."
+    return any(isinstance(n, ast.Name) and n.id == "patch" for d in node.decorator_list for n in ast.walk(d))
+
+
 def definitions(tree):
     "The definitions of a module's top level as (name, first line, last line, node); a method added by `@patch` has the name of its class."
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            patched = any(isinstance(n, ast.Name) and n.id == "patch" for d in node.decorator_list for n in ast.walk(d))
-            yield node.args.args[0].annotation.id if patched else node.name, min([node.lineno] + [d.lineno for d in node.decorator_list]), node.end_lineno, node
+            yield node.args.args[0].annotation.id if patched(node) else node.name, min([node.lineno] + [d.lineno for d in node.decorator_list]), node.end_lineno, node
 
 
 def module_name(file): return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -62,7 +67,7 @@ def executed(tmp_path_factory):
     seen = {}
     for experiment in EVIDENCE:
         folder = tmp_path_factory.mktemp(experiment)
-        subprocess.run([sys.executable, "-c", TRACE, ROOT, ROOT / f"nbs/experiments/{experiment}.ipynb", folder], cwd=ROOT / "nbs/experiments", check=True,
+        subprocess.run([sys.executable, "-c", TRACE, ROOT, experiment_notebook(experiment, load_settings(ROOT)), folder], cwd=ROOT / "nbs/experiments", check=True,
                        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
         places = {str(file): [(name, first, last) for name, first, last, _ in definitions(ast.parse(file.read_text(encoding="utf-8")))] for file in PACKAGE.values()}
         names = {str(file): module for module, file in PACKAGE.items()}
@@ -105,9 +110,10 @@ def mutated(node, draw):
     "(changed copy, what changed) of a definition, annotations and docstring left alone; None when nothing in it can change."
     def bare(n):
         n = copy.deepcopy(n)
+        method_of = n.args.args[0] if isinstance(n, ast.FunctionDef) and patched(n) else None  # this annotation names the class that gets the method
         for inner in ast.walk(n):
             if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)): inner.returns = None
-            if isinstance(inner, ast.arg): inner.annotation = None
+            if isinstance(inner, ast.arg) and inner is not method_of: inner.annotation = None
         return n
     counter = Change(-1)
     counter.visit(bare(node))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from torch import nn
 from torch.utils.data import Dataset
-from pvlit.core import training
+from pvlit.core import files, training
 from pvlit.core.training import DamagedFile, TrainingDiverged, fit, load_state, save_model
 
 STEPS = 24
@@ -78,13 +78,13 @@ def die_at_call(count):
         return call
     def half(path, mode="r", **kwargs):
         file = open(path, mode, **kwargs)
-        if "b" in mode and next(calls) == count:
+        if "w" in mode and next(calls) == count:
             file.write(b"half")
             file.flush()
             die()
         return file
     os.fsync, os.replace, Path.unlink = map(guarded, (os.fsync, os.replace, Path.unlink))
-    training.open = half
+    files.open = half
 
 
 def killed_at_every_write(root):
@@ -179,7 +179,7 @@ def test_refused_write_keeps_the_checkpoint_and_says_so(scenario, tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_disk_full_keeps_the_checkpoint_and_the_errno(tmp_path, monkeypatch):
     def full(path, mode="r", **kwargs): return open("/dev/full" if "checkpoint-00000010" in str(path) else path, mode, **kwargs)
-    monkeypatch.setattr(training, "open", full, raising=False)
+    monkeypatch.setattr(files, "open", full, raising=False)
     with pytest.raises(OSError, match="checkpoint-00000005.safetensors is intact.*call fit again") as caught: run(tmp_path / "full")
     assert caught.value.errno == 28 and caught.value.filename.endswith("checkpoint-00000010.safetensors")
     assert not hidden(tmp_path / "full")
@@ -218,7 +218,7 @@ def test_trains_outside_the_main_thread(tmp_path):
 
 
 def test_rubbish_of_a_killed_run_is_swept_and_nothing_else(tmp_path):
-    rubbish, foreign = tmp_path / ".checkpoint-00000003.safetensors.tmp", tmp_path / ".notes.tmp"
+    rubbish, foreign = tmp_path / ".checkpoint-00000003.safetensors.0123abcd.tmp", tmp_path / ".notes.tmp"
     for file in rubbish, foreign: file.write_bytes(b"half")
     run(tmp_path)
     assert not rubbish.exists() and foreign.exists()

@@ -20,12 +20,13 @@ from typing import get_args, get_origin
 from .files import write_whole
 from .settings import Settings, load_settings
 
-# %% ../../nbs/core/runs.ipynb #4f4ad4ec
+# %% ../../nbs/core/runs.ipynb #c0cd1d07
 def experiments(settings: Settings | None = None # `load_settings()` when `None`
                ) -> dict[str, Path]:
     "Map the name of each experiment to its notebook."
-    folder = (settings or load_settings()).root/"nbs"/"experiments"
-    return {p.stem: p for p in sorted(folder.glob("*.ipynb")) if not p.name.startswith(".")}
+    nbs = (settings or load_settings()).root/"nbs"
+    found = [*sorted(nbs.glob("experiments/*.ipynb")), *sorted(nbs.glob("papers/*/*.ipynb"))]
+    return {p.stem: p for p in found if not p.name.startswith(".") and p.stem != "index"}
 
 def experiment_notebook(experiment: str, # name of an experiment
                         settings: Settings | None = None # `load_settings()` when `None`
@@ -36,7 +37,7 @@ def experiment_notebook(experiment: str, # name of an experiment
     if not known: raise ValueError(f"no experiments in {settings.root/'nbs'/'experiments'}; work inside a clone of the repository")
     return known[one_of("experiment", experiment, known)]
 
-# %% ../../nbs/core/runs.ipynb #b79d8018
+# %% ../../nbs/core/runs.ipynb #bffa4382
 def one_of(what: str, # what the names are names of
            name: str, # the name that came
            known # the names there are
@@ -50,7 +51,9 @@ def variants(experiment: str, # name of an experiment
              settings: Settings | None = None # `load_settings()` when `None`
             ) -> dict[str, Path]:
     "Map the name of each parameter set of an experiment to its YAML file."
-    folder = experiment_notebook(experiment, settings).parent/"params"/experiment
+    settings = settings or load_settings()
+    experiment_notebook(experiment, settings)  # refuses unknown names
+    folder = settings.root/"nbs"/"experiments"/"params"/experiment
     return {p.stem: p for p in sorted(folder.glob("*.yml"))}
 
 # %% ../../nbs/core/runs.ipynb #fcb2f840
