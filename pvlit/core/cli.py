@@ -7,7 +7,8 @@ Docs: https://pvlit.github.io/pvlit/core/cli.html.md"""
 # %% auto #0
 __all__ = ['COMMANDS', 'columns', 'read_yaml', 'read_params', 'read_pairs', 'question', 'list_experiments', 'explain_failure',
            'near', 'run_experiment', 'duration', 'show_status', 'make_report', 'effect', 'show_ledger', 'smoke_form',
-           'rerun_claim', 'rerun_claims', 'unknown', 'spreads', 'show_claims', 'Parser', 'parser', 'main']
+           'rerun_claim', 'rerun_claims', 'unknown', 'spreads', 'show_claims', 'show_papers', 'Parser', 'parser',
+           'main']
 
 # %% ../../nbs/core/cli.ipynb #55092b8a
 import argparse, json, os, re, sys
@@ -252,8 +253,31 @@ def show_claims(action: Annotated[str, {"nargs": "?", "choices": ["list", "why",
     if json: return print(dumps(ledger_json(rows), indent=1, ensure_ascii=False))
     return show_ledger(rows, check)
 
-# %% ../../nbs/core/cli.ipynb #fc7eedf8
-COMMANDS = {"list": list_experiments, "run": run_experiment, "status": show_status, "report": make_report, "claims": show_claims}
+# %% ../../nbs/core/cli.ipynb #13004f95
+def show_papers(action: Annotated[str, {"nargs": "?", "choices": ["list", "new"], "metavar": "list|new"}] = "list", # print the catalogue; begin the notebook of a paper
+                slug: Annotated[str, {"nargs": "?", "metavar": "SLUG"}] = None, # new: name of a planned paper
+                family: Annotated[str, {"metavar": "FAMILY"}] = None, # list: only this family
+                status: Annotated[str, {"metavar": "STATUS"}] = None, # list: only planned, or only works
+                search: Annotated[str, {"metavar": "WORDS"}] = None # list: words that must all occur in title, authors, task, idea or name
+               ):
+    """Show the catalogue of papers, or begin a paper's notebook.
+
+    pvlit papers
+    pvlit papers --status works
+    pvlit papers --family video --search "token tracking"
+    pvlit papers new odtrack"""
+    from pvlit.papers.catalogue import catalog, new_paper
+    if action == "new":
+        if not slug: raise ValueError("new needs the name of a planned paper; pvlit papers --status planned lists them")
+        print(f"written: {near(new_paper(slug))}", "next: CONTRIBUTING.md, Add a paper", sep="\n")
+        return
+    if slug: raise ValueError(f"pvlit papers --search {slug} or pvlit papers new {slug}?")
+    found = catalog(family, status, search)
+    print(columns(["number", "name", "family", "task", "size", "status", "title"], [[p.index, p.slug, p.family, p.task, p.size, p.status, p.title] for p in found]))
+    print(f"\n{len(found)} papers, {sum(p.status == 'works' for p in found)} working")
+
+# %% ../../nbs/core/cli.ipynb #94281982
+COMMANDS = {"list": list_experiments, "run": run_experiment, "status": show_status, "report": make_report, "claims": show_claims, "papers": show_papers}
 
 class Parser(argparse.ArgumentParser):
     "Parse arguments; errors are one line that points to the help."
@@ -261,7 +285,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     "Make the parser of `pvlit`, with one subparser per command, read from its function."
-    p = Parser(prog="pvlit", description="A laboratory for pseudo videos: run experiments, read their reports, check their claims.",
+    p = Parser(prog="pvlit", description="A laboratory of literate methods: run experiments, read their reports, check their claims, look for papers.",
                formatter_class=argparse.RawDescriptionHelpFormatter, epilog="examples:\n  " + "\n  ".join(
                    c.strip() for f in COMMANDS.values() for c in f.__doc__.splitlines()[2:]))
     p.add_argument("--version", action="version", version=f"pvlit {__version__}")
@@ -269,7 +293,7 @@ def parser() -> Parser:
     for name, f in COMMANDS.items():
         about, _, examples = f.__doc__.partition("\n\n")
         commands.add_parser(name, help=about.replace("%", "%%"), description=about, epilog="examples:\n" + indent(dedent(examples), "  "), add_help=False, allow_abbrev=False,
-                            formatter_class=argparse.RawDescriptionHelpFormatter, parents=[anno_parser(f, pos=["experiment", "action", "claim"])])
+                            formatter_class=argparse.RawDescriptionHelpFormatter, parents=[anno_parser(f, pos=["experiment", "action", "claim", "slug"])])
     return p
 
 # %% ../../nbs/core/cli.ipynb #4f00b8b0

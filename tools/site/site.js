@@ -107,7 +107,7 @@
     const bar = make("div", { className: "filters" }), text = make("input", { type: "search", placeholder: "Filter" }), count = make("output", {});
     text.setAttribute("aria-label", "Filter the rows");
     const column = (name) => heads.indexOf(name), value = (row, i) => row.cells[i].textContent.trim();
-    const picks = ["verdict", "tier", "run", "about"].filter((name) => column(name) >= 0).map((name) => {
+    const picks = ["verdict", "tier", "run", "about", "family", "task"].filter((name) => column(name) >= 0).map((name) => {
       const select = make("select", {}), found = new Set(rows.flatMap((row) => value(row, column(name)).replace(/^\W+ /, "").split(/, /)));
       select.setAttribute("aria-label", "Show only this " + name);
       select.append(make("option", { value: "", textContent: "any " + name }), ...[...found].sort().map((v) => make("option", { value: v, textContent: v })));
