@@ -66,7 +66,7 @@ def test_words_follow_the_tier():
     assert RESERVED.search(WORDS["exact protocol"]["supported"])
     for row in rows:
         if row["tier"] == "exact protocol": continue
-        for text in (row["words"], row["statement"], why(row["claim"], SETTINGS), claim_page(row["claim"], rows, SETTINGS)): assert not RESERVED.search(text), (row["claim"], RESERVED.search(text))
+        for text in (row["words"], row["statement"], why(row["claim"], SETTINGS, rows), claim_page(row["claim"], rows, SETTINGS)): assert not RESERVED.search(text), (row["claim"], RESERVED.search(text))
 
 
 def test_ledger_json_follows_its_schema():
@@ -81,7 +81,7 @@ def test_ledger_json_follows_its_schema():
 def test_ids_are_unique_and_all_claims_are_listed():
     rows = ledger(SETTINGS)
     assert [c.id for c in declared(SETTINGS)] == list(dict.fromkeys(row["claim"] for row in rows))
-    assert all(why(row["claim"], SETTINGS) for row in rows)
+    assert all(why(row["claim"], SETTINGS, rows) for row in rows)
 
 
 def test_reading_the_ledger_loads_no_torch():

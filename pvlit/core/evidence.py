@@ -359,13 +359,15 @@ def strip(part,       # a comparison of a decision
     axis = f"| 0    : {part['smallest_effect']:g}, the smallest effect    from {low:+.3g} to {high:+.3g}"
     return "\n".join([line({at(x): "o" for x in part["differences"]}), line(span), axis])
 
-# %% ../../nbs/core/evidence.ipynb #2b6afb05
+# %% ../../nbs/core/evidence.ipynb #666b5518
 def why(claim_id,        # id of a declared claim
         settings=None,   # `Settings`
+        rows=None,       # of the ledger, if it is at hand
        ):
     "Explain the verdicts of a claim in plain text: rule, numbers, plot, what would change them, how to run it again. Raises `ValueError` for an unknown id."
     settings = settings or load_settings()
-    claim = find_claim(claim_id, settings)
+    rows = ledger(settings) if rows is None else rows
+    claim = find_claim(claim_id, settings, rows)
     rule, arms = claim.rule, "; ".join(f"{role}: {arm if isinstance(arm, str) else 'none, ' + arm['none']}" for role, arm in claim.arms.items())
     source = claim.source
     lines = [claim.statement, f"Source: {source['paper']}, {source['place']}" + (f', "{source["quote"]}"' if "quote" in source else "") + f" (read: {source['read']}; checked {source['checked']}).",
@@ -373,18 +375,20 @@ def why(claim_id,        # id of a declared claim
              f"Rule: {rule['seeds']} paired seeds, intervals of the {rule['kind'].replace('_', ' ')} that hold together with {rule['confidence']:.0%} for the {claim.family} claims of the experiment; all of:"]
     lines += [f"  {c.label}: {c.shows}, smallest effect {c.smallest_effect:g}, pilot's spread {c.pilot_sd:g}" for c in parse_rule(rule, claim.arms, claim.id)]
     lines += [f"Seeds: planned from {rule['pilot']}."]
-    for row in (r for r in ledger(settings) if r["claim"] == claim_id):
+    for row in (r for r in rows if r["claim"] == claim_id):
         lines += ["", f"Verdict{' of ' + row['variant'] if row['variant'] else ''}: {row['verdict']} ({row['tier']}: {row['words']}). {row['reason']}"]
         lines += [f"  ! {problem}" for problem in row["problems"]] + plots(row, settings)
         if row["seconds"] is not None: lines += [f"Recorded {row['date']} at commit {(row['commit'] or 'unknown')[:7]} on {row['machine']}, {row['seconds']:.0f} s for the whole experiment."]
     return "\n".join([*lines, "", f"What would change it: {claim.changes_mind.strip().rstrip('.')}.", f"To see it happen: pvlit claims rerun {claim_id}"])
 
-# %% ../../nbs/core/evidence.ipynb #93b6c356
+# %% ../../nbs/core/evidence.ipynb #21b06c8c
 def find_claim(claim_id,   # id of a declared claim
                settings,   # `Settings`
+               rows=(),    # of the ledger, which know where the claim stands
               ):
     "Return the declared claim. Raises `ValueError` with the ids there are."
-    claims = {claim.id: claim for claim in declared(settings)}
+    place = next((row["experiment"] for row in rows if row["claim"] == claim_id), None)
+    claims = {claim.id: claim for claim in (load_claims(place, settings) if place else declared(settings))}
     if claim_id not in claims: raise ValueError(f"unknown claim {claim_id!r}; declared: {', '.join(claims) or 'none'}")
     return claims[claim_id]
 

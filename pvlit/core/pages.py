@@ -51,20 +51,21 @@ def distribution_svg(part,        # a comparison of a decision
     words = f"{part['label']}: effect {part['effect']:+.3g}, interval {part['low']:+.3g} to {part['high']:+.3g}, {len(part['differences'])} seeds, smallest effect {d:g}"
     return f'<svg viewBox="0 0 {width} 100" role="img" aria-label="{html.escape(words)}" style="max-width:{width}px;width:100%">{"".join(shapes)}</svg>'
 
-# %% ../../nbs/core/pages.ipynb #474efe43
+# %% ../../nbs/core/pages.ipynb #59a80724
 def claim_page(claim_id,        # id of a declared claim
                rows,            # of the ledger
                settings=None,   # `Settings`
               ):
     "Return the evidence page of a claim as Markdown."
     settings = settings or load_settings()
-    claim, source = find_claim(claim_id, settings), find_claim(claim_id, settings).source
+    claim = find_claim(claim_id, settings, rows)
+    source, notebook = claim.source, next((page for page in claim.pages if page.endswith(f"/{claim.experiment}")), f"experiments/{claim.experiment}")  # a paper is its own experiment
     quote = f' in the words "{source["quote"]}"' if "quote" in source else ""
     lines = [claim.statement.strip(), "", f"**Where it was read.** {source['paper']}, {source['place']}{quote}. What was at hand: {source['read']}. Checked {source['checked']}.", "", *rule_lines(claim)]
     for row in (row for row in rows if row["claim"] == claim_id): lines += verdict_lines(row, claim, settings)
     return "\n".join([*lines, "", "## What would change it", "", claim.changes_mind.strip(), "", "## See it happen", "",
         "```", f"pvlit claims rerun {claim_id}          # its own arms, less than a minute on two cores, decides nothing", f"pvlit claims rerun {claim_id} --full   # the whole experiment", "```", "",
-        f"The experiment is [{claim.experiment}](../experiments/{claim.experiment}.ipynb); all claims stand in [the ledger](../ledger.ipynb)."])
+        f"The experiment is [{claim.experiment}](../{notebook}.ipynb); all claims stand in [the ledger](../ledger.ipynb)."])
 
 def rule_lines(claim,   # a `Claim`
               ):
