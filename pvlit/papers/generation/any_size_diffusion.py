@@ -8,13 +8,14 @@ Docs: https://pvlit.github.io/pvlit/papers/generation/any_size_diffusion.html.md
 __all__ = ['EXAMPLES', 'NO_EXAMPLE', 'FieldDenoiser', 'sample_field', 'ddim_step', 'tile_grid', 'draw_offsets', 'tiled_sample',
            'seam_energy', 'worst_seam', 'match_aspect', 'AspectBuckets', 'arad_loss', 'claim_rows']
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #d1def778
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #57a82d7b
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ...core.denoisers import check_schedule, linear_alphas_bar
 from ...core.files import sealed
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #fb649c18
@@ -40,12 +41,7 @@ def _pair(name: str, value, low: int | None = 1) -> tuple[int, int]:
         raise ValueError(f"{name}={value!r}: expected two whole numbers (vertical, horizontal)" + (f" of at least {low}" if low is not None else ""))
     return tuple(value)
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #162dc810
-def _linear_alphas_bar(steps: int = 1000) -> Tensor:
-    "Return DDPM's linear schedule with a 1 in front, (steps + 1,), float64."
-    return torch.cat((torch.ones(1, dtype=torch.float64), (1 - torch.linspace(1e-4, 0.02, steps, dtype=torch.float64)).cumprod(0)))
-
-
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #db7e66db
 def _field(shape: tuple[int, int], length: float, blur: float) -> tuple[Tensor, Tensor]:
     "Return power spectrum (unit variance, exponential covariance) and transfer function of a Gaussian blur on a torus."
     y, x = (torch.minimum(torch.arange(n), n - torch.arange(n)).double() for n in shape)
@@ -59,7 +55,7 @@ def _block(table: Tensor, h: int, w: int) -> Tensor:
     dy, dx = (torch.arange(n)[:, None] - torch.arange(n) for n in (h, w))
     return table[dy[:, None, :, None], dx[None, :, None, :]].reshape(h * w, h * w)
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #9e4a9690
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #274177bc
 class FieldDenoiser(nn.Module):
     "Predict the noise in a tile of a Gaussian random field exactly, given the tile's noisy and blurred pixels only. Raises `ValueError` for wrong settings or inputs."
     def __init__(self,
@@ -75,7 +71,7 @@ class FieldDenoiser(nn.Module):
         for name, value, low in (("length", length, 1e-6), ("blur", blur, 0), ("noise", noise, 1e-6)):
             if not isinstance(value, (int, float)) or not low <= value < math.inf: raise ValueError(f"{name}={value!r}: expected a number of at least {low}")
         spectrum, transfer = _field(self.canvas, length, blur)
-        for name, value in (("alphas_bar", _linear_alphas_bar(steps)), ("spectrum", spectrum), ("transfer", transfer)): self.register_buffer(name, value)
+        for name, value in (("alphas_bar", linear_alphas_bar(steps)), ("spectrum", spectrum), ("transfer", transfer)): self.register_buffer(name, value)
         self._gains = {}
         self.register_load_state_dict_post_hook(lambda module, _: module._gains.clear())
 
@@ -221,11 +217,10 @@ def _predict(denoise: Callable, z: Tensor, t: int, cond: Tensor | None, boxes: l
                 times[rows, columns] += 1
     return total / times.clamp_min(1), times
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #abbb7a21
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #add7a5a6
 def _check_sampling(denoise, z_T, cond, tile, mode, overlap, border, steps, at_once) -> Tensor:
     "Return the schedule. Raises `ValueError` when an argument of `tiled_sample` is wrong."
-    alphas = getattr(denoise, "alphas_bar", None)
-    _check("denoise.alphas_bar", alphas, "(T+1,)")
+    alphas = check_schedule(getattr(denoise, "alphas_bar", None))
     _check("z_T", z_T, "(B, C, H, W)")
     if cond is not None:
         _check("cond", cond, "(B, C, H, W)")
@@ -239,7 +234,7 @@ def _check_sampling(denoise, z_T, cond, tile, mode, overlap, border, steps, at_o
     if mode == "explicit" and (border == "copy" or border == "wrap" and (z_T.shape[2] % stride[0] or z_T.shape[3] % stride[1])):
         raise ValueError(f'border={border!r}: explicit tiles wrap only when tile - overlap = {stride} divides the canvas {tuple(z_T.shape[2:])}; use border="clip"')
     if mode != "explicit" and overlap != (0, 0): raise ValueError(f'overlap={overlap}: is for mode="explicit" only, the mode is {mode!r}')
-    return alphas.double()
+    return alphas
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #2acfda0f
 def _moves(steps, tile, mode, border, offsets, generator) -> list[list[int]]:
@@ -355,7 +350,7 @@ class AspectBuckets:
         _whole("bucket", bucket, 0, len(self.sizes) - 1)
         return torch.cat([F.interpolate(image[None], self.sizes[bucket], mode="bilinear", antialias=True, align_corners=False) for image in images])
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #e3131c6a
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #362acc49
 def arad_loss(
     model: Callable,  # model(z_t (B, C, h, w), t (B,) int64, cond) -> noise
     x: Tensor,  # images or latents of one bucket (B, C, h, w)
@@ -366,8 +361,7 @@ def arad_loss(
     "Compute the noise-prediction loss of a batch (Zheng et al., AAAI-24, Eq. 2). Raises `ValueError` for wrong shapes or schedules."  # Eq. 2
     _check("x", x, "(B, C, h, w)")
     _check("cond", cond, "(B, D)", like=(len(x), *cond.shape[1:]) if isinstance(cond, Tensor) else None)
-    _check("alphas_bar", alphas_bar, "(T+1,)")
-    if len(alphas_bar) < 2 or alphas_bar[0] != 1 or (alphas_bar.diff() >= 0).any() or alphas_bar[-1] <= 0: raise ValueError("alphas_bar: expected (T+1,), from 1 strictly down to more than 0")
+    alphas_bar = check_schedule(alphas_bar)
     t = torch.randint(1, len(alphas_bar), (len(x),), generator=generator)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
     share = alphas_bar[t].to(x.dtype).view(-1, 1, 1, 1)
@@ -408,7 +402,7 @@ def claim_rows(
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #ee414795
 from ...core.contract import Example
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #7ab91782
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #935d5633
 def _rand(g, *shape): return torch.randn(shape, generator=g, dtype=torch.float64)
 
 
@@ -424,6 +418,6 @@ EXAMPLES = [
             gives=[(2, 1, 8, 8), None], differentiable=("z_T", "cond")),
     Example(seam_energy, lambda g: dict(images=_rand(g, 2, 1, 8, 8), tile=(4, 4)), gives=(), differentiable=("images",)),
     Example(worst_seam, lambda g: dict(images=_rand(g, 2, 1, 8, 8), tile=(4, 4)), gives=(), differentiable=("images",)),
-    Example(arad_loss, lambda g: dict(model=lambda z, t, cond: z * cond.mean(), x=_rand(g, 2, 1, 4, 6), cond=_rand(g, 2, 3), alphas_bar=_linear_alphas_bar(20), generator=g), gives=(), differentiable=("x", "cond")),
+    Example(arad_loss, lambda g: dict(model=lambda z, t, cond: z * cond.mean(), x=_rand(g, 2, 1, 4, 6), cond=_rand(g, 2, 3), alphas_bar=linear_alphas_bar(20), generator=g), gives=(), differentiable=("x", "cond")),
 ]
 NO_EXAMPLE = {"tile_grid": "takes whole numbers, no tensors", "match_aspect": "takes numbers, no tensors", "claim_rows": "the experiment, run by this notebook"}
