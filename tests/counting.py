@@ -1,5 +1,5 @@
 "A repository with one experiment that can wait, fail and die, and ways to call pvlit in it as a process."
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 import nbformat
 
 PARAMETERS = '''steps: int = 3 # how far to count
@@ -42,8 +42,9 @@ def call(root, *argv, preexec_fn=None, **variables):
     return subprocess.run([*PVLIT, *map(str, argv)], cwd=root, env=environment(**variables), capture_output=True, text=True, timeout=120, preexec_fn=preexec_fn)
 
 def start(root, *argv):
-    "Start pvlit in `root`, in a process group of its own, as a terminal does."
-    return subprocess.Popen([*PVLIT, *map(str, argv)], cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    "Start pvlit in `root`, in a process group of its own, as a terminal does; a shell's background jobs ignore Ctrl-C, and so would what they start."
+    return subprocess.Popen([*PVLIT, *map(str, argv)], cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 def wait_until(condition, seconds=60):
     "Wait until `condition()` is true."

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(load_settings(ROOT).results.glob("*/*.json"))}
 MUTATIONS = 200
 
-# Runs the cells of an experiment up to the one that makes its rows, one seed, in this process, and lists every definition of the package that was called.
+# Runs the cells of an experiment up to the statement that makes its rows, one seed, in this process, and lists every definition of the package that was called.
 TRACE = '''
 import ast, json, os, sys, threading
 from pathlib import Path
@@ -32,12 +32,15 @@ matplotlib.use("Agg")
 cells = [c for c in json.load(open(notebook, encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
 space = {"display": lambda *a: None, "__name__": "__main__"}
 for cell in cells:
-    code = "".join(cell["source"])
-    makes_rows = any(isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "rows" for n in ast.parse(code).body)
-    if makes_rows: threading.setprofile(note); sys.setprofile(note)
-    exec(compile(code, "cell", "exec"), space)
-    if makes_rows: sys.setprofile(None); break
-    if "parameters" in cell["metadata"].get("tags", []): space.update(seeds=space["seeds"][:1], workers=1, run_folder=out)
+    for node in ast.parse("".join(cell["source"])).body:
+        makes_rows = isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "rows"
+        if makes_rows: threading.setprofile(note); sys.setprofile(note)
+        exec(compile(ast.Module([node], []), "cell", "exec"), space)
+        if makes_rows: sys.setprofile(None); threading.setprofile(None); break
+    else:
+        if "parameters" in cell["metadata"].get("tags", []): space.update(seeds=space["seeds"][:1], workers=1, run_folder=out)
+        continue
+    break
 json.dump(sorted(called), open(Path(out) / "called.json", "w"))
 os._exit(0)
 '''
