@@ -77,7 +77,7 @@ def test_sidebar_leads_to_every_page(visit, site):
     pages = {p.relative_to(site).as_posix() for p in site.rglob("*.html") if p.parent.name != "claims"}  # those are reached from the ledger
     assert {urlparse(u).path.lstrip("/") for u in links} == pages and "index.html" in pages
     sections = [s.text.lower() for s in find(driver, "#sidebar > ul > li > details > summary")]
-    assert sections[:3] == ["start", "core", "pseudo video"] and "experiments" in sections
+    assert sections[:4] == ["start", "core", "worlds", "pseudo video"] and "experiments" in sections
     next(a for a in find(driver, "#sidebar a") if a.get_attribute("href").endswith(PAGE)).click()
     wait(driver, lambda: driver.current_url.endswith(PAGE))
     assert [a.get_attribute("href") for a in find(driver, "#sidebar a[aria-current]")] == [driver.current_url]
