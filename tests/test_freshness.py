@@ -16,14 +16,15 @@ from pvlit.core.runs import experiment_notebook
 from pvlit.core.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-EVIDENCE = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(load_settings(ROOT).results.glob("*/*.json"))}
+EVIDENCE = {f"{path.parent.name}/{path.stem}": json.loads(path.read_text(encoding="utf-8")) for path in sorted(load_settings(ROOT).results.glob("*/*.json"))}
+CHOICES = ("family",)  # parameters that decide which functions an experiment goes through; all others keep the values of the smoke run
 MUTATIONS = 200
 
 # Runs the cells of an experiment up to the statement that makes its rows, one seed, in this process, and lists every definition of the package that was called.
 TRACE = '''
 import ast, json, os, sys, threading
 from pathlib import Path
-root, notebook, out = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+root, notebook, out, given = Path(sys.argv[1]), sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 called = set()
 def note(frame, event, arg):
     if event == "call" and "pvlit" in frame.f_code.co_filename: called.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
@@ -31,16 +32,15 @@ import matplotlib
 matplotlib.use("Agg")
 cells = [c for c in json.load(open(notebook, encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
 space = {"display": lambda *a: None, "__name__": "__main__"}
-for cell in cells:
-    for node in ast.parse("".join(cell["source"])).body:
-        makes_rows = isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "rows"
-        if makes_rows: threading.setprofile(note); sys.setprofile(note)
-        exec(compile(ast.Module([node], []), "cell", "exec"), space)
-        if makes_rows: sys.setprofile(None); threading.setprofile(None); break
-    else:
-        if "parameters" in cell["metadata"].get("tags", []): space.update(seeds=space["seeds"][:1], workers=1, run_folder=out)
-        continue
-    break
+def run_to_rows():
+    for cell in cells:
+        for node in ast.parse("".join(cell["source"])).body:
+            makes_rows = isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "rows"
+            if makes_rows: threading.setprofile(note); sys.setprofile(note)
+            exec(compile(ast.Module([node], []), "cell", "exec"), space)
+            if makes_rows: sys.setprofile(None); return
+        if "parameters" in cell["metadata"].get("tags", []): space.update(seeds=space["seeds"][:1], workers=1, run_folder=out, **given)
+run_to_rows()
 json.dump(sorted(called), open(Path(out) / "called.json", "w"))
 os._exit(0)
 '''
@@ -66,11 +66,12 @@ PACKAGE = {module_name(file): file for file in sorted((ROOT / "pvlit").rglob("*.
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    "For each experiment with evidence: the definitions that it was seen to call."
+    "For each piece of evidence: the definitions that its experiment was seen to call."
     seen = {}
-    for experiment in EVIDENCE:
-        folder = tmp_path_factory.mktemp(experiment)
-        subprocess.run([sys.executable, "-c", TRACE, ROOT, experiment_notebook(experiment, load_settings(ROOT)), folder], cwd=ROOT / "nbs/experiments", check=True,
+    for experiment, evidence in EVIDENCE.items():
+        folder = tmp_path_factory.mktemp(experiment.replace("/", "_"))
+        given = {k: evidence["params"][k] for k in CHOICES if k in evidence["params"]}
+        subprocess.run([sys.executable, "-c", TRACE, ROOT, experiment_notebook(evidence["experiment"], load_settings(ROOT)), folder, json.dumps(given)], cwd=ROOT / "nbs/experiments", check=True,
                        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
         places = {str(file): [(name, first, last) for name, first, last, _ in definitions(ast.parse(file.read_text(encoding="utf-8")))] for file in PACKAGE.values()}
         names = {str(file): module for module, file in PACKAGE.items()}
@@ -103,7 +104,8 @@ class Change(ast.NodeTransformer):
         if swap and self.turn():
             self.what = f"{type(node).__name__} -> {swap.__name__}"
             return swap()
-        if isinstance(node, ast.Return) and node.value is not None and self.turn():
+        returns = isinstance(node, ast.Return) and node.value is not None and getattr(node.value, "value", node) is not None  # `return None` is nothing already
+        if returns and self.turn():
             self.what = "returns nothing"
             return ast.Return(ast.Constant(None))
         return super().visit(node)

@@ -99,19 +99,19 @@ def check_ids(cells, minor):
         seen.setdefault(cell_id, c.index)
 
 
-def check_tags(cells, experiment, paper=False):
-    "Known tags only; experiments carry one `parameters` cell of literals, papers at most one; what nbdev skips, nbval skips."
+def check_tags(cells, experiment):
+    "Known tags only; experiments, and papers, which are their own, carry one `parameters` cell of literals; what nbdev skips, nbval skips."
     for c in cells:
         for tag in sorted(c.tags - TAGS): yield c.index, "tag", f"unknown tag `{tag}`: use one of {', '.join(sorted(TAGS))}"
         skipped = c.directives.get("eval", "").lower() == "false" or {"slow", "gpu"} & c.directives.keys()
         if c.kind == "code" and skipped and "nbval-skip" not in c.tags:
             yield c.index, "nbval-skip", "nbdev does not run this cell, nbval would: add the tag nbval-skip"
     found = [c for c in cells if "parameters" in c.tags]
-    if len(found) > 1 if paper else experiment and len(found) != 1:
+    if experiment and len(found) != 1:
         yield None, "parameters", f"an experiment has exactly one cell tagged `parameters`, found {len(found)}"
-    if found and not (experiment or paper):
+    if found and not experiment:
         yield found[0].index, "parameters", "only experiments (nbs/experiments/) and papers are parameterized: drop the tag or move the notebook"
-    for c in found if experiment or paper else []:
+    for c in found if experiment else []:
         if not c.tree or not c.tree.body or not all(map(is_literal, c.tree.body)):
             yield c.index, "parameters", "only `name = literal` or `name: type = literal` lines: no calls, no expressions, no imports"
 
@@ -241,8 +241,10 @@ def lint_notebook(path):
         found.append((None, "kernelspec", "set the kernel to python3 (papermill refuses a notebook without a kernelspec)"))
     if "widgets" in nb.get("metadata", {}):
         found.append((None, "widget-state", "delete the `widgets` entry of the notebook's metadata: a stored widget is dead without its kernel"))
-    module, experiment, paper = ".".join(parts)[:-len(".ipynb")], parts[0] == "experiments", parts[0] == "papers" and len(parts) == 3
-    rules = (check_head(cells, module), check_ids(cells, nb.get("nbformat_minor", 0)), check_tags(cells, experiment, paper),
+    module = ".".join(parts)[:-len(".ipynb")]
+    if parts[-1] == "index.ipynb": module = module.removesuffix("index") + "__init__"  # the page of a folder is its package
+    experiment = parts[0] == "experiments" or parts[0] == "papers" and len(parts) == 3 and parts[-1] != "index.ipynb"
+    rules = (check_head(cells, module), check_ids(cells, nb.get("nbformat_minor", 0)), check_tags(cells, experiment),
              check_code(cells), check_links(cells), check_stored(cells, path.stat().st_size), check_exports(cells))
     for rule in rules: found.extend(rule)
     return [Finding(path, *f) for f in sorted(found, key=lambda f: (-1 if f[0] is None else f[0], f[1]))]

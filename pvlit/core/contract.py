@@ -60,7 +60,7 @@ def same(a,  # a result
         return isinstance(y, Tensor) and x.shape == y.shape and x.dtype == y.dtype and bool(torch.equal(torch.nan_to_num(x), torch.nan_to_num(y)) if x.is_floating_point() else torch.equal(x, y))
     return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
 
-# %% ../../nbs/core/contract.ipynb #6e50e0ce
+# %% ../../nbs/core/contract.ipynb #563ce46a
 def _wrong_shapes(example, result) -> list[str]:
     "Compare shapes with what the example promised."
     if example.gives is None: return []
@@ -71,18 +71,21 @@ def _wrong_shapes(example, result) -> list[str]:
     return [f"{name} has shape {tuple(getattr(got, 'shape', ()))}, not {shape}" for name, shape, got in pairs
             if shape is not None and (got is None or tuple(getattr(got, "shape", ())) != tuple(shape))]
 
+def _total(result):
+    "Sum all floats of a result that can be differentiated; 0 when there are none."
+    return sum(x.sum() for x in leaves(result).values() if isinstance(x, Tensor) and x.is_floating_point() and x.requires_grad)
+
 def _wrong_gradients(example) -> list[str]:
     "Sum all floats of the result and differentiate."
     inputs = example.inputs(torch.Generator().manual_seed(0))
     given = {k: inputs[k].detach().clone().requires_grad_() for k in example.differentiable}
-    try: results = leaves(example.call(**given)).values()
+    try: total = _total(example.call(**given))
     except RuntimeError as error: return [f"cannot be differentiated: {str(error)[:100]}"]
-    total = sum(x.sum() for x in results if isinstance(x, Tensor) and x.is_floating_point() and x.requires_grad)
     if given and not isinstance(total, Tensor): return ["no output depends on " + ", ".join(given)]
     if given: total.backward()
     return [f"gradient to {k} is " + ("missing" if x.grad is None else "not finite") for k, x in given.items() if x.grad is None or not x.grad.isfinite().all()]
 
-# %% ../../nbs/core/contract.ipynb #1556319e
+# %% ../../nbs/core/contract.ipynb #aeffe3e5
 def _wrong_state(example) -> list[str]:
     "Save a module's state, spoil it, load it, and compare results and gradients of the parameters."
     if example.build is None: return []
@@ -95,7 +98,7 @@ def _wrong_state(example) -> list[str]:
     with torch.no_grad():
         for p in second.parameters(): p.zero_()
     second.load_state_dict(state)
-    total = sum(x.sum() for x in leaves(wanted).values() if isinstance(x, Tensor) and x.is_floating_point() and x.requires_grad)
+    total = _total(wanted)
     if isinstance(total, Tensor): total.backward()
     broken = [n for n, p in first.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     return [f"gradient of {n} is not finite" for n in broken] + ([] if same(wanted, run(second.eval())) else ["another result after its state was saved and loaded"])

@@ -7,11 +7,12 @@ Docs: https://pvlit.github.io/pvlit/core/pages.html.md"""
 # %% auto #0
 __all__ = ['MARKS', 'badge', 'distribution_svg', 'claim_page', 'rule_lines', 'verdict_lines']
 
-# %% ../../nbs/core/pages.ipynb #3cf215c5
+# %% ../../nbs/core/pages.ipynb #8ceb3505
 import html
 from collections import Counter
 from .claims import parse_rule, percent
 from .evidence import find_claim, ledger, load_evidence
+from .runs import experiments
 from .settings import load_settings
 
 # %% ../../nbs/core/pages.ipynb #1d07db35
@@ -51,7 +52,7 @@ def distribution_svg(part,        # a comparison of a decision
     words = f"{part['label']}: effect {part['effect']:+.3g}, interval {part['low']:+.3g} to {part['high']:+.3g}, {len(part['differences'])} seeds, smallest effect {d:g}"
     return f'<svg viewBox="0 0 {width} 100" role="img" aria-label="{html.escape(words)}" style="max-width:{width}px;width:100%">{"".join(shapes)}</svg>'
 
-# %% ../../nbs/core/pages.ipynb #59a80724
+# %% ../../nbs/core/pages.ipynb #f97afac2
 def claim_page(claim_id,        # id of a declared claim
                rows,            # of the ledger
                settings=None,   # `Settings`
@@ -59,13 +60,14 @@ def claim_page(claim_id,        # id of a declared claim
     "Return the evidence page of a claim as Markdown."
     settings = settings or load_settings()
     claim = find_claim(claim_id, settings, rows)
-    source, notebook = claim.source, next((page for page in claim.pages if page.endswith(f"/{claim.experiment}")), f"experiments/{claim.experiment}")  # a paper is its own experiment
+    source, nbs = claim.source, settings.root / "nbs"
+    notebook = experiments(settings).get(claim.experiment, nbs / "experiments" / f"{claim.experiment}.ipynb").relative_to(nbs).as_posix()
     quote = f' in the words "{source["quote"]}"' if "quote" in source else ""
     lines = [claim.statement.strip(), "", f"**Where it was read.** {source['paper']}, {source['place']}{quote}. What was at hand: {source['read']}. Checked {source['checked']}.", "", *rule_lines(claim)]
     for row in (row for row in rows if row["claim"] == claim_id): lines += verdict_lines(row, claim, settings)
     return "\n".join([*lines, "", "## What would change it", "", claim.changes_mind.strip(), "", "## See it happen", "",
         "```", f"pvlit claims rerun {claim_id}          # its own arms, less than a minute on two cores, decides nothing", f"pvlit claims rerun {claim_id} --full   # the whole experiment", "```", "",
-        f"The experiment is [{claim.experiment}](../{notebook}.ipynb); all claims stand in [the ledger](../ledger.ipynb)."])
+        f"The experiment is [{claim.experiment}](../{notebook}); all claims stand in [the ledger](../ledger.ipynb)."])
 
 def rule_lines(claim,   # a `Claim`
               ):

@@ -7,11 +7,11 @@ Docs: https://pvlit.github.io/pvlit/papers/catalogue.html.md"""
 # %% auto #0
 __all__ = ['Paper', 'read_catalog', 'catalog', 'load', 'table_under', 'thumbnail', 'family_table', 'new_paper']
 
-# %% ../../nbs/papers/catalogue.ipynb #d4e05051
+# %% ../../nbs/papers/catalogue.ipynb #0472051d
 import base64, csv, importlib, io, json, re
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
+from ..core.runs import one_of
 from ..core.settings import load_settings
 
 # %% ../../nbs/papers/catalogue.ipynb #fa2f867a
@@ -68,13 +68,7 @@ def read_catalog(file: Path  # a csv file with the columns above
             papers.append(paper)
     return papers
 
-# %% ../../nbs/papers/catalogue.ipynb #80e07901
-def _among(what, name, known):
-    "Return `name` if it is known; raise a `ValueError` that says what there is if not."
-    if name in known: return name
-    near = "".join(f" (did you mean {k}?)" for k in get_close_matches(str(name), known, 1))
-    raise ValueError(f"unknown {what} {name}{near}; there is: {', '.join(known)}")
-
+# %% ../../nbs/papers/catalogue.ipynb #609c64da
 def catalog(family: str | None = None,  # only this family
             status: str | None = None,  # only planned, or only works
             search: str | None = None,  # words that must all occur in title, authors, task, idea, slug or number
@@ -82,8 +76,8 @@ def catalog(family: str | None = None,  # only this family
            ) -> list:                   # of `Paper`
     "List the papers. Raises `ValueError` for a family or status that does not exist."
     papers = read_catalog((settings or load_settings()).data / "papers.csv")
-    if family is not None: _among("family", family, sorted({p.family for p in papers}))
-    if status is not None: _among("status", status, ["planned", "works"])
+    if family is not None: one_of("family", family, sorted({p.family for p in papers}))
+    if status is not None: one_of("status", status, ["planned", "works"])
     text = lambda p: " ".join([str(p.index), p.title, *p.authors, p.task, p.idea, p.slug, p.family]).lower()
     return [p for p in papers if family in (None, p.family) and status in (None, p.status) and all(word in text(p) for word in (search or "").lower().split())]
 
@@ -92,7 +86,7 @@ def load(slug: str,      # of a paper that works
         ):               # its module
     "Import one paper. Raises `ValueError` when there is none of that name, or only a plan."
     papers = {p.slug: p for p in catalog(settings=settings)}
-    paper = papers[_among("paper", slug, list(papers))]
+    paper = papers[one_of("paper", slug, list(papers))]
     if paper.status != "works": raise ValueError(f"{slug} is planned, not built; pvlit papers --status works lists what is")
     return importlib.import_module(paper.module)
 
@@ -143,14 +137,14 @@ def family_table(family: str,    # name of a family
     lines = [f"| {link(p)} | {p.task} | {p.idea} | {', '.join(p.worlds)} | {tried(p)} |" for p in papers]
     return "\n".join(["| paper | task | what it does | worlds | claim in miniature |", "|---|---|---|---|---|", *lines])
 
-# %% ../../nbs/papers/catalogue.ipynb #1cb3970f
+# %% ../../nbs/papers/catalogue.ipynb #a7ec2146
 def new_paper(slug: str,      # of a planned paper
               settings=None,  # `load_settings()` when None
              ) -> Path:       # the notebook that was written
     "Write the first form of a paper's notebook. Raises `ValueError` for an unknown slug, `FileExistsError` when it has one already."
     settings = settings or load_settings()
     papers = {p.slug: p for p in catalog(settings=settings)}
-    paper = papers[_among("paper", slug, list(papers))]
+    paper = papers[one_of("paper", slug, list(papers))]
     file = settings.root / paper.place
     if file.exists(): raise FileExistsError(f"{paper.place} exists already")
     text = (settings.root / "nbs" / "papers" / "_template.ipynb").read_text(encoding="utf-8")
