@@ -7,8 +7,8 @@ Docs: https://pvlit.github.io/pvlit/core/cli.html.md"""
 # %% auto #0
 __all__ = ['COMMANDS', 'columns', 'read_yaml', 'read_params', 'read_pairs', 'question', 'list_experiments', 'explain_failure',
            'near', 'run_experiment', 'duration', 'show_status', 'make_report', 'effect', 'show_ledger', 'smoke_form',
-           'rerun_claim', 'rerun_claims', 'unknown', 'spreads', 'show_claims', 'show_papers', 'Parser', 'parser',
-           'main']
+           'rerun_claim', 'rerun_claims', 'unknown', 'spreads', 'show_claims', 'show_papers', 'kept_weights',
+           'read_json', 'generate_images', 'Parser', 'parser', 'main']
 
 # %% ../../nbs/core/cli.ipynb #55092b8a
 import argparse, json, os, re, sys
@@ -276,8 +276,52 @@ def show_papers(action: Annotated[str, {"nargs": "?", "choices": ["list", "new"]
     print(columns(["number", "name", "family", "task", "size", "status", "title"], [[p.index, p.slug, p.family, p.task, p.size, p.status, p.title] for p in found]))
     print(f"\n{len(found)} papers, {sum(p.status == 'works' for p in found)} working")
 
-# %% ../../nbs/core/cli.ipynb #94281982
-COMMANDS = {"list": list_experiments, "run": run_experiment, "status": show_status, "report": make_report, "claims": show_claims, "papers": show_papers}
+# %% ../../nbs/core/cli.ipynb #b83fac09
+def kept_weights(
+    run, # a `Run`
+    arm: str | None, # an arm's name or the beginning of one; None for the only one there is
+    seed: int | None # its seed; None for the lowest
+) -> Path:
+    "Find the weights that a run kept of an arm. Raises `ValueError` naming the arms there are."
+    rows = {path: read_json(path.with_name(path.name.replace(".weights.safetensors", ".json"))) for path in sorted(run.folder.glob("rows/*.weights.safetensors"))}
+    if not rows: raise ValueError(f"{near(run.folder)} keeps no weights; finish it, or choose a run of pseudo_video_families (pvlit status shows the runs)")
+    name = one_of("arm", arm or (next(iter(rows.values()))["arm"] if len({r["arm"] for r in rows.values()}) == 1 else ""), dict.fromkeys(r["arm"] for r in rows.values()))
+    seeds = {r["seed"]: path for path, r in rows.items() if r["arm"] == name}
+    if seed is not None and seed not in seeds: raise ValueError(f"seed: got {seed}, this run has {', '.join(map(str, sorted(seeds)))} for arm {name!r}")
+    return seeds[min(seeds) if seed is None else seed]
+
+def read_json(path: Path # a file
+             ):
+    "Read a JSON file."
+    return json.loads(path.read_text(encoding="utf-8"))
+
+# %% ../../nbs/core/cli.ipynb #09f28314
+def generate_images(
+    run: Annotated[str, {"metavar": "RUN"}], # a run's folder, a name from `pvlit status`, or an experiment for its latest run
+    n: int = 64, # images to draw
+    out: Annotated[str, {"metavar": "FILE"}] = "samples.png", # the picture; an existing one is replaced
+    arm: Annotated[str, {"metavar": "ARM"}] = None, # which arm of the run; needed when it has several
+    seed: Annotated[int, {"metavar": "SEED"}] = None, # which of its trained seeds; default: the lowest
+    draw: Annotated[int, {"metavar": "SEED"}] = 0, # seed of the drawing
+    film: bool = False, # show whole pseudo videos, one a row, instead of their last frames
+):
+    """Draw images from a finished run and keep them as one picture.
+
+    pvlit generate pseudo_video_families --arm "star 4"
+    pvlit generate pseudo_video_families --arm "star 4" --n 64 --out grid.png
+    pvlit generate runs/pseudo_video_families/vq --arm image --draw 3 --film"""
+    if n < 1: raise ValueError(f"--n {n}: expected at least 1 image")
+    path = kept_weights(find_run(run), arm, seed)
+    import torch
+    from pvlit.core.plots import show_film, show_images
+    from pvlit.pseudo_video import load
+    clips = load(path).sample(n, torch.Generator().manual_seed(draw), progress=True).float().clamp(0, 1)
+    axes = show_film(list(clips), pixels=32) if film else show_images(clips[:, -1], columns=min(n, max(8, round(n ** 0.5))), pixels=32)
+    axes.figure.savefig(out, dpi=80)
+    print(f"{n} pseudo videos of {clips.shape[1]} frames from {near(path)}", f"written: {out}", sep="\n")
+
+# %% ../../nbs/core/cli.ipynb #1c591276
+COMMANDS = {"list": list_experiments, "run": run_experiment, "status": show_status, "report": make_report, "generate": generate_images, "claims": show_claims, "papers": show_papers}
 
 class Parser(argparse.ArgumentParser):
     "Parse arguments; errors are one line that points to the help."
