@@ -6,46 +6,22 @@
 A step is: draw steps and noise, forward, mean squared error, backward, Adam. All contenders live in one process and take
 turns, so that a slow minute of the machine hits all of them; the numbers are medians over the rounds, and targets are ratios.
 The floor is the image U-Net on as many single images: what the video model would cost if frames did not have to talk.
+How the cost grows with the number of frames is the slope of a straight line through log(T) and log(cost), once in
+milliseconds and once in floating-point operations, which do not depend on the machine; attention over frames alone would be 2.
 The peers are installed by: pip install --no-deps -r benchmarks/requirements.txt
 """
-import argparse, contextlib, resource, statistics, subprocess, sys, time, types
+import argparse, contextlib, math, resource, statistics, subprocess, sys, time
 
 import torch
-from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from _peers import Unet3D
 from _report import at_least, at_most, publish
 from pvlit.pseudo_video.diffusion import UNet, VideoUNet, epsilon_loss
 
 CLIPS, FRAMES, SIZE, WIDTH = 8, 8, 32, 32
 OURS, PEER, FLOOR = "pvlit VideoUNet", "lucidrains Unet3D", "pvlit UNet, frames as images"
-
-
-@contextlib.contextmanager
-def torchvision_stub():
-    """Stand in for torchvision while the peer is imported.
-
-    Its module imports torchvision for loading files, which a step never does; beside a CPU build of torch the real package
-    fails to import, and its mere presence breaks diffusers. The stub is gone again before anything else is imported."""
-    names = "torchvision", "torchvision.transforms", "torchvision.utils"
-    kept = {name: sys.modules.get(name) for name in names}
-    for name in names: sys.modules[name] = types.ModuleType(name)
-    sys.modules["torchvision"].transforms, sys.modules["torchvision"].utils = (sys.modules[n] for n in names[1:])
-    sys.modules["torchvision.transforms"].ToTensor = object  # a default argument of the peer's file loader
-    try: yield
-    finally:
-        for name, module in kept.items():
-            if module is None: del sys.modules[name]
-            else: sys.modules[name] = module
-
-
-class Peer(nn.Module):
-    "lucidrains' Unet3D with the axes of pvlit: (B, T, C, H, W)."
-    def __init__(self, width):
-        super().__init__()
-        with torchvision_stub(): from video_diffusion_pytorch import Unet3D
-        self.net = Unet3D(dim=width, dim_mults=(1, 2, 4, 8))
-
-    def forward(self, x, t): return self.net(x.transpose(1, 2), t).transpose(1, 2)
 
 
 def contenders(quick):
@@ -54,7 +30,7 @@ def contenders(quick):
     def ours(T, S): return lambda: VideoUNet(3, T, size=S, width=width, seed=0), (clips, T, 3, S, S)
     rows = {
         OURS: ours(frames, size),
-        PEER: (lambda: Peer(width), (clips, frames, 3, size, size)),
+        PEER: (lambda: Unet3D(3, width, (1, 2, 4, 8)), (clips, frames, 3, size, size)),
         FLOOR: (lambda: UNet(3, size=size, width=width, seed=0), (clips * frames, 3, size, size)),
     }
     if not quick: rows[f"{OURS}, attention to 16 px"] = (lambda: VideoUNet(3, frames, size=size, width=width, attention=16, seed=0), rows[OURS][1])
@@ -77,6 +53,18 @@ class Step:
         loss.backward()
         self.optimizer.step()
         return time.perf_counter() - start
+
+
+def gflop(step):
+    "Count the billions of floating-point operations of one step: matrix products and convolutions, forward and backward."
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: step()  # the fused kernel of a CPU would not be counted
+    return counter.get_total_flops() / 1e9
+
+
+def growth(rows, key):
+    "Give the exponent of the cost over the frames T of the rows that differ in nothing else."
+    found = {r["shape"][1]: r[key] for r in rows if r["name"] == OURS or r["name"].startswith(OURS) and r["name"].endswith(" frames")}
+    return statistics.linear_regression([math.log(T) for T in found], [math.log(cost) for cost in found.values()]).slope
 
 
 def peak_mib(name, quick, threads):
@@ -114,21 +102,23 @@ def measure(rounds, quick, threads):
     floor = statistics.median(times[FLOOR])
     return [{"name": name, "shape": list(table[name][1]), "parameters": sum(p.numel() for p in step.model.parameters()),
              "median_ms": 1e3 * statistics.median(times[name]), "min_ms": 1e3 * min(times[name]), "max_ms": 1e3 * max(times[name]),
-             "rounds": rounds, "x_floor": statistics.median(times[name]) / floor,
+             "rounds": rounds, "x_floor": statistics.median(times[name]) / floor, "gflop": gflop(step),
              "peak_mib": peak_mib(name, quick, threads)} for name, step in steps.items()]
 
 
 def targets(rows):
     row = {r["name"]: r for r in rows}
     ratio = row[PEER]["median_ms"] / row[OURS]["median_ms"]
-    return [at_least("times faster than lucidrains Unet3D", 4, ratio), at_most("parameters, at most those of Unet3D", row[PEER]["parameters"], row[OURS]["parameters"])]
+    return [at_least("times faster than lucidrains Unet3D", 5, ratio), at_most("parameters, at most those of Unet3D", row[PEER]["parameters"], row[OURS]["parameters"]),
+            at_most("growth of the time with T from 1 to 16, exponent", 1.1, growth(rows, "median_ms")), at_most("growth of the operations with T from 1 to 16, exponent", 1.1, growth(rows, "gflop"))]
 
 
 def show(rows):
-    print(f"{'':34}{'batch':>18}{'M params':>10}{'ms':>9}{'min':>9}{'max':>9}{'x floor':>9}{'MiB':>7}")
+    print(f"{'':34}{'batch':>18}{'M params':>10}{'ms':>9}{'min':>9}{'max':>9}{'x floor':>9}{'GFLOP':>9}{'MiB':>7}")
     for r in rows:
         print(f"{r['name']:34}{'x'.join(map(str, r['shape'])):>18}{r['parameters'] / 1e6:10.2f}{r['median_ms']:9.1f}"
-              f"{r['min_ms']:9.1f}{r['max_ms']:9.1f}{r['x_floor']:9.2f}{r['peak_mib']:7.0f}")
+              f"{r['min_ms']:9.1f}{r['max_ms']:9.1f}{r['x_floor']:9.2f}{r['gflop']:9.1f}{r['peak_mib']:7.0f}")
+    print(f"growth with T, exponent: time {growth(rows, 'median_ms'):.3f}, operations {growth(rows, 'gflop'):.3f}")
 
 
 def main():
