@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from pvlit.core.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = {f"{path.parent.name}/{path.stem}": json.loads(path.read_text(encoding="utf-8")) for path in sorted(load_settings(ROOT).results.glob("*/*.json"))}
-CHOICES = ("family",)  # parameters that decide which functions an experiment goes through; all others keep the values of the smoke run
+FEW = ["image", "star 4", "cut 4"]  # arms of an experiment that lets them be chosen
 MUTATIONS = 200
 
 # Runs the cells of an experiment up to the statement that makes its rows, one seed, in this process, and lists every definition of the package that was called.
@@ -67,17 +68,15 @@ PACKAGE = {module_name(file): file for file in sorted((ROOT / "pvlit").rglob("*.
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     "For each piece of evidence: the definitions that its experiment was seen to call."
-    seen = {}
-    for experiment, evidence in EVIDENCE.items():
-        folder = tmp_path_factory.mktemp(experiment.replace("/", "_"))
-        given = {k: evidence["params"][k] for k in CHOICES if k in evidence["params"]}
-        subprocess.run([sys.executable, "-c", TRACE, ROOT, experiment_notebook(evidence["experiment"], load_settings(ROOT)), folder, json.dumps(given)], cwd=ROOT / "nbs/experiments", check=True,
-                       env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
-        places = {str(file): [(name, first, last) for name, first, last, _ in definitions(ast.parse(file.read_text(encoding="utf-8")))] for file in PACKAGE.values()}
-        names = {str(file): module for module, file in PACKAGE.items()}
-        seen[experiment] = {f"{names[file]}:{name}" for file, line in json.loads((folder / "called.json").read_text()) if file in places
-                            for name, first, last in places[file] if first <= line <= last}
-    return seen
+    def trace(experiment):
+        folder, params = tmp_path_factory.mktemp(experiment.replace("/", "_")), EVIDENCE[experiment]["params"]
+        given = {"family": params["family"], "only": FEW} if "family" in params else {}  # which functions it goes through; all else as in the smoke run
+        subprocess.run([sys.executable, "-c", TRACE, ROOT, experiment_notebook(EVIDENCE[experiment]["experiment"], load_settings(ROOT)), folder, json.dumps(given)], cwd=ROOT / "nbs/experiments",
+                       check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
+        return {f"{names[file]}:{name}" for file, line in json.loads((folder / "called.json").read_text()) if file in places for name, first, last in places[file] if first <= line <= last}
+    places = {str(file): [(name, first, last) for name, first, last, _ in definitions(ast.parse(file.read_text(encoding="utf-8")))] for file in PACKAGE.values()}
+    names = {str(file): module for module, file in PACKAGE.items()}
+    with ThreadPoolExecutor(2) as pool: return dict(zip(EVIDENCE, pool.map(trace, EVIDENCE)))
 
 
 # --- mutations --------------------------------------------------------------------------------------------------------

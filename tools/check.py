@@ -45,8 +45,8 @@ STAGES = {
     "lint": lambda: shell(sys.executable, "tools/lint.py"),
     "readme": lambda: shell(sys.executable, "tools/readme.py", "--check"),
     "notebooks": notebooks,
-    "pytest": lambda: shell(sys.executable, "-m", "pytest", "-q", "tests", "--durations=5"),
-    "nbval": lambda: shell(sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "nbs/experiments"),
+    "pytest": lambda: shell(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "tests", "--durations=5"),
+    "nbval": lambda: shell(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "nbs/experiments"),
     "docs": lambda: shell(sys.executable, "tools/docs.py", "--check"),
 }
 
