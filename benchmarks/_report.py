@@ -1,4 +1,4 @@
-"""What every benchmark does at its end: judge the targets, name the machine, write the result whole."""
+"""What every benchmark does at its end: count operations, judge the targets, name the machine, write the result whole."""
 import json
 import os
 import platform
@@ -6,6 +6,8 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from pvlit.core.files import write_whole
 
@@ -16,6 +18,12 @@ def at_least(name, wanted, measured): return dict(name=name, wanted=f">= {wanted
 
 
 def at_most(name, wanted, measured): return dict(name=name, wanted=f"<= {wanted}", measured=measured, met=measured <= wanted)
+
+
+def gflop(call):
+    "Count the billions of floating-point operations of a call: matrix products and convolutions, forward and backward."
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: call()  # the fused kernel of a CPU would not be counted
+    return counter.get_total_flops() / 1e9
 
 
 def processor():

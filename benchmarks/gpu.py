@@ -16,11 +16,9 @@ import argparse, json, statistics, sys, time
 import torch
 import torch.nn.functional as F
 from torch.autograd import DeviceType
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
-from _report import RESULTS, processor
+from _report import RESULTS, gflop, processor
 from pvlit.core.files import write_whole
 from pvlit.pseudo_video.diffusion import STEPS, VideoUNet, add_noise, epsilon_loss
 
@@ -73,12 +71,6 @@ def matrix_rate(size, device):
     return 2 * size ** 3 / min(seconds(lambda: a @ b, device, 3) for _ in range(5))
 
 
-def operations(step):
-    "Count the operations of one step."
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: step()
-    return counter.get_total_flops()
-
-
 def bytes_per_frame(step, shape, device):
     "Measure the peak memory of a step above what the model and optimizer keep, for each frame; None where there is no counter."
     if device != "cuda": return None
@@ -117,7 +109,7 @@ def measure(shape, device, rounds, compiled=True):
     for name, step in steps.items(): warm[name] = seconds(step, device)  # compiles, chooses kernels
     for _ in range(rounds):
         for name, step in steps.items(): times.setdefault(name, []).append(seconds(step, device, 3))
-    rate, count, frames = matrix_rate(shape["matrix"], device), operations(steps[EAGER]), shape["clips"] * shape["frames"]
+    rate, count, frames = matrix_rate(shape["matrix"], device), 1e9 * gflop(steps[EAGER]), shape["clips"] * shape["frames"]
     rows = []
     for name, step in steps.items():
         middle, memory = statistics.median(times[name]), bytes_per_frame(step, shape, device)

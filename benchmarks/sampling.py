@@ -12,10 +12,8 @@ import argparse, statistics, time, warnings
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from _report import at_least, publish
+from _report import at_least, gflop, publish
 from pvlit.pseudo_video.diffusion import Stage, UNet, ddim_sample
 
 OURS, PEER, FLOOR = "pvlit, ddim_sample", "diffusers, DDIMPipeline", "floor: pvlit's network alone"
@@ -103,11 +101,11 @@ def same_images(rows):
     return difference
 
 
-def gflop(net):
+@torch.no_grad()
+def gflop_per_evaluation(net):
     "Count the billions of operations of one evaluation of one image."
     x, t = torch.zeros(1, 3, SIZE, SIZE), torch.zeros(1, dtype=torch.long)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: net(x, t)
-    return counter.get_total_flops() / 1e9
+    return gflop(lambda: net(x, t))
 
 
 def measure(images, steps, rounds):
@@ -120,7 +118,7 @@ def measure(images, steps, rounds):
             with torch.no_grad(): call()
             times[name].append(time.perf_counter() - start)
     floor = statistics.median(times[FLOOR])
-    return [dict(name=name, images=images, size=SIZE, steps=steps, parameters=parameters(net), gflop_per_evaluation=gflop(net), seconds=statistics.median(times[name]), seconds_min=min(times[name]),
+    return [dict(name=name, images=images, size=SIZE, steps=steps, parameters=parameters(net), gflop_per_evaluation=gflop_per_evaluation(net), seconds=statistics.median(times[name]), seconds_min=min(times[name]),
                  images_per_second=images / statistics.median(times[name]), x_floor=statistics.median(times[name]) / floor, difference=difference) for name, (net, _) in rows.items()]
 
 

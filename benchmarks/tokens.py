@@ -17,11 +17,9 @@ import argparse, statistics, time
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from _peers import cvivit_class
-from _report import at_least, at_most, publish
+from _report import at_least, at_most, gflop, publish
 from pvlit.pseudo_video.priors import FrameTransformer, MaskGIT
 from pvlit.pseudo_video.tokenizer import VideoTokenizer
 
@@ -64,12 +62,6 @@ def contenders(quick):
         CACHED: (one_by_one, lambda: one_by_one.sample(drawn, generator)),
         MASKED: (at_once, lambda: at_once.sample(drawn, generator, rounds=10)),
     }
-
-
-def gflop(call):
-    "Count the billions of floating-point operations of matrix products and convolutions."
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: call()  # the fused kernel of a CPU would not be counted
-    return counter.get_total_flops() / 1e9
 
 
 def measure(rounds, quick):

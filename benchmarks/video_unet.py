@@ -13,11 +13,9 @@ The peers are installed by: pip install --no-deps -r benchmarks/requirements.txt
 import argparse, contextlib, math, resource, statistics, subprocess, sys, time
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from _peers import Unet3D
-from _report import at_least, at_most, publish
+from _report import at_least, at_most, gflop, publish
 from pvlit.pseudo_video.diffusion import UNet, VideoUNet, epsilon_loss
 
 CLIPS, FRAMES, SIZE, WIDTH = 8, 8, 32, 32
@@ -53,12 +51,6 @@ class Step:
         loss.backward()
         self.optimizer.step()
         return time.perf_counter() - start
-
-
-def gflop(step):
-    "Count the billions of floating-point operations of one step: matrix products and convolutions, forward and backward."
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: step()  # the fused kernel of a CPU would not be counted
-    return counter.get_total_flops() / 1e9
 
 
 def growth(rows, key):

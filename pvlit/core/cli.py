@@ -8,7 +8,7 @@ Docs: https://pvlit.github.io/pvlit/core/cli.html.md"""
 __all__ = ['COMMANDS', 'columns', 'read_yaml', 'read_params', 'read_pairs', 'question', 'list_experiments', 'explain_failure',
            'near', 'run_experiment', 'duration', 'show_status', 'make_report', 'effect', 'show_ledger', 'smoke_form',
            'rerun_claim', 'rerun_claims', 'unknown', 'spreads', 'show_claims', 'show_papers', 'kept_weights',
-           'read_json', 'generate_images', 'Parser', 'parser', 'main']
+           'generate_images', 'Parser', 'parser', 'main']
 
 # %% ../../nbs/core/cli.ipynb #55092b8a
 import argparse, json, os, re, sys
@@ -276,24 +276,20 @@ def show_papers(action: Annotated[str, {"nargs": "?", "choices": ["list", "new"]
     print(columns(["number", "name", "family", "task", "size", "status", "title"], [[p.index, p.slug, p.family, p.task, p.size, p.status, p.title] for p in found]))
     print(f"\n{len(found)} papers, {sum(p.status == 'works' for p in found)} working")
 
-# %% ../../nbs/core/cli.ipynb #b83fac09
+# %% ../../nbs/core/cli.ipynb #eb4f76c7
 def kept_weights(
     run, # a `Run`
-    arm: str | None, # an arm's name or the beginning of one; None for the only one there is
+    arm: str | None, # an arm's name; None for the only one there is
     seed: int | None # its seed; None for the lowest
 ) -> Path:
     "Find the weights that a run kept of an arm. Raises `ValueError` naming the arms there are."
-    rows = {path: read_json(path.with_name(path.name.replace(".weights.safetensors", ".json"))) for path in sorted(run.folder.glob("rows/*.weights.safetensors"))}
+    rows = {path: json.loads(path.with_name(path.name.replace(".weights.safetensors", ".json")).read_text(encoding="utf-8")) for path in sorted(run.folder.glob("rows/*.weights.safetensors"))}
     if not rows: raise ValueError(f"{near(run.folder)} keeps no weights; finish it, or choose a run of pseudo_video_families (pvlit status shows the runs)")
-    name = one_of("arm", arm or (next(iter(rows.values()))["arm"] if len({r["arm"] for r in rows.values()}) == 1 else ""), dict.fromkeys(r["arm"] for r in rows.values()))
+    arms = dict.fromkeys(r["arm"] for r in rows.values())
+    name = one_of("arm", arm or (next(iter(arms)) if len(arms) == 1 else ""), arms)
     seeds = {r["seed"]: path for path, r in rows.items() if r["arm"] == name}
     if seed is not None and seed not in seeds: raise ValueError(f"seed: got {seed}, this run has {', '.join(map(str, sorted(seeds)))} for arm {name!r}")
     return seeds[min(seeds) if seed is None else seed]
-
-def read_json(path: Path # a file
-             ):
-    "Read a JSON file."
-    return json.loads(path.read_text(encoding="utf-8"))
 
 # %% ../../nbs/core/cli.ipynb #09f28314
 def generate_images(
