@@ -62,9 +62,10 @@ def test_a_slider_redraws_the_film_strip(browser, lab):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
     ask = browser.execute_script
+    browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", dict(enabled=True))  # no window has the focus when nobody looks at it
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=1400, height=1000, deviceScaleFactor=1, mobile=False))
     browser.get(lab)
-    kernel_idle = "return [...document.querySelectorAll('#jp-bottom-panel, .jp-StatusBar-Widget')].some(e => e.innerText.includes('| Idle'))"
+    kernel_idle = "return !!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"
     wait(lambda: ask(kernel_idle), "the kernel is idle")  # running cells earlier than this loses them
 
     def menu(name): return next((m for m in browser.find_elements("css selector", ".lm-MenuBar-item") if m.text == name), None)

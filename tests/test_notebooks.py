@@ -108,7 +108,8 @@ def test_each_broken_rule_is_found(tmp_path, rule, cells):
 
 
 @pytest.mark.parametrize("cells", [[HEAD], [HEAD, PARAMETERS, PARAMETERS], [HEAD, code("steps = int('3')", tags=["parameters"])],
-                                   [HEAD, code("import math", tags=["parameters"])], [HEAD, code("", tags=["parameters"])]])
+                                   [HEAD, code("import math", tags=["parameters"])], [HEAD, code("", tags=["parameters"])],
+                                   [HEAD, code('name = "a=b"', tags=["parameters"])]])
 def test_experiments_have_one_cell_of_literal_parameters(tmp_path, cells):
     assert rules(write(tmp_path / "nbs/experiments/demo.ipynb", *cells)) == ["parameters"]
 

@@ -114,6 +114,8 @@ def check_tags(cells, experiment):
     for c in found if experiment else []:
         if not c.tree or not c.tree.body or not all(map(is_literal, c.tree.body)):
             yield c.index, "parameters", "only `name = literal` or `name: type = literal` lines: no calls, no expressions, no imports"
+        for line in c.code:
+            if line.count("=") > 1: yield c.index, "parameters", f"papermill skips a line with more than one equals sign: {line}"
 
 
 def is_literal(node):
