@@ -68,15 +68,18 @@ PACKAGE = {module_name(file): file for file in sorted((ROOT / "pvlit").rglob("*.
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     "For each piece of evidence: the definitions that its experiment was seen to call."
-    def trace(experiment):
-        folder, params = tmp_path_factory.mktemp(experiment.replace("/", "_")), EVIDENCE[experiment]["params"]
-        given = {"family": params["family"], "only": FEW} if "family" in params else {}  # which functions it goes through; all else as in the smoke run
-        subprocess.run([sys.executable, "-c", TRACE, ROOT, experiment_notebook(EVIDENCE[experiment]["experiment"], load_settings(ROOT)), folder, json.dumps(given)], cwd=ROOT / "nbs/experiments",
+    def trace(route):
+        experiment, family = route
+        folder, given = tmp_path_factory.mktemp(experiment.replace("/", "_")), {"family": family, "only": FEW} if family else {}  # which functions it goes through; all else as in the smoke run
+        subprocess.run([sys.executable, "-c", TRACE, ROOT, experiment_notebook(experiment, load_settings(ROOT)), folder, json.dumps(given)], cwd=ROOT / "nbs/experiments",
                        check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
         return {f"{names[file]}:{name}" for file, line in json.loads((folder / "called.json").read_text()) if file in places for name, first, last in places[file] if first <= line <= last}
     places = {str(file): [(name, first, last) for name, first, last, _ in definitions(ast.parse(file.read_text(encoding="utf-8")))] for file in PACKAGE.values()}
     names = {str(file): module for module, file in PACKAGE.items()}
-    with ThreadPoolExecutor(2) as pool: return dict(zip(EVIDENCE, pool.map(trace, EVIDENCE)))
+    routes = {name: (evidence["experiment"], evidence["params"].get("family")) for name, evidence in EVIDENCE.items()}
+    once = list(dict.fromkeys(routes.values()))
+    with ThreadPoolExecutor(2) as pool: traced = dict(zip(once, pool.map(trace, once)))
+    return {name: traced[route] for name, route in routes.items()}
 
 
 # --- mutations --------------------------------------------------------------------------------------------------------
