@@ -33,7 +33,7 @@ endif
 demo: $(READY)    ## the main job on embedded digits, with its report (3 to 5 minutes)
 	@$(BIN)/pvlit run pseudo_video_digits --params demo
 
-test: $(READY)    ## everything CI checks, with the time of each stage (under 12 minutes)
+test: $(READY)    ## everything CI checks, with the time of each stage (some 13 minutes)
 	@$(BIN)/python tools/check.py
 
 docs: $(READY)    ## build the site into _docs/
