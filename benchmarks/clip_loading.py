@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from _report import at_most, publish
-from pvlit.motion_coherence.clips import ClipLoader, Framing, VideoList
-from pvlit.motion_coherence.formats import Sampling, Video
-from pvlit.motion_coherence.tsm import tiny_tsm
+from pvlit.motion_coherence.video.reader import ClipLoader, Framing, VideoList
+from pvlit.motion_coherence.video.formats import Sampling, Video
+from pvlit.motion_coherence.backbones.tsm import tiny_tsm
 
 CLASSES, FRAMES, BATCH, WORKERS = 6, 8, 8, (0, 1, 2)
 KINDS = {"JPEG folders": "{:05d}.jpg", "MP4 files": None}

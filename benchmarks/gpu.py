@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from _report import RESULTS, gflop, processor
 from pvlit.core.files import write_whole
-from pvlit.pseudo_video.diffusion import STEPS, VideoUNet, add_noise, epsilon_loss
+from pvlit.pseudo_video.families.diffusion import STEPS, VideoUNet, add_noise, epsilon_loss
 
 EAGER, FP32, COMPILED, ON_DEVICE = "bf16", "fp32", "bf16, torch.compile", "bf16, noise drawn on the device"
 FULL = dict(clips=64, frames=8, size=32, width=128, matrix=16384)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from _report import at_most, publish
 from pvlit.motion_coherence.alignment import MotionCoherentLoss, variation_alignment_loss
 from pvlit.motion_coherence.swapmix import SwapMix
-from pvlit.motion_coherence.tsm import TSM
+from pvlit.motion_coherence.backbones.tsm import TSM
 
 PLAIN, DOUBLE, MIXED, JOINT, SPLIT, CLEAN = "plain", "plain, twice the clips", "SwapMix, plain loss", "MCA, joint", "MCA, split", "MCA, clean"
 GIVEN_BACK, KEPT = "given back", "kept"

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from _report import at_least, gflop, publish
-from pvlit.pseudo_video.diffusion import Stage, UNet, ddim_sample
+from pvlit.pseudo_video.families.diffusion import Stage, UNet, ddim_sample
 
 OURS, PEER, FLOOR = "pvlit, ddim_sample", "diffusers, DDIMPipeline", "floor: pvlit's network alone"
 WIDTH, SIZE = 32, 32

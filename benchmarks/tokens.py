@@ -20,8 +20,8 @@ from torch import nn
 
 from _peers import cvivit_class
 from _report import at_least, at_most, gflop, publish
-from pvlit.pseudo_video.priors import FrameTransformer, MaskGIT
-from pvlit.pseudo_video.tokenizer import VideoTokenizer
+from pvlit.pseudo_video.families.priors import FrameTransformer, MaskGIT
+from pvlit.pseudo_video.families.tokenizer import VideoTokenizer
 
 OURS, WIDE, PEER = "pvlit VideoTokenizer, a step", "pvlit VideoTokenizer, 160 features, a step", "lucidrains C-ViViT, a step"
 ANEW, CACHED, MASKED = "autoregressive, prefixes anew", "autoregressive, keys and values kept", "MaskGIT, 10 rounds"

@@ -16,7 +16,7 @@ import torch
 
 from _peers import Unet3D
 from _report import at_least, at_most, gflop, publish
-from pvlit.pseudo_video.diffusion import UNet, VideoUNet, epsilon_loss
+from pvlit.pseudo_video.families.diffusion import UNet, VideoUNet, epsilon_loss
 
 CLIPS, FRAMES, SIZE, WIDTH = 8, 8, 32, 32
 OURS, PEER, FLOOR = "pvlit VideoUNet", "lucidrains Unet3D", "pvlit UNet, frames as images"

@@ -26,8 +26,8 @@ from pvlit.core.metrics import extract_features, feature_frechet, feature_net, s
 from pvlit.core.nets import initialized_from
 from pvlit.core.settings import load_settings
 from pvlit.core.training import DataOrder, ema_decay
-from pvlit.pseudo_video.diffusion import VideoUNet, ddim_sample, epsilon_loss
-from pvlit.pseudo_video.evaluation import Arm, make_clips
+from pvlit.pseudo_video.families.diffusion import VideoUNet, ddim_sample, epsilon_loss
+from pvlit.pseudo_video.studies.evaluation import Arm, make_clips
 
 FRAMES, SIZE, WIDTH, LEVELS, BATCH, RATE, EMA, DDIM = 4, 16, 32, (1, 2, 2), 16, 1e-3, 0.995, 30
 OURS, PEER = "pvlit VideoUNet", "lucidrains Unet3D"

@@ -32,7 +32,7 @@ def make_repository(root):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder/"counting.ipynb")
     return root
 
-PVLIT = [sys.executable, "-c", "import sys; from pvlit.core.cli import main; sys.exit(main())"]
+PVLIT = [sys.executable, "-c", "import sys; from pvlit.cli import main; sys.exit(main())"]
 
 def environment(**variables):
     return {k: v for k, v in os.environ.items() if not k.startswith("PVLIT_")} | variables

@@ -100,9 +100,9 @@ def test_version_and_console_script(root):
     assert subprocess.run([script, "rum"], capture_output=True, cwd=root, env=environment()).returncode == 2
 
 def test_help_imports_nothing_heavy(root):
-    code = "import sys\nfrom pvlit.core.cli import main\ntry: main(['--help'])\nexcept SystemExit: print('\\n'.join(sys.modules))"
+    code = "import sys\nfrom pvlit.cli import main\ntry: main(['--help'])\nexcept SystemExit: print('\\n'.join(sys.modules))"
     modules = set(subprocess.run([*PVLIT[:2], code], capture_output=True, text=True, cwd=root, env=environment()).stdout.split())
-    assert "pvlit.core.runs" in modules
+    assert "pvlit.lab.runs" in modules
     assert not modules & {"torch", "papermill", "nbconvert", "nbformat", "IPython", "numpy", "matplotlib", "psutil"}
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pvlit.core.closure import Sources, closure
-from pvlit.core.runs import experiment_notebook
+from pvlit.ledger.closure import Sources, closure
+from pvlit.lab.runs import experiment_notebook
 from pvlit.core.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,11 +12,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from pvlit.core.claims import decide, declared, load_claims, quoted, seeds_needed
-from pvlit.core.closure import Sources
-from pvlit.core.evidence import OTHER_LIBRARIES, RESERVED, TIERS, WORDS, check, ledger, ledger_json, load_evidence, record, why
+from pvlit.ledger.claims import decide, declared, load_claims, quoted, seeds_needed
+from pvlit.ledger.closure import Sources
+from pvlit.ledger.evidence import OTHER_LIBRARIES, RESERVED, TIERS, WORDS, check, ledger, ledger_json, load_evidence, record, why
 from pvlit.core.files import digest, sealed
-from pvlit.core.pages import claim_page
+from pvlit.ledger.pages import claim_page
 from pvlit.core.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ def test_ids_are_unique_and_all_claims_are_listed():
 
 
 def test_reading_the_ledger_loads_no_torch():
-    code = "import sys; from pvlit.core.evidence import ledger; ledger(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from pvlit.ledger.evidence import ledger; ledger(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

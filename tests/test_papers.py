@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pvlit.core.claims import load_claims
-from pvlit.core.contract import problems
-from pvlit.core.evidence import ledger
+from pvlit.ledger.claims import load_claims
+from pvlit.papers.contract import problems
+from pvlit.ledger.evidence import ledger
 from pvlit.core.settings import load_settings
 from pvlit.papers.catalogue import catalog, new_paper, table_under, thumbnail
 
@@ -78,7 +78,7 @@ def test_the_shelf_holds_a_hundred():
 
 
 def test_listing_needs_no_torch(tmp_path):
-    done = subprocess.run([sys.executable, "-X", "importtime", "-c", "from pvlit.core.cli import main; main(['papers', '--search', 'auction'])"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", "from pvlit.cli import main; main(['papers', '--search', 'auction'])"], cwd=ROOT, capture_output=True, text=True)
     assert "adaptive_auction_emd" in done.stdout and not re.search(r"\b(torch|numpy|scipy)$", done.stderr, re.M)
 
 

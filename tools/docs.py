@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 import yaml
 
-from pvlit.core.evidence import ledger, ledger_json
-from pvlit.core.pages import MARKS, badge, claim_page
+from pvlit.ledger.evidence import ledger, ledger_json
+from pvlit.ledger.pages import MARKS, badge, claim_page
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(__file__).resolve().parent / "site"

@@ -11,7 +11,7 @@ __all__ = ['Paper', 'read_catalog', 'catalog', 'load', 'table_under', 'thumbnail
 import base64, csv, importlib, io, json, re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from ..core.runs import one_of
+from ..lab.runs import one_of
 from ..core.settings import load_settings
 
 # %% ../../nbs/papers/catalogue.ipynb #fa2f867a
@@ -126,7 +126,7 @@ def family_table(family: str,    # name of a family
                  settings=None,  # `load_settings()` when None
                 ) -> str:        # Markdown
     "Compare the papers of a family: idea, size, claims with verdict and effect. Raises `ValueError` for an unknown family."
-    from pvlit.core.evidence import ledger
+    from pvlit.ledger.evidence import ledger
     rows = ledger(settings)
     def tried(p):
         about = [r for r in rows if r["experiment"] == p.slug]

@@ -12,6 +12,6 @@ def load(
     path,  # file of a trained generator, as a run keeps it under rows/
     untrained=False,  # accept weights without any training
 ):  # the generator, in evaluation mode; `sample(n, generator)` draws from it
-    "Load a generator of any family. Raises as `pvlit.pseudo_video.families.load_generator` does."
-    from pvlit.pseudo_video.families import load_generator
+    "Load a generator of any family. Raises as `pvlit.pseudo_video.families.registry.load_generator` does."
+    from pvlit.pseudo_video.families.registry import load_generator
     return load_generator(path, untrained)

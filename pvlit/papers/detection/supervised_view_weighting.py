@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contract import Example
+from ..contract import Example
 from ...core.files import sealed
 from ...core.nets import initialized_from
-from ...core.worlds.views import cell_centers, draw_views, field_of_view, miscalibrated, random_cameras, random_crowd
+from ...worlds.views import cell_centers, draw_views, field_of_view, miscalibrated, random_cameras, random_crowd
 
 # %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #8db10ff7
 def _check(name, x, shape, low=None, high=None):

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contract import Example
+from ..contract import Example
 from ...core.files import sealed
 from ...core.nets import initialized_from
-from ...core.worlds.text_lines import TextLines, text_lines
+from ...worlds.text_lines import TextLines, text_lines
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #ebc9f858
 def _check(name, x, shape, dtype, low=None, high=None):

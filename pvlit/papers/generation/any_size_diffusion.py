@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ...core.denoisers import check_schedule, linear_alphas_bar
+from ...worlds.denoisers import check_schedule, linear_alphas_bar
 from ...core.files import sealed
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #fb649c18
@@ -400,7 +400,7 @@ def claim_rows(
     return rows
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #ee414795
-from ...core.contract import Example
+from ..contract import Example
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #935d5633
 def _rand(g, *shape): return torch.randn(shape, generator=g, dtype=torch.float64)

@@ -14,10 +14,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ...core.contract import Example
+from ..contract import Example
 from ...core.files import sealed
 from ...core.nets import initialized_from
-from ...core.worlds.figures import palettes, pose_joints, random_angles, render_figures, subjects, turn
+from ...worlds.figures import palettes, pose_joints, random_angles, render_figures, subjects, turn
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #749c243d
 def _check(name, x, shape, kind="float", last=None):

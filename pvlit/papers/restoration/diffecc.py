@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ...core.data import load_images
-from ...core.denoisers import GaussianMixture, check_schedule, fit_mixture, linear_alphas_bar
+from ...worlds.denoisers import GaussianMixture, check_schedule, fit_mixture, linear_alphas_bar
 from ...core.files import sealed
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #b115cd21
@@ -126,7 +126,7 @@ def correct_noise(
 def correct_x0(
     x_t: Tensor,  # noisy samples (B, C, H, W)
     t: int,  # time of the model's schedule, in 1..T
-    eps_model: Callable,  # noise predictor with `alphas_bar` (T + 1,), as in pvlit.core.denoisers
+    eps_model: Callable,  # noise predictor with `alphas_bar` (T + 1,), as in pvlit.worlds.denoisers
     y: Tensor,  # measurements (B, c, h, w)
     forward_op: Callable,  # known degradation, differentiable, (B, C, H, W) -> (B, c, h, w)
     scale: float,  # step size zeta / sigma_y**2, at least 0
@@ -190,7 +190,7 @@ def _noise(like: Tensor, generator: torch.Generator) -> Tensor: return torch.ran
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #98b1ea99
 def diffecc(
-    eps_model: Callable,  # noise predictor with `alphas_bar`, as in pvlit.core.denoisers
+    eps_model: Callable,  # noise predictor with `alphas_bar`, as in pvlit.worlds.denoisers
     y: Tensor,  # measurements (B, c, h, w), in the model's range
     forward_op: Callable,  # known degradation, differentiable, (B, C, H, W) -> (B, c, h, w)
     init: Tensor,  # first images (B, C, H, W), as a regression network makes them of y
@@ -325,7 +325,7 @@ def claim_rows(
     return rows
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #f4eb4504
-from ...core.contract import Example
+from ..contract import Example
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #7b43b372
 def _rand(g, *shape): return torch.randn(shape, generator=g, dtype=torch.float64)

@@ -12,9 +12,9 @@ __all__ = ['ARMS', 'EXAMPLES', 'NO_EXAMPLE', 'exact_emd', 'auction_assign', 'mat
 import math
 import torch
 from torch import Tensor
-from ...core.contract import Example
+from ..contract import Example
 from ...core.files import sealed
-from ...core.worlds.points import sample_solid, sample_surface
+from ...worlds.points import sample_solid, sample_surface
 
 # %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #8316ea7c
 def _check(name, x, shape, kind="float", last=None):

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contract import Example
+from ..contract import Example
 from ...core.files import sealed
 from ...core.nets import initialized_from
-from ...core.worlds.shapes import Kind, assign_classes, draw_scenes
+from ...worlds.shapes import Kind, assign_classes, draw_scenes
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #758c15c5
 def _check(name, x, shape, kind="float", low=None, high=None):

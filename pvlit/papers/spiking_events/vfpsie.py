@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ...core.contract import Example
+from ..contract import Example
 from ...core.files import sealed
 from ...core.nets import initialized_from
-from ...core.worlds.events import video_to_events
-from ...core.worlds.moving_shapes import MovingShapes, flow_between, moving_shapes, newly_seen
+from ...worlds.events import video_to_events
+from ...worlds.moving_shapes import MovingShapes, flow_between, moving_shapes, newly_seen
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #dd9a6524
 def _check(name: str, x, shape: str, low: float = -math.inf, high: float = math.inf) -> None:

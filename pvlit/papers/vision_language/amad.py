@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contract import Example
+from ..contract import Example
 from ...core.files import sealed
 from ...core.nets import initialized_from
-from ...core.worlds.image_text import ANSWERS, VOCABULARY, ask, check_images, check_tokens, sample_scenes
+from ...worlds.image_text import ANSWERS, VOCABULARY, ask, check_images, check_tokens, sample_scenes
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #2155ce7f
 def cluster_heads(
