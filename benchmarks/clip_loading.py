@@ -11,7 +11,11 @@ hits all of them; the numbers are medians over the rounds. The floor is the same
 The videos are written to a temporary folder first: 48 frames of 128 x 170, textured and moving, JPEG quality 90 and H.264 with
 a key frame every 12. They stay in the operating system's cache, so this is the time of decoding, not of a slow disk.
 """
-import argparse, statistics, tempfile, time
+
+import argparse
+import statistics
+import tempfile
+import time
 from pathlib import Path
 
 import av
@@ -42,11 +46,13 @@ def textured(frames, height, width, seed):
 def write(folder, name, clip):
     "Write one video as a folder of JPEG files and as an MP4 file."
     (folder / name).mkdir()
-    for i, frame in enumerate(clip, 1): Image.fromarray(frame).save(folder / name / KINDS["JPEG folders"].format(i), quality=90)
+    for i, frame in enumerate(clip, 1):
+        Image.fromarray(frame).save(folder / name / KINDS["JPEG folders"].format(i), quality=90)
     with av.open(str(folder / f"{name}.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"g": "12", "crf": "20", "preset": "veryfast"})
         stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
-        for frame in clip: container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for frame in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
 
@@ -56,7 +62,8 @@ def loaders(folder, count, frames, size):
     for kind, template in KINDS.items():
         videos = [Video(f"{i:03d}" if template else f"{i:03d}.mp4", i % CLASSES, frames) for i in range(count)]
         data = VideoList(videos, folder, Sampling(FRAMES, random=True), Framing(size, "multiscale"), template)
-        for workers in WORKERS: found[kind, workers] = ClipLoader(data, BATCH, shuffle=True, drop_last=True, workers=workers, fault_share=0)
+        for workers in WORKERS:
+            found[kind, workers] = ClipLoader(data, BATCH, shuffle=True, drop_last=True, workers=workers, fault_share=0)
     return found
 
 
@@ -64,10 +71,12 @@ def trainer():
     "Give a function that makes one training step."
     model = tiny_tsm(CLASSES, seed=0).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
     def step(clips, labels):
         optimizer.zero_grad()
         F.cross_entropy(model(clips), labels).backward()
         optimizer.step()
+
     return step
 
 
@@ -77,7 +86,8 @@ def epoch(batches, step):
     while True:
         start = clock()
         batch = next(batches, None)
-        if batch is None: return waits[1:], steps[1:]
+        if batch is None:
+            return waits[1:], steps[1:]
         middle = clock()
         step(batch.clips, batch.labels)
         waits.append(1e3 * (middle - start))
@@ -92,14 +102,23 @@ def measure(folder, count, frames, size, rounds):
     for turn in range(rounds + 1):  # the first is not counted
         for key in shares:
             waits, steps = epoch(found.get(key, [resident] * (count // BATCH)), step)
-            if not turn: continue
+            if not turn:
+                continue
             shares[key].append(sum(waits) / (sum(waits) + sum(steps)))
             wait[key].append(sum(waits) / len(waits))
             work[key].append(sum(steps) / len(steps))
     middle = statistics.median
-    return [dict(source=kind, workers=workers, waiting_share=round(middle(shares[kind, workers]), 4), wait_ms=round(middle(wait[kind, workers]), 2),
-                 step_ms=round(middle(work[kind, workers]), 2),
-                 clips_per_second=round(1e3 * BATCH / (middle(wait[kind, workers]) + middle(work[kind, workers])), 1)) for kind, workers in shares]
+    return [
+        dict(
+            source=kind,
+            workers=workers,
+            waiting_share=round(middle(shares[kind, workers]), 4),
+            wait_ms=round(middle(wait[kind, workers]), 2),
+            step_ms=round(middle(work[kind, workers]), 2),
+            clips_per_second=round(1e3 * BATCH / (middle(wait[kind, workers]) + middle(work[kind, workers])), 1),
+        )
+        for kind, workers in shares
+    ]
 
 
 def targets(rows):
@@ -107,13 +126,22 @@ def targets(rows):
     share = {(r["source"], r["workers"]): r["waiting_share"] for r in rows}
     checked = []
     for kind in KINDS:
-        checked.append(at_most(f"{kind}: share of waiting with one worker, relative to none", 0.5, round(share[kind, 1] / max(share[kind, 0], 1e-9), 3)))
+        checked.append(
+            at_most(
+                f"{kind}: share of waiting with one worker, relative to none",
+                0.5,
+                round(share[kind, 1] / max(share[kind, 0], 1e-9), 3),
+            )
+        )
     return checked
 
 
 def table(rows):
     print(f"{'source':14} {'workers':>7} {'waiting':>8} {'wait ms':>8} {'step ms':>8} {'clips/s':>8}")
-    for r in rows: print(f"{r['source']:14} {r['workers']:7} {r['waiting_share']:8.1%} {r['wait_ms']:8.1f} {r['step_ms']:8.1f} {r['clips_per_second']:8.1f}")
+    for r in rows:
+        print(
+            f"{r['source']:14} {r['workers']:7} {r['waiting_share']:8.1%} {r['wait_ms']:8.1f} {r['step_ms']:8.1f} {r['clips_per_second']:8.1f}"
+        )
 
 
 def main():
@@ -122,14 +150,19 @@ def main():
     parser.add_argument("--rounds", type=int, default=7, help="measured epochs of each arrangement")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    count, frames, height, width, size, rounds = (24, 16, 48, 64, 32, 1) if args.quick else (64, 48, 128, 170, 112, args.rounds)
+    count, frames, height, width, size, rounds = (
+        (24, 16, 48, 64, 32, 1) if args.quick else (64, 48, 128, 170, 112, args.rounds)
+    )
     with tempfile.TemporaryDirectory() as place:
-        for i in range(count): write(Path(place), f"{i:03d}", textured(frames, height, width, i))
+        for i in range(count):
+            write(Path(place), f"{i:03d}", textured(frames, height, width, i))
         rows = measure(Path(place), count, frames, size, rounds)
     table(rows)
-    if args.quick: return
+    if args.quick:
+        return
     checked = targets(rows)
     publish("clip_loading", rows, checked)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

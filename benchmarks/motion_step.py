@@ -11,7 +11,11 @@ Everything is measured twice: as the C library hands out memory by itself, and t
 every block above 32 MiB back to the system at once, and filling its pages anew costs more than the arithmetic: that, not the
 method, is most of what a doubled batch costs on a CPU. GPUs are not concerned, torch keeps their memory.
 """
-import argparse, ctypes, statistics, time
+
+import argparse
+import ctypes
+import statistics
+import time
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +25,24 @@ from pvlit.motion_coherence.alignment import MotionCoherentLoss, variation_align
 from pvlit.motion_coherence.swapmix import SwapMix
 from pvlit.motion_coherence.backbones.tsm import TSM
 
-PLAIN, DOUBLE, MIXED, JOINT, SPLIT, CLEAN = "plain", "plain, twice the clips", "SwapMix, plain loss", "MCA, joint", "MCA, split", "MCA, clean"
+PLAIN, DOUBLE, MIXED, JOINT, SPLIT, CLEAN = (
+    "plain",
+    "plain, twice the clips",
+    "SwapMix, plain loss",
+    "MCA, joint",
+    "MCA, split",
+    "MCA, clean",
+)
 GIVEN_BACK, KEPT = "given back", "kept"
 TWICE, SWAP, ALIGN = "MCA, clean prediction computed twice", "alone: SwapMix", "alone: alignment of logits"
 
 
 def keep_memory():
     "Let glibc keep the memory it has (no mmap, no trim); return whether it understood."
-    try: return bool(ctypes.CDLL("libc.so.6").mallopt(-4, 0) and ctypes.CDLL("libc.so.6").mallopt(-1, 2**31 - 1))
-    except OSError: return False
+    try:
+        return bool(ctypes.CDLL("libc.so.6").mallopt(-4, 0) and ctypes.CDLL("libc.so.6").mallopt(-1, 2**31 - 1))
+    except OSError:
+        return False
 
 
 def forms(shape, width):
@@ -41,26 +54,37 @@ def forms(shape, width):
     labels, swap = torch.randint(classes, (batch,), generator=generator), SwapMix()
 
     def step(loss):
-        model = TSM(classes, layers=(2, 2, 2, 2), block="basic", width=width, dropout=0.0, small_input=True, seed=0).train()
+        model = TSM(
+            classes, layers=(2, 2, 2, 2), block="basic", width=width, dropout=0.0, small_input=True, seed=0
+        ).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
         def call():
             optimizer.zero_grad(set_to_none=True)
             loss(model).backward()
             optimizer.step()
+
         return call
 
     def twice(model):
         mixed = swap(clips, generator)
-        with torch.no_grad(): clean = model(clips)
+        with torch.no_grad():
+            clean = model(clips)
         return F.cross_entropy(model(clips), labels) + variation_alignment_loss(clean, model(mixed))
 
     coherent = {mode: MotionCoherentLoss(1.0, batch_norm=mode) for mode in ("joint", "split", "clean")}
     logits = torch.randn(2, batch, classes, generator=generator)
-    return {PLAIN: step(lambda model: F.cross_entropy(model(clips), labels)), DOUBLE: step(lambda model: F.cross_entropy(model(double), labels.repeat(2))),
-            MIXED: step(lambda model: F.cross_entropy(model(swap(clips, generator)), labels)),
-            JOINT: step(lambda model: coherent["joint"](model, clips, labels, generator)[0]), SPLIT: step(lambda model: coherent["split"](model, clips, labels, generator)[0]),
-            CLEAN: step(lambda model: coherent["clean"](model, clips, labels, generator)[0]), TWICE: step(twice),
-            SWAP: lambda: swap(clips, generator), ALIGN: lambda: variation_alignment_loss(*logits.unbind())}
+    return {
+        PLAIN: step(lambda model: F.cross_entropy(model(clips), labels)),
+        DOUBLE: step(lambda model: F.cross_entropy(model(double), labels.repeat(2))),
+        MIXED: step(lambda model: F.cross_entropy(model(swap(clips, generator)), labels)),
+        JOINT: step(lambda model: coherent["joint"](model, clips, labels, generator)[0]),
+        SPLIT: step(lambda model: coherent["split"](model, clips, labels, generator)[0]),
+        CLEAN: step(lambda model: coherent["clean"](model, clips, labels, generator)[0]),
+        TWICE: step(twice),
+        SWAP: lambda: swap(clips, generator),
+        ALIGN: lambda: variation_alignment_loss(*logits.unbind()),
+    }
 
 
 def measure(shape, width, rounds, memory):
@@ -71,22 +95,37 @@ def measure(shape, width, rounds, memory):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            if turn: times[name].append(1e3 * (time.perf_counter() - start))
+            if turn:
+                times[name].append(1e3 * (time.perf_counter() - start))
     plain = statistics.median(times[PLAIN])
-    return [dict(form=name, memory=memory, shape=list(shape), ms=round(statistics.median(t), 3), ms_min=round(min(t), 3), times_plain=round(statistics.median(t) / plain, 4)) for name, t in times.items()]
+    return [
+        dict(
+            form=name,
+            memory=memory,
+            shape=list(shape),
+            ms=round(statistics.median(t), 3),
+            ms_min=round(min(t), 3),
+            times_plain=round(statistics.median(t) / plain, 4),
+        )
+        for name, t in times.items()
+    ]
 
 
 def targets(rows):
     found = []
     for memory in dict.fromkeys(r["memory"] for r in rows):
         row = {r["form"]: r["times_plain"] for r in rows if r["memory"] == memory}
-        found += [at_most(f"memory {memory}: step with MCA, times the plain step", 2.1, row[JOINT]), at_most(f"memory {memory}: step with MCA and split statistics, times the plain step", 2.1, row[SPLIT])]
+        found += [
+            at_most(f"memory {memory}: step with MCA, times the plain step", 2.1, row[JOINT]),
+            at_most(f"memory {memory}: step with MCA and split statistics, times the plain step", 2.1, row[SPLIT]),
+        ]
     return found + [at_most("SwapMix alone, share of the plain step", 0.02, row[SWAP])]
 
 
 def table(rows):
     print(f"{'memory':12} {'form':40} {'ms':>9} {'least':>9} {'x plain':>8}")
-    for r in rows: print(f"{r['memory']:12} {r['form']:40} {r['ms']:9.3f} {r['ms_min']:9.3f} {r['times_plain']:8.3f}")
+    for r in rows:
+        print(f"{r['memory']:12} {r['form']:40} {r['ms']:9.3f} {r['ms_min']:9.3f} {r['times_plain']:8.3f}")
 
 
 def main():
@@ -98,9 +137,12 @@ def main():
     torch.set_num_threads(args.threads)
     shape, width, rounds = ((4, 4, 16), 8, 2) if args.quick else ((8, 8, 64), 32, args.rounds)
     rows = measure(shape, width, rounds, GIVEN_BACK)
-    if keep_memory(): rows += measure(shape, width, rounds, KEPT)
+    if keep_memory():
+        rows += measure(shape, width, rounds, KEPT)
     table(rows)
-    if not args.quick: publish("motion_step", rows, targets(rows))
+    if not args.quick:
+        publish("motion_step", rows, targets(rows))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

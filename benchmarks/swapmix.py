@@ -12,7 +12,11 @@ Routes without a buffer also pay for fresh memory, and how much depends on what 
 Peak memory counts what torch allocates during a call, without the result. kornia is the hue change that a user would reach
 for; it is installed by: pip install --no-deps -r benchmarks/requirements.txt
 """
-import argparse, math, statistics, time
+
+import argparse
+import math
+import statistics
+import time
 
 import kornia
 import numpy as np
@@ -21,9 +25,24 @@ import torch
 from _report import at_least, at_most, publish
 from pvlit.motion_coherence.swapmix import SwapMix, swapmix, swapmix_pair
 
-WRITTEN, SINGLE, JOINED, HUE = "published formula, as written", "published formula, float32", "published formula, as written, + cat", "kornia, adjust_hue"
-OURS, OURS_OUT, OURS_TIME, OURS_EACH = "pvlit", "pvlit, out=", "pvlit, out=, time before channels", "pvlit, out=, a permutation a clip"
-MODULE, PAIR, FLOOR, PAIR_FLOOR = "pvlit, module with its draws", "pvlit, pair, out=", "floor: copy", "floor: two copies"
+WRITTEN, SINGLE, JOINED, HUE = (
+    "published formula, as written",
+    "published formula, float32",
+    "published formula, as written, + cat",
+    "kornia, adjust_hue",
+)
+OURS, OURS_OUT, OURS_TIME, OURS_EACH = (
+    "pvlit",
+    "pvlit, out=",
+    "pvlit, out=, time before channels",
+    "pvlit, out=, a permutation a clip",
+)
+MODULE, PAIR, FLOOR, PAIR_FLOOR = (
+    "pvlit, module with its draws",
+    "pvlit, pair, out=",
+    "floor: copy",
+    "floor: two copies",
+)
 SMALL, LARGE = (8, 3, 8, 112, 112), (32, 3, 16, 224, 224)
 PERMUTATION = (1, 2, 0)
 
@@ -48,7 +67,8 @@ def routes(shape):
     lam, each = double.float(), torch.tensor([PERMUTATION, (2, 1, 0)]).repeat(shape[0] // 2, 1)
     module, size, halves = SwapMix(channel_axis=1), 4 * clips.numel(), both.chunk(2)
     error = (swapmix(clips, lam, PERMUTATION, channel_axis=1) - published(clips, double)).abs().max().item()
-    if error > 1e-6: raise SystemExit(f"pvlit and the published formula differ by {error}: nothing to compare")
+    if error > 1e-6:
+        raise SystemExit(f"pvlit and the published formula differ by {error}: nothing to compare")
     return {
         WRITTEN: (lambda: published(clips, double), 2 * size),
         SINGLE: (lambda: published(clips, lam), size),
@@ -71,7 +91,8 @@ def peak(call):
         result = call()  # alive until the profile ends
     held = [0]
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]": held.append(held[-1] + event.nbytes())
+        if event.name() == "[memory]":
+            held.append(held[-1] + event.nbytes())
     del result
     return max(held)
 
@@ -84,11 +105,21 @@ def measure(shape, rounds):
         for name, (call, _) in calls.items():
             start = time.perf_counter()
             call()
-            if turn: times[name].append(1e3 * (time.perf_counter() - start))
+            if turn:
+                times[name].append(1e3 * (time.perf_counter() - start))
     clips = 4 * math.prod(shape)
     extra = {name: max(0, peak(call) - result) for name, (call, result) in calls.items()}
-    return [dict(route=name, shape=list(shape), ms=round(statistics.median(t), 3), ms_min=round(min(t), 3),
-                 extra_mib=round(extra[name] / 2**20, 2), extra_share=round(extra[name] / clips, 4)) for name, t in times.items()]
+    return [
+        dict(
+            route=name,
+            shape=list(shape),
+            ms=round(statistics.median(t), 3),
+            ms_min=round(min(t), 3),
+            extra_mib=round(extra[name] / 2**20, 2),
+            extra_share=round(extra[name] / clips, 4),
+        )
+        for name, t in times.items()
+    ]
 
 
 def find(rows, route, shape):
@@ -97,7 +128,10 @@ def find(rows, route, shape):
 
 def targets(rows, shape):
     "Compare with what was promised; every speed is a ratio of medians."
-    def ratio(slow, fast): return round(find(rows, slow, shape)["ms"] / find(rows, fast, shape)["ms"], 2)
+
+    def ratio(slow, fast):
+        return round(find(rows, slow, shape)["ms"] / find(rows, fast, shape)["ms"], 2)
+
     size = "x".join(map(str, shape))
     return [
         at_least(f"{size}: times faster than the published formula, out=", 30, ratio(WRITTEN, OURS_OUT)),
@@ -105,7 +139,9 @@ def targets(rows, shape):
         at_least(f"{size}: pair, times faster than formula and cat", 30, ratio(JOINED, PAIR)),
         at_most(f"{size}: times the copy, out=", 1.7, ratio(OURS_OUT, FLOOR)),
         at_most(f"{size}: pair, times two copies", 1.3, ratio(PAIR, PAIR_FLOOR)),
-        at_most(f"{size}: extra memory as a share of the clips, out=", 0.001, find(rows, OURS_OUT, shape)["extra_share"]),
+        at_most(
+            f"{size}: extra memory as a share of the clips, out=", 0.001, find(rows, OURS_OUT, shape)["extra_share"]
+        ),
     ]
 
 
@@ -114,8 +150,10 @@ def table(rows):
     print(f"{'shape':>16}  {'route':38} {'ms':>9} {'least':>9} {'x copy':>7} {'x formula':>9} {'extra MiB':>9}")
     for r in rows:
         floor, peer = (find(rows, name, tuple(r["shape"]))["ms"] for name in (FLOOR, WRITTEN))
-        print(f"{'x'.join(map(str, r['shape'])):>16}  {r['route']:38} {r['ms']:9.3f} {r['ms_min']:9.3f}"
-              f" {r['ms'] / floor:7.1f} {peer / r['ms']:9.2f} {r['extra_mib']:9.2f}")
+        print(
+            f"{'x'.join(map(str, r['shape'])):>16}  {r['route']:38} {r['ms']:9.3f} {r['ms_min']:9.3f}"
+            f" {r['ms'] / floor:7.1f} {peer / r['ms']:9.2f} {r['extra_mib']:9.2f}"
+        )
 
 
 def main():
@@ -126,7 +164,8 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="threads for torch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.quick: return table(measure((2, 3, 4, 16, 16), 2))
+    if args.quick:
+        return table(measure((2, 3, 4, 16, 16), 2))
     cases = {SMALL: args.rounds} | ({LARGE: max(3, args.rounds // 5)} if args.large else {})
     rows = [row for shape, rounds in cases.items() for row in measure(shape, rounds)]
     checked = [target for shape in cases for target in targets(rows, shape)]
@@ -134,4 +173,5 @@ def main():
     publish("swapmix", rows, checked)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,11 @@ __all__ = ['COMMANDS', 'columns', 'read_yaml', 'read_params', 'read_pairs', 'que
            'generate_images', 'Parser', 'parser', 'main']
 
 # %% ../nbs/cli.ipynb #55092b8a
-import argparse, json, os, re, sys
+import argparse
+import json
+import os
+import re
+import sys
 from json import dumps
 from pathlib import Path
 from textwrap import dedent, indent
@@ -19,95 +23,155 @@ from typing import Annotated
 from fastcore.script import anno_parser, bool_arg
 from . import __version__
 from .core.settings import load_settings
-from .lab.runs import experiment_notebook, experiments, find_run, launch, one_of, parameters, report, resume_command, runs, type_name, variants, verdict
+from pvlit.lab.runs import (
+    experiment_notebook,
+    experiments,
+    find_run,
+    launch,
+    one_of,
+    parameters,
+    report,
+    resume_command,
+    runs,
+    type_name,
+    variants,
+    verdict,
+)
 
 # %% ../nbs/cli.ipynb #d0040890
-def columns(head: list[str], # titles of the columns
-            rows: list[list] # cells, turned into text
-           ) -> str:
+def columns(
+    head: list[str],  # titles of the columns
+    rows: list[list],  # cells, turned into text
+) -> str:
     "Lay out a table in aligned columns."
     lines = [head] + [[str(c) for c in row] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
 
 # %% ../nbs/cli.ipynb #93bc8c6c
-def read_yaml(text: str # YAML
-             ):
+def read_yaml(
+    text: str,  # YAML
+):
     "Read YAML safely, with `1e-3` as a number. Raises `ValueError` when it is not YAML."
     import yaml
-    class Loader(yaml.SafeLoader): pass
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
-    try: return yaml.load(text, Loader)
-    except yaml.YAMLError as e: raise ValueError(f"not YAML: {' '.join(str(e).split())}") from None
 
-def read_params(experiment: str, # name of an experiment
-                given: str # a YAML file, or the name of one of the experiment's parameter sets
-               ) -> dict:
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as e:
+        raise ValueError(f"not YAML: {' '.join(str(e).split())}") from None
+
+
+def read_params(
+    experiment: str,  # name of an experiment
+    given: str,  # a YAML file, or the name of one of the experiment's parameter sets
+) -> dict:
     "Read a parameter file. Raises `ValueError` when there is none or it is not a map of names to values."
     path = Path(given)
     if not path.is_file():
         known = variants(experiment)
-        if path.suffix or len(path.parts) > 1: raise ValueError(f"no parameter file {given}")
+        if path.suffix or len(path.parts) > 1:
+            raise ValueError(f"no parameter file {given}")
         path = known[one_of(f"parameter set of {experiment}:", given, known)]
-    try: params = read_yaml(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError) as e: raise ValueError(f"{path}: {e}") from None
-    if not isinstance(params, dict): raise ValueError(f"{path}: expected lines of name: value, got {type(params).__name__}")
+    try:
+        params = read_yaml(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{path}: {e}") from None
+    if not isinstance(params, dict):
+        raise ValueError(f"{path}: expected lines of name: value, got {type(params).__name__}")
     return params
 
 # %% ../nbs/cli.ipynb #6a44fd10
-def read_pairs(pairs: list[str], # `name=value`, value in YAML
-               known: dict # parameters as given by `parameters`
-              ) -> dict:
+def read_pairs(
+    pairs: list[str],  # `name=value`, value in YAML
+    known: dict,  # parameters as given by `parameters`
+) -> dict:
     "Read parameters given on the line. Raises `ValueError` when one has no `=`."
     out = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if not equals: raise ValueError(f"-p {pair}: expected name=value")
+        if not equals:
+            raise ValueError(f"-p {pair}: expected name=value")
         is_text = name in known and known[name][0] is str
         out[name] = text if is_text else read_yaml(text)
     return out
 
 # %% ../nbs/cli.ipynb #2e5fcbd7
-def question(notebook: Path # an experiment's notebook
-            ) -> str:
+def question(
+    notebook: Path,  # an experiment's notebook
+) -> str:
     "Return the title of a notebook: its first heading."
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    headings = re.findall(r"^# (.+)", "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown"), re.M)
+    headings = re.findall(
+        r"^# (.+)", "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown"), re.M
+    )
     return headings[0] if headings else ""
 
-def list_experiments(experiment: str = None # an experiment, to see its parameters
-                    ):
+
+def list_experiments(
+    experiment: str = None,  # an experiment, to see its parameters
+):
     """List the experiments, or the parameters and parameter sets of one.
 
     pvlit list
     pvlit list pseudo_video_digits"""
     if experiment is None:
-        print(columns(["experiment", "question", "parameter sets"], [[n, question(p), " ".join(variants(n))] for n, p in experiments().items()]))
+        print(
+            columns(
+                ["experiment", "question", "parameter sets"],
+                [[n, question(p), " ".join(variants(n))] for n, p in experiments().items()],
+            )
+        )
         return
-    rows = [[name, type_name(kind), repr(default), about] for name, (kind, default, about) in parameters(experiment).items() if name != "run_folder"]
-    print(question(experiment_notebook(experiment)), columns(["parameter", "type", "default", "meaning"], rows), sep="\n\n")
+    rows = [
+        [name, type_name(kind), repr(default), about]
+        for name, (kind, default, about) in parameters(experiment).items()
+        if name != "run_folder"
+    ]
+    print(
+        question(experiment_notebook(experiment)),
+        columns(["parameter", "type", "default", "meaning"], rows),
+        sep="\n\n",
+    )
     print(f"\nparameter sets: {' '.join(variants(experiment)) or 'none'}")
 
 # %% ../nbs/cli.ipynb #02c25a18
-def explain_failure(run # a failed `Run`
-                   ) -> int:
+def explain_failure(
+    run,  # a failed `Run`
+) -> int:
     "Say on stderr where a run failed and how to go on; returns the exit code."
     where = f" in cell {run.error['cell']}" if "cell" in run.error else ""
-    print(f"{run.experiment} failed{where}: {run.error['name']}: {run.error['message'].partition(chr(10))[0]}", file=sys.stderr)
+    print(
+        f"{run.experiment} failed{where}: {run.error['name']}: {run.error['message'].partition(chr(10))[0]}",
+        file=sys.stderr,
+    )
     print(f"kept in {near(run.folder)}: log.txt, {run.notebook.name}; to go on: {resume_command(run)}", file=sys.stderr)
     return 1
 
 # %% ../nbs/cli.ipynb #cc527c70
-def near(path: Path # a path
-        ) -> str:
+def near(
+    path: Path,  # a path
+) -> str:
     "Write a path relative to the working folder where it lies inside it."
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
+
 def run_experiment(
-    experiment: str, # an experiment; `pvlit list` shows them
-    params: Annotated[str, {"metavar": "FILE"}] = None, # YAML file with parameters, or the name of one of the experiment's parameter sets
-    Param: Annotated[str, {"metavar": "NAME=VALUE", "action": "append"}] = None, # one parameter, value in YAML; may be repeated; wins over FILE
-    out: Annotated[str, {"metavar": "FOLDER"}] = None, # folder of the run; that of a failed or stopped run to go on with it; default: a new one in the runs folder
+    experiment: str,  # an experiment; `pvlit list` shows them
+    params: Annotated[
+        str, {"metavar": "FILE"}
+    ] = None,  # YAML file with parameters, or the name of one of the experiment's parameter sets
+    Param: Annotated[
+        str, {"metavar": "NAME=VALUE", "action": "append"}
+    ] = None,  # one parameter, value in YAML; may be repeated; wins over FILE
+    out: Annotated[
+        str, {"metavar": "FOLDER"}
+    ] = None,  # folder of the run; that of a failed or stopped run to go on with it; default: a new one in the runs folder
 ):
     """Run an experiment in a folder of its own, and make its report.
 
@@ -118,35 +182,51 @@ def run_experiment(
     known = parameters(experiment)
     given = (read_params(experiment, params) if params else {}) | read_pairs(Param or [], known)
     run = launch(experiment, given if params or Param else None, out)
-    if run.status == "failed": return explain_failure(run)
+    if run.status == "failed":
+        return explain_failure(run)
     page = report(run)
-    if verdict(run): print(verdict(run), "", sep="\n")
+    if verdict(run):
+        print(verdict(run), "", sep="\n")
     print(f"run: {near(run.folder)}", f"report: {near(page)}", sep="\n")
 
 # %% ../nbs/cli.ipynb #eae60443
-def duration(seconds: float # a time span, seconds
-            ) -> str:
+def duration(
+    seconds: float,  # a time span, seconds
+) -> str:
     "Write a time span as a person reads it."
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s" if m else f"{s} s"
+
 
 def show_status():
     """Show the runs, oldest first.
 
     pvlit status"""
     found = runs()
-    if not found: return print("no runs yet; pvlit list shows what can be run")
-    rows = [[f"{r.experiment}/{r.folder.name}", r.status, r.started, duration(r.seconds) if r.seconds else "-",
-             f"{r.error['name']}: {r.error['message'].partition(chr(10))[0]}" if r.error else ""] for r in found]
+    if not found:
+        return print("no runs yet; pvlit list shows what can be run")
+    rows = [
+        [
+            f"{r.experiment}/{r.folder.name}",
+            r.status,
+            r.started,
+            duration(r.seconds) if r.seconds else "-",
+            f"{r.error['name']}: {r.error['message'].partition(chr(10))[0]}" if r.error else "",
+        ]
+        for r in found
+    ]
     print(columns(["run", "status", "started", "time", "error"], rows))
     for r in found:
-        if r.status in ("failed", "stopped"): print(f"to go on: {resume_command(r)}")
+        if r.status in ("failed", "stopped"):
+            print(f"to go on: {resume_command(r)}")
 
 # %% ../nbs/cli.ipynb #1e3389a1
 def make_report(
-    run: Annotated[str, {"metavar": "RUN"}], # a run's folder, a name from `pvlit status`, or an experiment for its latest run
-    open: bool_arg = True, # open it in the browser
+    run: Annotated[
+        str, {"metavar": "RUN"}
+    ],  # a run's folder, a name from `pvlit status`, or an experiment for its latest run
+    open: bool_arg = True,  # open it in the browser
 ):
     """Make the report of a run as one HTML page, and open it.
 
@@ -156,83 +236,134 @@ def make_report(
     print(f"report: {near(page)}")
     if open:
         import webbrowser
+
         webbrowser.open(page.as_uri())
 
 # %% ../nbs/cli.ipynb #2bc3d258
-def effect(row: dict # a row of the ledger
-          ) -> str:
+def effect(
+    row: dict,  # a row of the ledger
+) -> str:
     "Write an effect with its interval."
-    if row["effect"] is None: return "-"
+    if row["effect"] is None:
+        return "-"
     return f"{row['effect']:+.3g} [{row['low']:.3g}, {row['high']:.3g}]"
 
-def show_ledger(rows: list[dict], # of the ledger
-                check: bool # fail when any row has a problem
-               ) -> int:
+
+def show_ledger(
+    rows: list[dict],  # of the ledger
+    check: bool,  # fail when any row has a problem
+) -> int:
     "Print the ledger as a table, its problems on stderr; returns the exit code."
-    print(columns(["claim", "experiment", "variant", "verdict", "effect", "n", "tier", "state"], [
-        [r["claim"], r["experiment"], r["variant"] or "-", r["verdict"], effect(r), r["n"] or "-", r["tier"] or "-",
-         "stale" if r["stale"] else "-" if r["verdict"] == "untested" else "current"] for r in rows]))
+    print(
+        columns(
+            ["claim", "experiment", "variant", "verdict", "effect", "n", "tier", "state"],
+            [
+                [
+                    r["claim"],
+                    r["experiment"],
+                    r["variant"] or "-",
+                    r["verdict"],
+                    effect(r),
+                    r["n"] or "-",
+                    r["tier"] or "-",
+                    "stale" if r["stale"] else "-" if r["verdict"] == "untested" else "current",
+                ]
+                for r in rows
+            ],
+        )
+    )
     problems = list(dict.fromkeys(f"{r['claim']}: {p}" for r in rows for p in r["problems"]))
-    for p in problems: print(p, file=sys.stderr)
+    for p in problems:
+        print(p, file=sys.stderr)
     return int(check and bool(problems))
 
 # %% ../nbs/cli.ipynb #a5dba06f
-def smoke_form(claim: str, # id of a claim
-               experiment: str # the experiment that tests it
-              ) -> dict:
+def smoke_form(
+    claim: str,  # id of a claim
+    experiment: str,  # the experiment that tests it
+) -> dict:
     "Return the parameters of a claim's smoke form: its experiment's set `rerun`, or its defaults, with the arms of this claim where the experiment can choose them."
     given = read_params(experiment, "rerun") if "rerun" in variants(experiment) else {}
     return given | ({"claim": claim} if "claim" in parameters(experiment) else {})
 
-def rerun_claim(row: dict, # of the ledger
-                full: bool # with the parameters of the evidence, instead of the smoke form
-               ) -> int:
+
+def rerun_claim(
+    row: dict,  # of the ledger
+    full: bool,  # with the parameters of the evidence, instead of the smoke form
+) -> int:
     "Run the arms of a claim again and print its verdict beside the recorded one; returns the exit code."
     from pvlit.ledger.evidence import find_claim
-    experiment, variant = row["experiment"], row["variant"] or (find_claim(row["claim"], load_settings()).variants or ["evidence"])[0]
+
+    experiment, variant = (
+        row["experiment"],
+        row["variant"] or (find_claim(row["claim"], load_settings()).variants or ["evidence"])[0],
+    )
     took = f"took {duration(row['seconds'])} on {row['machine']}" if row["seconds"] else "has not been run yet"
     print(f"{row['claim']}: recorded as {row['verdict']} {effect(row)}; the whole experiment {took}")
-    if full: given = read_params(experiment, variant)
-    else: given = smoke_form(row["claim"], experiment)
+    if full:
+        given = read_params(experiment, variant)
+    else:
+        given = smoke_form(row["claim"], experiment)
     run = launch(experiment, given, None)
-    if run.status == "failed": return explain_failure(run)
+    if run.status == "failed":
+        return explain_failure(run)
     print(verdict(run), f"{duration(run.seconds)}, kept in {near(run.folder)}", sep="\n")
-    if not full: print(f"a smoke form decides nothing; the whole: pvlit claims rerun {row['claim']} --full")
+    if not full:
+        print(f"a smoke form decides nothing; the whole: pvlit claims rerun {row['claim']} --full")
     return 0
 
-def rerun_claims(rows: list[dict], # of the ledger, to be run again
-                 full: bool # as for `rerun_claim`
-                ) -> int:
+
+def rerun_claims(
+    rows: list[dict],  # of the ledger, to be run again
+    full: bool,  # as for `rerun_claim`
+) -> int:
     "Run claims again; with `full`, each experiment and parameter set once. Returns the highest exit code."
-    if not rows: print("nothing is stale: every recorded verdict stands on the code, rules and libraries that are here")
+    if not rows:
+        print("nothing is stale: every recorded verdict stands on the code, rules and libraries that are here")
     once = {(r["experiment"], r["variant"]) if full else r["claim"]: r for r in rows}
     return max([rerun_claim(row, full) for row in once.values()], default=0)
 
 # %% ../nbs/cli.ipynb #19a688ae
-def unknown(claim: str, # what was asked for
-            rows: list[dict] # of the ledger
-           ):
+def unknown(
+    claim: str,  # what was asked for
+    rows: list[dict],  # of the ledger
+):
     "Raise `ValueError` naming the claims there are."
     one_of("claim", claim, dict.fromkeys(r["claim"] for r in rows))
 
-def spreads(path: Path # an evidence file of a trial run
-           ) -> str:
+
+def spreads(
+    path: Path,  # an evidence file of a trial run
+) -> str:
     "Tabulate the spreads of a pilot's paired differences, and the seeds they ask for, for `pilot_sd` and `seeds` in the declaration."
     from pvlit.ledger.claims import load_claims, pilot, seeds_needed
     from pvlit.ledger.evidence import load_evidence
-    if not path.is_file(): raise ValueError(f"no evidence file {path}; a finished run keeps one in its folder")
+
+    if not path.is_file():
+        raise ValueError(f"no evidence file {path}; a finished run keeps one in its folder")
     evidence = load_evidence(path)
-    return columns(["claim", "comparison", "spread in this run", "seeds by its declaration"], [[c.id, label, f"{sd:.3g}", seeds_needed(c)]
-                   for c in load_claims(evidence["experiment"]) for label, sd in pilot(c, evidence["rows"])])
+    return columns(
+        ["claim", "comparison", "spread in this run", "seeds by its declaration"],
+        [
+            [c.id, label, f"{sd:.3g}", seeds_needed(c)]
+            for c in load_claims(evidence["experiment"])
+            for label, sd in pilot(c, evidence["rows"])
+        ],
+    )
 
 # %% ../nbs/cli.ipynb #626a7341
-def show_claims(action: Annotated[str, {"nargs": "?", "choices": ["list", "why", "rerun", "pilot"], "metavar": "list|why|rerun|pilot"}] = "list", # print the ledger; explain a verdict; run a claim again; spreads of a finished run
-                claim: Annotated[str, {"nargs": "?", "metavar": "CLAIM"}] = None, # id of a claim; for pilot an evidence file of a run
-                stale: bool = False, # rerun: every claim whose verdict has expired
-                full: bool = False, # rerun: with the parameters of the evidence
-                json: bool = False, # list: as JSON, described by data/ledger.schema.json
-                check: bool = False # list: end with exit code 1 when any claim has a problem
-               ):
+def show_claims(
+    action: Annotated[
+        str, {"nargs": "?", "choices": ["list", "why", "rerun", "pilot"], "metavar": "list|why|rerun|pilot"}
+    ] = "list",  # print the ledger; explain a verdict; run a claim again; spreads of a finished run
+    claim: Annotated[
+        str, {"nargs": "?", "metavar": "CLAIM"}
+    ] = None,  # id of a claim; for pilot an evidence file of a run
+    stale: bool = False,  # rerun: every claim whose verdict has expired
+    full: bool = False,  # rerun: with the parameters of the evidence
+    json: bool = False,  # list: as JSON, described by data/ledger.schema.json
+    check: bool = False,  # list: end with exit code 1 when any claim has a problem
+):
     """Show the ledger, explain a verdict, or run a claim again.
 
     pvlit claims
@@ -242,24 +373,44 @@ def show_claims(action: Annotated[str, {"nargs": "?", "choices": ["list", "why",
     pvlit claims rerun --stale --full
     pvlit claims pilot runs/pseudo_video_digits/demo/demo.json"""
     from pvlit.ledger.evidence import ledger, ledger_json, why
-    if action != "rerun" and (stale or full): raise ValueError(f"--stale and --full belong to pvlit claims rerun, not to {action}")
-    if action == "list" and claim: raise ValueError(f"pvlit claims why {claim} or pvlit claims rerun {claim}?")
+
+    if action != "rerun" and (stale or full):
+        raise ValueError(f"--stale and --full belong to pvlit claims rerun, not to {action}")
+    if action == "list" and claim:
+        raise ValueError(f"pvlit claims why {claim} or pvlit claims rerun {claim}?")
     if action in ("why", "pilot") and not claim or action == "rerun" and bool(claim) == stale:
-        raise ValueError("rerun needs the id of a claim, or --stale" if action == "rerun" else f"{action} needs {'the id of a claim' if action == 'why' else 'an evidence file'}")
-    if action == "why": return print(why(claim))
-    if action == "pilot": return print(spreads(Path(claim)))
+        raise ValueError(
+            "rerun needs the id of a claim, or --stale"
+            if action == "rerun"
+            else f"{action} needs {'the id of a claim' if action == 'why' else 'an evidence file'}"
+        )
+    if action == "why":
+        return print(why(claim))
+    if action == "pilot":
+        return print(spreads(Path(claim)))
     rows = ledger()
-    if action == "rerun": return rerun_claims([r for r in rows if (r["stale"] if stale else r["claim"] == claim)] or ([] if stale else unknown(claim, rows)), full)
-    if json: return print(dumps(ledger_json(rows), indent=1, ensure_ascii=False))
+    if action == "rerun":
+        return rerun_claims(
+            [r for r in rows if (r["stale"] if stale else r["claim"] == claim)]
+            or ([] if stale else unknown(claim, rows)),
+            full,
+        )
+    if json:
+        return print(dumps(ledger_json(rows), indent=1, ensure_ascii=False))
     return show_ledger(rows, check)
 
 # %% ../nbs/cli.ipynb #13004f95
-def show_papers(action: Annotated[str, {"nargs": "?", "choices": ["list", "new"], "metavar": "list|new"}] = "list", # print the catalogue; begin the notebook of a paper
-                slug: Annotated[str, {"nargs": "?", "metavar": "SLUG"}] = None, # new: name of a planned paper
-                family: Annotated[str, {"metavar": "FAMILY"}] = None, # list: only this family
-                status: Annotated[str, {"metavar": "STATUS"}] = None, # list: only planned, or only works
-                search: Annotated[str, {"metavar": "WORDS"}] = None # list: words that must all occur in title, authors, task, idea or name
-               ):
+def show_papers(
+    action: Annotated[
+        str, {"nargs": "?", "choices": ["list", "new"], "metavar": "list|new"}
+    ] = "list",  # print the catalogue; begin the notebook of a paper
+    slug: Annotated[str, {"nargs": "?", "metavar": "SLUG"}] = None,  # new: name of a planned paper
+    family: Annotated[str, {"metavar": "FAMILY"}] = None,  # list: only this family
+    status: Annotated[str, {"metavar": "STATUS"}] = None,  # list: only planned, or only works
+    search: Annotated[
+        str, {"metavar": "WORDS"}
+    ] = None,  # list: words that must all occur in title, authors, task, idea or name
+):
     """Show the catalogue of papers, or begin a paper's notebook.
 
     pvlit papers
@@ -267,78 +418,125 @@ def show_papers(action: Annotated[str, {"nargs": "?", "choices": ["list", "new"]
     pvlit papers --family video --search "token tracking"
     pvlit papers new odtrack"""
     from pvlit.papers.catalogue import catalog, new_paper
+
     if action == "new":
-        if not slug: raise ValueError("new needs the name of a planned paper; pvlit papers --status planned lists them")
+        if not slug:
+            raise ValueError("new needs the name of a planned paper; pvlit papers --status planned lists them")
         print(f"written: {near(new_paper(slug))}", "next: CONTRIBUTING.md, Add a paper", sep="\n")
         return
-    if slug: raise ValueError(f"pvlit papers --search {slug} or pvlit papers new {slug}?")
+    if slug:
+        raise ValueError(f"pvlit papers --search {slug} or pvlit papers new {slug}?")
     found = catalog(family, status, search)
-    print(columns(["number", "name", "family", "task", "size", "status", "title"], [[p.index, p.slug, p.family, p.task, p.size, p.status, p.title] for p in found]))
+    print(
+        columns(
+            ["number", "name", "family", "task", "size", "status", "title"],
+            [[p.index, p.slug, p.family, p.task, p.size, p.status, p.title] for p in found],
+        )
+    )
     print(f"\n{len(found)} papers, {sum(p.status == 'works' for p in found)} working")
 
 # %% ../nbs/cli.ipynb #eb4f76c7
 def kept_weights(
-    run, # a `Run`
-    arm: str | None, # an arm's name; None for the only one there is
-    seed: int | None # its seed; None for the lowest
+    run,  # a `Run`
+    arm: str | None,  # an arm's name; None for the only one there is
+    seed: int | None,  # its seed; None for the lowest
 ) -> Path:
     "Find the weights that a run kept of an arm. Raises `ValueError` naming the arms there are."
-    rows = {path: json.loads(path.with_name(path.name.replace(".weights.safetensors", ".json")).read_text(encoding="utf-8")) for path in sorted(run.folder.glob("rows/*.weights.safetensors"))}
-    if not rows: raise ValueError(f"{near(run.folder)} keeps no weights; finish it, or choose a run of pseudo_video_families (pvlit status shows the runs)")
+    rows = {
+        path: json.loads(path.with_name(path.name.replace(".weights.safetensors", ".json")).read_text(encoding="utf-8"))
+        for path in sorted(run.folder.glob("rows/*.weights.safetensors"))
+    }
+    if not rows:
+        raise ValueError(
+            f"{near(run.folder)} keeps no weights; finish it, or choose a run of pseudo_video_families (pvlit status shows the runs)"
+        )
     arms = dict.fromkeys(r["arm"] for r in rows.values())
     name = one_of("arm", arm or (next(iter(arms)) if len(arms) == 1 else ""), arms)
     seeds = {r["seed"]: path for path, r in rows.items() if r["arm"] == name}
-    if seed is not None and seed not in seeds: raise ValueError(f"seed: got {seed}, this run has {', '.join(map(str, sorted(seeds)))} for arm {name!r}")
+    if seed is not None and seed not in seeds:
+        raise ValueError(f"seed: got {seed}, this run has {', '.join(map(str, sorted(seeds)))} for arm {name!r}")
     return seeds[min(seeds) if seed is None else seed]
 
 # %% ../nbs/cli.ipynb #09f28314
 def generate_images(
-    run: Annotated[str, {"metavar": "RUN"}], # a run's folder, a name from `pvlit status`, or an experiment for its latest run
-    n: int = 64, # images to draw
-    out: Annotated[str, {"metavar": "FILE"}] = "samples.png", # the picture; an existing one is replaced
-    arm: Annotated[str, {"metavar": "ARM"}] = None, # which arm of the run; needed when it has several
-    seed: Annotated[int, {"metavar": "SEED"}] = None, # which of its trained seeds; default: the lowest
-    draw: Annotated[int, {"metavar": "SEED"}] = 0, # seed of the drawing
-    film: bool = False, # show whole pseudo videos, one a row, instead of their last frames
+    run: Annotated[
+        str, {"metavar": "RUN"}
+    ],  # a run's folder, a name from `pvlit status`, or an experiment for its latest run
+    n: int = 64,  # images to draw
+    out: Annotated[str, {"metavar": "FILE"}] = "samples.png",  # the picture; an existing one is replaced
+    arm: Annotated[str, {"metavar": "ARM"}] = None,  # which arm of the run; needed when it has several
+    seed: Annotated[int, {"metavar": "SEED"}] = None,  # which of its trained seeds; default: the lowest
+    draw: Annotated[int, {"metavar": "SEED"}] = 0,  # seed of the drawing
+    film: bool = False,  # show whole pseudo videos, one a row, instead of their last frames
 ):
     """Draw images from a finished run and keep them as one picture.
 
     pvlit generate pseudo_video_families --arm "star 4"
     pvlit generate pseudo_video_families --arm "star 4" --n 64 --out grid.png
     pvlit generate runs/pseudo_video_families/vq --arm image --draw 3 --film"""
-    if n < 1: raise ValueError(f"--n {n}: expected at least 1 image")
+    if n < 1:
+        raise ValueError(f"--n {n}: expected at least 1 image")
     path = kept_weights(find_run(run), arm, seed)
     import torch
     from pvlit.core.plots import show_film, show_images
     from pvlit.pseudo_video import load
+
     clips = load(path).sample(n, torch.Generator().manual_seed(draw), progress=True).float().clamp(0, 1)
-    axes = show_film(list(clips), pixels=32) if film else show_images(clips[:, -1], columns=min(n, max(8, round(n ** 0.5))), pixels=32)
+    axes = (
+        show_film(list(clips), pixels=32)
+        if film
+        else show_images(clips[:, -1], columns=min(n, max(8, round(n**0.5))), pixels=32)
+    )
     axes.figure.savefig(out, dpi=80)
     print(f"{n} pseudo videos of {clips.shape[1]} frames from {near(path)}", f"written: {out}", sep="\n")
 
 # %% ../nbs/cli.ipynb #1c591276
-COMMANDS = {"list": list_experiments, "run": run_experiment, "status": show_status, "report": make_report, "generate": generate_images, "claims": show_claims, "papers": show_papers}
+COMMANDS = {
+    "list": list_experiments,
+    "run": run_experiment,
+    "status": show_status,
+    "report": make_report,
+    "generate": generate_images,
+    "claims": show_claims,
+    "papers": show_papers,
+}
+
 
 class Parser(argparse.ArgumentParser):
     "Parse arguments; errors are one line that points to the help."
-    def error(self, message): self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
 
 def parser() -> Parser:
     "Make the parser of `pvlit`, with one subparser per command, read from its function."
-    p = Parser(prog="pvlit", description="A laboratory of literate methods: run experiments, read their reports, check their claims, look for papers.",
-               formatter_class=argparse.RawDescriptionHelpFormatter, epilog="examples:\n  " + "\n  ".join(
-                   c.strip() for f in COMMANDS.values() for c in f.__doc__.splitlines()[2:]))
+    p = Parser(
+        prog="pvlit",
+        description="A laboratory of literate methods: run experiments, read their reports, check their claims, look for papers.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  " + "\n  ".join(c.strip() for f in COMMANDS.values() for c in f.__doc__.splitlines()[2:]),
+    )
     p.add_argument("--version", action="version", version=f"pvlit {__version__}")
     commands = p.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, f in COMMANDS.items():
         about, _, examples = f.__doc__.partition("\n\n")
-        commands.add_parser(name, help=about.replace("%", "%%"), description=about, epilog="examples:\n" + indent(dedent(examples), "  "), add_help=False, allow_abbrev=False,
-                            formatter_class=argparse.RawDescriptionHelpFormatter, parents=[anno_parser(f, pos=["experiment", "action", "claim", "slug"])])
+        commands.add_parser(
+            name,
+            help=about.replace("%", "%%"),
+            description=about,
+            epilog="examples:\n" + indent(dedent(examples), "  "),
+            add_help=False,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[anno_parser(f, pos=["experiment", "action", "claim", "slug"])],
+        )
     return p
 
 # %% ../nbs/cli.ipynb #4f00b8b0
-def main(argv: list[str] | None = None # arguments; those of the process when `None`
-        ) -> int:
+def main(
+    argv: list[str] | None = None,  # arguments; those of the process when `None`
+) -> int:
     "Run one command and return its exit code: 0 done, 1 failed, 2 called wrongly, 130 stopped."
     args = vars(parser().parse_args(argv))
     command = COMMANDS[args.pop("command")]
@@ -346,11 +544,14 @@ def main(argv: list[str] | None = None # arguments; those of the process when `N
         code = command(**{k: v for k, v in args.items() if k not in ("pdb", "xtra")}) or 0  # fastcore's own flags
         sys.stdout.flush()
         return code
-    except ValueError as e: message, code = e, 2
+    except ValueError as e:
+        message, code = e, 2
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as e: message, code = e, 1
-    except KeyboardInterrupt as e: message, code = str(e) or "stopped", 130
+    except OSError as e:
+        message, code = e, 1
+    except KeyboardInterrupt as e:
+        message, code = str(e) or "stopped", 130
     print(f"pvlit: {message}", file=sys.stderr)
     return code

@@ -1,5 +1,10 @@
 "A repository with one experiment that can wait, fail and die, and ways to call pvlit in it as a process."
-import os, signal, subprocess, sys, time
+
+import os
+import signal
+import subprocess
+import sys
+import time
 import nbformat
 
 PARAMETERS = '''steps: int = 3 # how far to count
@@ -10,41 +15,67 @@ fail = False
 die = False
 run_folder = ""'''
 
-WORK = '''import os, time
+WORK = """import os, time
 from pathlib import Path
 folder = Path(run_folder)
 with open(folder/"attempts.txt", "a") as f: f.write(f"{os.getpid()}\\n")
 print("working with", repr(label), rate)
 while wait and not (folder/"go").exists(): time.sleep(0.02)
 if fail and not (folder/"go").exists(): raise RuntimeError("told to fail")
-if die and not (folder/"go").exists(): os.kill(os.getpid(), 9)'''
+if die and not (folder/"go").exists(): os.kill(os.getpid(), 9)"""
+
 
 def make_repository(root):
     "Write settings, the experiment `counting` and its parameter set `far` into `root`."
-    folder = root/"nbs"/"experiments"
-    (folder/"params"/"counting").mkdir(parents=True)
-    (root/"settings.ini").write_text("[pvlit]\n")
-    (folder/"params"/"counting"/"far.yml").write_text("steps: 40\nrate: 1e-3\n")
+    folder = root / "nbs" / "experiments"
+    (folder / "params" / "counting").mkdir(parents=True)
+    (root / "settings.ini").write_text("[pvlit]\n")
+    (folder / "params" / "counting" / "far.yml").write_text("steps: 40\nrate: 1e-3\n")
     code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
-    cells = [text("# How far does it count?"), code(PARAMETERS, metadata={"tags": ["parameters"]}), code(WORK),
-             code('print(f"It counts to {steps}.")', metadata={"tags": ["verdict"]})]
+    cells = [
+        text("# How far does it count?"),
+        code(PARAMETERS, metadata={"tags": ["parameters"]}),
+        code(WORK),
+        code('print(f"It counts to {steps}.")', metadata={"tags": ["verdict"]}),
+    ]
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder/"counting.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "counting.ipynb")
     return root
 
+
 PVLIT = [sys.executable, "-c", "import sys; from pvlit.cli import main; sys.exit(main())"]
+
 
 def environment(**variables):
     return {k: v for k, v in os.environ.items() if not k.startswith("PVLIT_")} | variables
 
+
 def call(root, *argv, preexec_fn=None, **variables):
     "Call pvlit in `root` and wait for its end."
-    return subprocess.run([*PVLIT, *map(str, argv)], cwd=root, env=environment(**variables), capture_output=True, text=True, timeout=120, preexec_fn=preexec_fn)
+    return subprocess.run(
+        [*PVLIT, *map(str, argv)],
+        cwd=root,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=preexec_fn,
+    )
+
 
 def start(root, *argv):
     "Start pvlit in `root`, in a process group of its own, as a terminal does; a shell's background jobs ignore Ctrl-C, and so would what they start."
-    return subprocess.Popen([*PVLIT, *map(str, argv)], cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    return subprocess.Popen(
+        [*PVLIT, *map(str, argv)],
+        cwd=root,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
 
 def wait_until(condition, seconds=60):
     "Wait until `condition()` is true."

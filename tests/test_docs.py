@@ -2,7 +2,13 @@
 
 No page may ask anything of another machine, and a broken link must fail the build.
 """
-import json, os, shutil, subprocess, sys, threading
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +28,8 @@ def build(root, out, *flags):
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
     "The folder of the built site: DOCS_SITE where that is set, else built here."
-    if "DOCS_SITE" in os.environ: return Path(os.environ["DOCS_SITE"])
+    if "DOCS_SITE" in os.environ:
+        return Path(os.environ["DOCS_SITE"])
     pytest.importorskip("pypandoc", reason="no pandoc: pip install -e '.[docs]'")
     out = tmp_path_factory.mktemp("docs") / "site"
     done = build(ROOT, out)
@@ -33,8 +40,10 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="session")
 def address(site):
     "The site over HTTP on the loopback address."
+
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args): pass
+        def log_message(self, *args):
+            pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -50,7 +59,9 @@ def visit(browser, address):
     browser.get_log("browser"), browser.get_log("performance")
 
     def open_page(page, width=1400):
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 600))
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        )
         browser.get("about:blank")  # a visit to another anchor of the same page would ask for nothing
         browser.get(f"{address}/{page}")
         return browser
@@ -59,24 +70,32 @@ def visit(browser, address):
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert asked, "the log of requests is empty: this test would not see one leave"
-    foreign = [url for url in asked if not url.startswith(("data:", "blob:", "chrome:")) and urlparse(url).hostname != "127.0.0.1"]
+    foreign = [
+        url
+        for url in asked
+        if not url.startswith(("data:", "blob:", "chrome:")) and urlparse(url).hostname != "127.0.0.1"
+    ]
     assert not foreign, f"requests that leave the machine: {foreign}"
     errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not errors, f"console: {errors}"
 
 
-def find(driver, selector): return driver.find_elements("css selector", selector)
+def find(driver, selector):
+    return driver.find_elements("css selector", selector)
 
 
 def wait(driver, condition, seconds=30):
     from selenium.webdriver.support.ui import WebDriverWait
+
     return WebDriverWait(driver, seconds, poll_frequency=0.1).until(lambda d: condition())
 
 
 def test_sidebar_leads_to_every_page(visit, site):
     driver = visit("index.html")
     links = [a.get_attribute("href") for a in find(driver, "#sidebar a")]
-    pages = {p.relative_to(site).as_posix() for p in site.rglob("*.html") if p.parent.name != "claims"}  # those are reached from the ledger
+    pages = {
+        p.relative_to(site).as_posix() for p in site.rglob("*.html") if p.parent.name != "claims"
+    }  # those are reached from the ledger
     assert {urlparse(u).path.lstrip("/") for u in links} == pages and "index.html" in pages
     sections = [s.text.lower() for s in find(driver, "#sidebar > ul > li > details > summary")]
     assert sections[:4] == ["start", "core", "worlds", "pseudo video"] and "experiments" in sections
@@ -87,6 +106,7 @@ def test_sidebar_leads_to_every_page(visit, site):
 
 def test_search_hit_leads_to_its_anchor(visit):
     from selenium.webdriver.common.keys import Keys
+
     driver = visit("index.html")
     find(driver, "body")[0].send_keys("/")
     wait(driver, lambda: driver.switch_to.active_element.get_attribute("id") == "query")
@@ -163,7 +183,9 @@ def test_ledger_can_be_filtered(visit, site):
     wait(driver, lambda: len(rows()) == total)
     pick = find(driver, ".filters select")[0]
     word = next(o.text for o in pick.find_elements("tag name", "option") if o.get_attribute("value"))
-    driver.execute_script("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))", pick, word)
+    driver.execute_script(
+        "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))", pick, word
+    )
     wait(driver, lambda: 0 < len(rows()) and all(word in r.text for r in rows()))
     driver = visit("ledger.html?page=pseudo_video/theory")
     wait(driver, lambda: 0 < len(rows()) < total and all("pseudo_video/theory" in r.text for r in rows()))
@@ -176,7 +198,9 @@ def test_badge_leads_to_the_claims_and_every_claim_has_its_page(visit, site):
     assert {f"{row['claim']}.html" for row in table} == {p.name for p in (site / "claims").iterdir()}
     page, row = next((page, row) for row in table for page in row["pages"])
     driver = visit(f"{page}.html")
-    assert ("stale" in find(driver, "aside.badge")[0].get_attribute("class")) == any(r["stale"] or r["verdict"] in ("void", "untested") for r in table if page in r["pages"])
+    assert ("stale" in find(driver, "aside.badge")[0].get_attribute("class")) == any(
+        r["stale"] or r["verdict"] in ("void", "untested") for r in table if page in r["pages"]
+    )
     click = lambda element: driver.execute_script("arguments[0].click()", element)  # wherever the page has scrolled to
     click(find(driver, "aside.badge a")[0])
     wait(driver, lambda: "ledger.html?page=" in driver.current_url and find(driver, "table.verdicts a"))
@@ -192,8 +216,16 @@ def test_pages_work_from_the_file_system(site):
 
 
 def notebook(*cells):
-    return json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")), cells=[
-        dict(cell_type="markdown", id=f"c{i}", metadata={}, source=source) for i, source in enumerate(cells)]))
+    return json.dumps(
+        dict(
+            nbformat=4,
+            nbformat_minor=5,
+            metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")),
+            cells=[
+                dict(cell_type="markdown", id=f"c{i}", metadata={}, source=source) for i, source in enumerate(cells)
+            ],
+        )
+    )
 
 
 @pytest.fixture
@@ -205,18 +237,34 @@ def small(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", root)
     contents = dict(website=dict(sidebar=dict(contents=["index.ipynb", "other.ipynb"])))
     (root / "_quarto.yml").write_text(json.dumps({**contents, "metadata-files": ["nbdev.yml"]}))
-    (root / "nbs/index.ipynb").write_text(notebook("# Home\n> The first page.", "See [there](other.ipynb#a-part) and $x^2$."))
-    (root / "nbs/other.ipynb").write_text(notebook("# Other\n> The second page.", "## A part", "Back [home](index.ipynb)."))
+    (root / "nbs/index.ipynb").write_text(
+        notebook("# Home\n> The first page.", "See [there](other.ipynb#a-part) and $x^2$.")
+    )
+    (root / "nbs/other.ipynb").write_text(
+        notebook("# Other\n> The second page.", "## A part", "Back [home](index.ipynb).")
+    )
     return root
 
 
 def test_check_finds_what_a_reader_would_trip_over(small, tmp_path):
-    (small / "nbs/index.ipynb").write_text(notebook(
-        "# Home\n> The first page.", "[gone](gone.ipynb) [part](other.ipynb#no-part) <img src='gone.png'> ![](https://example.org/a.png)", "Bad $\\frac{$ formula."))
+    (small / "nbs/index.ipynb").write_text(
+        notebook(
+            "# Home\n> The first page.",
+            "[gone](gone.ipynb) [part](other.ipynb#no-part) <img src='gone.png'> ![](https://example.org/a.png)",
+            "Bad $\\frac{$ formula.",
+        )
+    )
     (small / "nbs/lost.ipynb").write_text(notebook("# Lost\n> In no sidebar."))
     done = build(small, tmp_path / "out", "--check")
     assert done.returncode == 1, done.stdout + done.stderr
-    for words in ("broken link gone.ipynb", "broken link gone.png", "no such anchor", "example.org/a.png from the network", "lost.ipynb: not in the sidebar", "TeX math"):
+    for words in (
+        "broken link gone.ipynb",
+        "broken link gone.png",
+        "no such anchor",
+        "example.org/a.png from the network",
+        "lost.ipynb: not in the sidebar",
+        "TeX math",
+    ):
         assert words in done.stdout, f"not reported: {words}\n{done.stdout}"
     assert not (tmp_path / "out").exists()
 

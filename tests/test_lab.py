@@ -1,5 +1,14 @@
 """The widget tutorial in JupyterLab, driven as a reader would: open, run all cells, move a slider, see the picture change."""
-import os, secrets, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -23,37 +32,60 @@ def lab(tmp_path):
     shutil.copy(NOTEBOOK, work)
     names = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_WORKSPACES_DIR JUPYTERLAB_SETTINGS_DIR IPYTHONDIR".split()
     places = {name: str(tmp_path / name.lower()) for name in names}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}",
-               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={work}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     with open(tmp_path / "lab.log", "w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **places, "OMP_NUM_THREADS": "1"})
     try:
+
         def up():
-            if server.poll() is not None: pytest.fail((tmp_path / "lab.log").read_text()[-2000:])
+            if server.poll() is not None:
+                pytest.fail((tmp_path / "lab.log").read_text()[-2000:])
             return answers(f"http://127.0.0.1:{port}/api?token={token}")
+
         wait(up, "JupyterLab answers")
         yield f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK.name}?reset&token={token}"
     finally:
         server.terminate()  # the server stops its kernels; those of a killed one notice that it is gone
-        try: server.wait(30)
-        except subprocess.TimeoutExpired: server.kill()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def answers(url):
-    try: return urllib.request.urlopen(url, timeout=5).status == 200
-    except (urllib.error.URLError, OSError): return False
+    try:
+        return urllib.request.urlopen(url, timeout=5).status == 200
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def wait(condition, what, seconds=PATIENCE):
     "Wait until `condition()` holds; elements that vanish in between are asked for again."
     from selenium.common.exceptions import StaleElementReferenceException
+
     end = time.monotonic() + seconds
     while True:
-        try: found = condition()
-        except StaleElementReferenceException: found = None
-        if found: return found
-        if time.monotonic() > end: pytest.fail(f"not after {seconds} s: {what}")
+        try:
+            found = condition()
+        except StaleElementReferenceException:
+            found = None
+        if found:
+            return found
+        if time.monotonic() > end:
+            pytest.fail(f"not after {seconds} s: {what}")
         time.sleep(0.2)
 
 
@@ -61,16 +93,25 @@ def wait(condition, what, seconds=PATIENCE):
 def test_a_slider_redraws_the_film_strip(browser, lab):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
+
     ask = browser.execute_script
-    browser.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", dict(enabled=True))  # no window has the focus when nobody looks at it
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=1400, height=1000, deviceScaleFactor=1, mobile=False))
+    browser.execute_cdp_cmd(
+        "Emulation.setFocusEmulationEnabled", dict(enabled=True)
+    )  # no window has the focus when nobody looks at it
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", dict(width=1400, height=1000, deviceScaleFactor=1, mobile=False)
+    )
     browser.get(lab)
     kernel_idle = "return !!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"
     wait(lambda: ask(kernel_idle), "the kernel is idle")  # running cells earlier than this loses them
 
-    def menu(name): return next((m for m in browser.find_elements("css selector", ".lm-MenuBar-item") if m.text == name), None)
+    def menu(name):
+        return next((m for m in browser.find_elements("css selector", ".lm-MenuBar-item") if m.text == name), None)
+
     wait(lambda: menu("Run"), "the menu Run").click()
-    wait(lambda: browser.find_elements("css selector", ".lm-Menu-item[data-command='runmenu:run-all']"), "Run All Cells")[0].click()
+    wait(
+        lambda: browser.find_elements("css selector", ".lm-Menu-item[data-command='runmenu:run-all']"), "Run All Cells"
+    )[0].click()
 
     slider = """return [...document.querySelectorAll('.jupyter-widgets.widget-slider')]
         .find(w => w.querySelector('.widget-label')?.innerText.trim() === 'frames')"""
@@ -78,7 +119,9 @@ def test_a_slider_redraws_the_film_strip(browser, lab):
     pictures = "return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].map(i => i.src)"
     before = wait(lambda: ask(pictures), "a picture")
     wait(lambda: ask(kernel_idle), "the kernel is idle again")
-    errors = ask("return [...document.querySelectorAll('.jp-RenderedText[data-mime-type$=\"vnd.jupyter.error\"]')].map(e => e.innerText)")
+    errors = ask(
+        "return [...document.querySelectorAll('.jp-RenderedText[data-mime-type$=\"vnd.jupyter.error\"]')].map(e => e.innerText)"
+    )
     assert not errors, errors
 
     readout = slider + "?.querySelector('.widget-readout').innerText"

@@ -1,4 +1,5 @@
 """What `works` means in the catalogue of papers: every such row is held to the contract, without a line of its own."""
+
 import importlib
 import json
 import re
@@ -20,10 +21,12 @@ WORKING = catalog(status="works", settings=load_settings(ROOT))
 each = pytest.mark.parametrize("paper", WORKING, ids=lambda p: p.slug)
 
 
-def cells(paper): return json.loads((ROOT / paper.place).read_text(encoding="utf-8"))["cells"]
+def cells(paper):
+    return json.loads((ROOT / paper.place).read_text(encoding="utf-8"))["cells"]
 
 
-def tagged(paper, tag): return [c for c in cells(paper) if tag in c["metadata"].get("tags", [])]
+def tagged(paper, tag):
+    return [c for c in cells(paper) if tag in c["metadata"].get("tags", [])]
 
 
 @each
@@ -34,7 +37,9 @@ def test_it_keeps_the_contract(paper):
 @each
 def test_it_imports_alone_within_a_second_after_torch(paper):
     code = f"import torch, time; start = time.perf_counter(); import {paper.module}, sys; print(time.perf_counter() - start); print(*[m for m in sys.modules if m.startswith('pvlit.papers.')])"
-    seconds, modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    seconds, modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     others = {m for m in modules.split() if m.count(".") == 3} - {paper.module}
     assert float(seconds) < 1 and not others, f"{seconds} s, imports {others}"
 
@@ -42,21 +47,29 @@ def test_it_imports_alone_within_a_second_after_torch(paper):
 @each
 def test_its_notebook_says_what_it_must(paper):
     assert {"the paper says", "here", "why"} <= table_under("Departures", paper)[0].keys()
-    for row in table_under("Misprints", paper): assert {"place", "printed", "what it does", "meant", "shown"} <= row.keys()
+    for row in table_under("Misprints", paper):
+        assert {"place", "printed", "what it does", "meant", "shown"} <= row.keys()
     assert tagged(paper, "oracle"), "no cell is tagged oracle"
-    assert any("assert" in "".join(c["source"]) or "test_" in "".join(c["source"]) for c in tagged(paper, "oracle")), "the oracle asserts nothing"
-    assert thumbnail(paper, settings=load_settings(ROOT)).startswith("data:image/jpeg"), "no picture in a cell tagged thumbnail"
+    assert any("assert" in "".join(c["source"]) or "test_" in "".join(c["source"]) for c in tagged(paper, "oracle")), (
+        "the oracle asserts nothing"
+    )
+    assert thumbnail(paper, settings=load_settings(ROOT)).startswith("data:image/jpeg"), (
+        "no picture in a cell tagged thumbnail"
+    )
 
 
 @each
 def test_its_notebook_was_executed(paper):
     code = [c for c in cells(paper) if c["cell_type"] == "code"]
-    assert tagged(paper, "verdict") and all(c["outputs"] for c in tagged(paper, "verdict")), "the verdict cell has no output"
+    assert tagged(paper, "verdict") and all(c["outputs"] for c in tagged(paper, "verdict")), (
+        "the verdict cell has no output"
+    )
     assert sum(bool(c["outputs"]) for c in code) >= 5
 
 
 @pytest.fixture(scope="module")
-def recorded(): return ledger(load_settings(ROOT))
+def recorded():
+    return ledger(load_settings(ROOT))
 
 
 @each
@@ -65,7 +78,9 @@ def test_its_claim_has_evidence(paper, recorded):
     assert claims and all(c.rule["seeds"] >= 3 for c in claims)
     assert all(f"papers/{paper.family}/{paper.slug}" in c.pages for c in claims)
     rows = [row for row in recorded if row["experiment"] == paper.slug]
-    assert any(row["verdict"] in ("supported", "too small", "refuted", "inconclusive") for row in rows), [row["reason"] for row in rows]
+    assert any(row["verdict"] in ("supported", "too small", "refuted", "inconclusive") for row in rows), [
+        row["reason"] for row in rows
+    ]
 
 
 def test_the_shelf_holds_a_hundred():
@@ -73,25 +88,46 @@ def test_the_shelf_holds_a_hundred():
     assert len(papers) == 100 and len({p.family for p in papers}) == 12
     assert all(p.authors and p.idea and p.task for p in papers)
     assert not any(re.search(r"\.$", p.idea) for p in papers)
-    built = {f.relative_to(ROOT).as_posix() for f in (ROOT / "nbs/papers").glob("*/*.ipynb") if not f.name.startswith(("_", ".")) and f.stem != "index"}
-    assert built == {p.place for p in papers if p.status == "works"}, "a notebook without its row, or a row without its notebook"
+    built = {
+        f.relative_to(ROOT).as_posix()
+        for f in (ROOT / "nbs/papers").glob("*/*.ipynb")
+        if not f.name.startswith(("_", ".")) and f.stem != "index"
+    }
+    assert built == {p.place for p in papers if p.status == "works"}, (
+        "a notebook without its row, or a row without its notebook"
+    )
 
 
 def test_listing_needs_no_torch(tmp_path):
-    done = subprocess.run([sys.executable, "-X", "importtime", "-c", "from pvlit.cli import main; main(['papers', '--search', 'auction'])"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-X",
+            "importtime",
+            "-c",
+            "from pvlit.cli import main; main(['papers', '--search', 'auction'])",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert "adaptive_auction_emd" in done.stdout and not re.search(r"\b(torch|numpy|scipy)$", done.stderr, re.M)
 
 
 def test_a_new_paper_begins_as_a_valid_notebook(tmp_path):
     import nbformat
+
     for name in ("data/papers.csv", "nbs/papers/_template.ipynb", "settings.ini"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     planned = catalog(status="planned", settings=load_settings(ROOT))
-    if not planned: pytest.skip("every paper works")
+    if not planned:
+        pytest.skip("every paper works")
     made = new_paper(planned[0].slug, load_settings(tmp_path))
     nbformat.validate(nbformat.read(made, 4))
     text = made.read_text(encoding="utf-8")
-    assert f"default_exp papers.{planned[0].family}.{planned[0].slug}" in text and not re.search(r"\{(title|slug|family|authors|idea)\}", text)
+    assert f"default_exp papers.{planned[0].family}.{planned[0].slug}" in text and not re.search(
+        r"\{(title|slug|family|authors|idea)\}", text
+    )
     module = subprocess.run([sys.executable, ROOT / "tools/lint.py", made], capture_output=True, text=True).stdout
     assert "default_exp" not in module and "tag" not in module, module

@@ -1,4 +1,5 @@
 "Claims asked about and run again, as a process."
+
 import json
 import pytest
 from counting import call, make_repository
@@ -26,17 +27,33 @@ def root(tmp_path_factory):
 def test_why_tells_rule_controls_and_command(root):
     shown = call(root, "claims", "why", "counts_far")
     assert shown.returncode == 0, shown.stderr
-    for part in ("5 paired seeds", "negative_control: asleep", "untested", "What would change it: an asleep arm", "pvlit claims rerun counts_far"): assert part in shown.stdout
+    for part in (
+        "5 paired seeds",
+        "negative_control: asleep",
+        "untested",
+        "What would change it: an asleep arm",
+        "pvlit claims rerun counts_far",
+    ):
+        assert part in shown.stdout
 
 
 def test_rerun_takes_the_defaults_then_the_set_made_for_it_then_the_arms_of_the_claim(root):
     first = call(root, "claims", "rerun", "counts_far")
-    assert first.returncode == 0 and "It counts to 3." in first.stdout and "recorded as untested" in first.stdout and "a smoke form decides nothing" in first.stdout
+    assert (
+        first.returncode == 0
+        and "It counts to 3." in first.stdout
+        and "recorded as untested" in first.stdout
+        and "a smoke form decides nothing" in first.stdout
+    )
     params = root / "nbs/experiments/params/counting/rerun.yml"
     params.write_text("steps: 7\n")
     assert "It counts to 7." in call(root, "claims", "rerun", "counts_far").stdout
     notebook = root / "nbs/experiments/counting.ipynb"
-    notebook.write_text(notebook.read_text().replace('wait = False #', 'claim = \\"\\"\\nwait = False #').replace("It counts to {steps}.", "It counts to {steps} for {claim}."))
+    notebook.write_text(
+        notebook.read_text()
+        .replace("wait = False #", 'claim = \\"\\"\\nwait = False #')
+        .replace("It counts to {steps}.", "It counts to {steps} for {claim}.")
+    )
     assert "It counts to 7 for counts_far." in call(root, "claims", "rerun", "counts_far").stdout
 
 

@@ -1,44 +1,64 @@
 "What a run survives: kill -9, Ctrl-C, a dying kernel, a full disk. Each needs processes of its own."
-import json, os, resource, shlex, signal
-import psutil, pytest
+
+import json
+import os
+import resource
+import shlex
+import signal
+import psutil
+import pytest
 from counting import call, make_repository, start, wait_until
 
-@pytest.fixture
-def root(tmp_path): return make_repository(tmp_path)
 
-def record(folder): return json.loads((folder/"run.json").read_text())
-def attempts(folder): return (folder/"attempts.txt").read_text().split() if (folder/"attempts.txt").exists() else []
-def gone(pid): return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+@pytest.fixture
+def root(tmp_path):
+    return make_repository(tmp_path)
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def attempts(folder):
+    return (folder / "attempts.txt").read_text().split() if (folder / "attempts.txt").exists() else []
+
+
+def gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
 
 @pytest.fixture
 def waiting(root):
     "A run that has started and waits in its second code cell."
-    folder = root/"run"
+    folder = root / "run"
     process = start(root, "run", "counting", "-p", "wait=true", "-p", "steps=7", "--out", folder)
     try:
         wait_until(lambda: attempts(folder) or process.poll() is not None)
         assert process.poll() is None, process.communicate()[1]
         yield folder, process
     finally:
-        if process.poll() is None: process.kill()
+        if process.poll() is None:
+            process.kill()
         process.communicate()
+
 
 def test_killed_run_reads_as_stopped_and_resumes(root, waiting):
     folder, process = waiting
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert record(folder)["status"] == "running"  # nobody was left to write another word
-    (root/"runs"/"counting").mkdir(parents=True)
-    folder = folder.rename(root/"runs"/"counting"/"run")  # where status looks
+    (root / "runs" / "counting").mkdir(parents=True)
+    folder = folder.rename(root / "runs" / "counting" / "run")  # where status looks
     assert "counting/run  stopped" in call(root, "status").stdout
     wait_until(lambda: gone(int(attempts(folder)[0])))  # the kernel does not outlive its run
 
-    (folder/"go").touch()
+    (folder / "go").touch()
     ended = call(root, "run", "counting", "--out", folder)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("It counts to 7.\n")  # with the parameters of the record
     assert len(attempts(folder)) == 2 and (record(folder)["status"], record(folder)["attempts"]) == ("done", 2)
     assert "counting/run  done" in call(root, "status").stdout
+
 
 def test_running_run_is_left_alone_and_ctrl_c_stops_it(root, waiting):
     folder, process = waiting
@@ -49,32 +69,40 @@ def test_running_run_is_left_alone_and_ctrl_c_stops_it(root, waiting):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     assert record(folder)["status"] == "stopped" and gone(int(attempts(folder)[0]))
-    assert (folder/"notebook.partial.ipynb").exists() and "working with 'plain' 0.5" in (folder/"log.txt").read_text()
+    assert (folder / "notebook.partial.ipynb").exists() and "working with 'plain' 0.5" in (
+        folder / "log.txt"
+    ).read_text()
 
     command = shlex.split(err.partition("to go on: pvlit ")[2].splitlines()[0])  # what the message says to do
-    (folder/"go").touch()
+    (folder / "go").touch()
     assert call(root, *command).returncode == 0
-    assert record(folder)["status"] == "done" and not (folder/"notebook.partial.ipynb").exists()
+    assert record(folder)["status"] == "done" and not (folder / "notebook.partial.ipynb").exists()
+
 
 @pytest.mark.parametrize("how, name", [("fail", "RuntimeError"), ("die", "DeadKernelError")])
 def test_failed_run_keeps_what_it_has_and_resumes(root, how, name):
-    folder = root/"run"
+    folder = root / "run"
     ended = call(root, "run", "counting", "-p", f"{how}=true", "--out", folder)
     assert ended.returncode == 1 and name in ended.stderr and "Traceback" not in ended.stderr
     assert record(folder)["status"] == "failed" and record(folder)["error"]["name"] == name
-    assert name in (folder/"log.txt").read_text()
-    assert (folder/"notebook.partial.ipynb").exists() and not (folder/"notebook.ipynb").exists()
+    assert name in (folder / "log.txt").read_text()
+    assert (folder / "notebook.partial.ipynb").exists() and not (folder / "notebook.ipynb").exists()
 
     other = call(root, "run", "counting", "-p", "steps=4", "--out", folder)
     assert other.returncode == 2 and "steps = 3 there, 4 now" in other.stderr
-    (folder/"go").touch()
-    assert call(root, "run", "counting", "-p", f"{how}=true", "--out", folder).returncode == 0  # the same parameters, given again
+    (folder / "go").touch()
+    assert (
+        call(root, "run", "counting", "-p", f"{how}=true", "--out", folder).returncode == 0
+    )  # the same parameters, given again
+
 
 def test_full_disk_leaves_a_readable_record(root):
-    folder = root/"run"
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))  # no file may grow beyond: run.json fits, the notebook does not
+    folder = root / "run"
+    limit = lambda: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (3000, 3000)
+    )  # no file may grow beyond: run.json fits, the notebook does not
     ended = call(root, "run", "counting", "--out", folder, preexec_fn=limit)
     assert ended.returncode == 1 and "File too large" in ended.stderr and "Traceback" not in ended.stderr
-    assert record(folder)["status"] == "failed" and not (folder/"notebook.ipynb").exists()
+    assert record(folder)["status"] == "failed" and not (folder / "notebook.ipynb").exists()
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []  # no temporary files
     assert call(root, "run", "counting", "--out", folder).returncode == 0

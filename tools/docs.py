@@ -6,7 +6,24 @@
 Title, address, sidebar and output folder are read from `_quarto.yml`, so a machine with Quarto renders the same site with
 `nbdev-docs`. Pages work from the file system and load nothing from the network: formulas are MathML, search is a local index.
 """
-import argparse, ast, base64, contextlib, hashlib, html, io, json, os, posixpath, re, shutil, struct, subprocess, sys, tempfile, time
+
+import argparse
+import ast
+import base64
+import contextlib
+import hashlib
+import html
+import io
+import json
+import os
+import posixpath
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +39,14 @@ ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(__file__).resolve().parent / "site"
 PAGE_BYTES = 300_000
 OPEN_LINES = 15  # implementations up to this length are shown unfolded
-PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp", "image/svg+xml": "svg", "video/mp4": "mp4"}
+PICTURES = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+    "image/svg+xml": "svg",
+    "video/mp4": "mp4",
+}
 DATA_URI = re.compile(r"data:(%s);base64,([A-Za-z0-9+/=\s]+)" % "|".join(map(re.escape, PICTURES)))
 HEADING = re.compile(r'<h([1-4])((?:\s[^>]*)?)\sid="([^"]+)"([^>]*)>(.*?)</h\1>', re.S)
 METHOD = re.compile(r"^[A-Z]\w*(?=\.\w+$)")  # the class in `Class.method`
@@ -32,6 +56,7 @@ LINK = re.compile(r"""\b(href|src|poster)=["']([^"']*)["']""")
 @dataclass
 class Page:
     "One notebook on its way to HTML."
+
     source: str  # path of the notebook under nbs/
     url: str  # path of the page under the site
     title: str
@@ -49,6 +74,7 @@ class Page:
 @dataclass
 class Site:
     "What `_quarto.yml` and the files it names say, and what went wrong."
+
     root: Path
     config: dict
     output: str
@@ -59,31 +85,42 @@ class Site:
     warnings: list = field(default_factory=list)
 
     @property
-    def address(self): return self.config.get("site-url", "").rstrip("/") + "/"
+    def address(self):
+        return self.config.get("site-url", "").rstrip("/") + "/"
 
     def repository(self, path, kind="blob"):
         return f"{self.config.get('repo-url', '').rstrip('/')}/{kind}/{self.config.get('repo-branch', 'main')}/{path}"
 
 
-def text(value): return value if isinstance(value, str) else "".join(value or "")
+def text(value):
+    return value if isinstance(value, str) else "".join(value or "")
 
 
-def plain(fragment): return html.unescape(re.sub(r"<[^>]+>", "", re.sub(r"<annotation.*?</annotation>", "", fragment, flags=re.S))).strip()
+def plain(fragment):
+    return html.unescape(
+        re.sub(r"<[^>]+>", "", re.sub(r"<annotation.*?</annotation>", "", fragment, flags=re.S))
+    ).strip()
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
 
+
 def merge(a, b):
-    return {k: merge(a[k], b[k]) if isinstance(a.get(k), dict) and isinstance(b.get(k), dict) else b.get(k, a.get(k)) for k in {**a, **b}}
+    return {
+        k: merge(a[k], b[k]) if isinstance(a.get(k), dict) and isinstance(b.get(k), dict) else b.get(k, a.get(k))
+        for k in {**a, **b}
+    }
 
 
 def read_site(root):
     "Read `_quarto.yml` and the metadata files it lists."
     from nbdev.quarto import refresh_quarto_yml
+
     refresh_quarto_yml()  # writes nbs/nbdev.yml from pyproject.toml
     config = yaml.safe_load((root / "_quarto.yml").read_text())
     for name in config.get("metadata-files", []):
-        if (root / "nbs" / name).exists(): config = merge(config, yaml.safe_load((root / "nbs" / name).read_text()))
+        if (root / "nbs" / name).exists():
+            config = merge(config, yaml.safe_load((root / "nbs" / name).read_text()))
     return Site(root, config["website"], config.get("project", {}).get("output-dir", "_docs"))
 
 
@@ -93,15 +130,19 @@ def lock(root):
     folder = root / ".cache"
     folder.mkdir(exist_ok=True)
     with open(folder / "docs.lock", "w") as file:
-        try: import fcntl
-        except ImportError: pass
-        else: fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            import fcntl
+        except ImportError:
+            pass
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def process(root):
     "Run nbdev's processors over the notebooks that changed; all of them when the index of symbols did."
     from nbdev.serve import proc_nbs
+
     index, stamp = root / "pvlit/_modidx.py", root / "_proc/.symbols"
     now = hashlib.sha256(index.read_bytes() if index.exists() else b"").hexdigest()
     stale = not stamp.exists() or stamp.read_text() != now
@@ -115,43 +156,70 @@ def read_pages(site, folder):
     found = {}
     for path in sorted(folder.rglob("*.ipynb")):
         source = path.relative_to(folder).as_posix()
-        if any(part.startswith((".", "_")) for part in source.split("/")) or not (site.root / "nbs" / source).exists(): continue
+        if any(part.startswith((".", "_")) for part in source.split("/")) or not (site.root / "nbs" / source).exists():
+            continue
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         front, first = {}, text(cells[0]["source"]) if cells else ""
-        if cells and cells[0]["cell_type"] == "raw" and first.startswith("---"): front = yaml.safe_load(first.strip().strip("-")) or {}
-        url = posixpath.join(posixpath.dirname(source), front.get("output-file", path.with_suffix(".html").name.lower()))
-        found[source] = Page(source, url, str(front.get("title", path.stem)), str(front.get("description", "")), front.get("order", 1e9), cells[bool(front):])
+        if cells and cells[0]["cell_type"] == "raw" and first.startswith("---"):
+            front = yaml.safe_load(first.strip().strip("-")) or {}
+        url = posixpath.join(
+            posixpath.dirname(source), front.get("output-file", path.with_suffix(".html").name.lower())
+        )
+        found[source] = Page(
+            source,
+            url,
+            str(front.get("title", path.stem)),
+            str(front.get("description", "")),
+            front.get("order", 1e9),
+            cells[bool(front) :],
+        )
     return found
 
 
 def read_tree(site, found):
     "The sidebar as nested `(title, page or None, children)`; every page must have its place."
+
     def folder(name):
         name = name.strip("/")
-        own = sorted((p for p in found.values() if posixpath.dirname(p.source) == name), key=lambda p: (not is_index(p), p.order, p.source))
-        inside = (p.source[len(name) + 1:].split("/") for p in found.values() if p.source.startswith(name + "/"))
+        own = sorted(
+            (p for p in found.values() if posixpath.dirname(p.source) == name),
+            key=lambda p: (not is_index(p), p.order, p.source),
+        )
+        inside = (p.source[len(name) + 1 :].split("/") for p in found.values() if p.source.startswith(name + "/"))
         out = [(p.title, p, []) for p in own]
         for part in sorted({parts[0] for parts in inside if len(parts) > 1}):
             below = folder(f"{name}/{part}")
-            if is_index(below[0][1]): out.append((*below[0][:2], below[1:]))  # the title of the group leads to its index page
-            else: out.append((re.sub("[-_]", " ", part).capitalize(), None, below))
+            if is_index(below[0][1]):
+                out.append((*below[0][:2], below[1:]))  # the title of the group leads to its index page
+            else:
+                out.append((re.sub("[-_]", " ", part).capitalize(), None, below))
         return out
 
-    def is_index(page): return page is not None and posixpath.basename(page.source) == "index.ipynb"
+    def is_index(page):
+        return page is not None and posixpath.basename(page.source) == "index.ipynb"
 
     def items(contents):
-        if isinstance(contents, str): contents = [{"auto": contents}]
+        if isinstance(contents, str):
+            contents = [{"auto": contents}]
         out = []
         for item in contents or []:
-            if isinstance(item, str): item = {"href": item}
+            if isinstance(item, str):
+                item = {"href": item}
             if "section" in item:
                 below = items(item.get("contents"))
-                if below: out.append((item["section"], found.get(item.get("href")), below))
+                if below:
+                    out.append((item["section"], found.get(item.get("href")), below))
             elif "auto" in item:
-                if "*" in item["auto"]: out += [(p.title, p, []) for p in found.values() if Path(p.source).match(item["auto"])]
-                else: out += folder(item["auto"])
-            elif item.get("href") in found: out.append((item.get("text", found[item["href"]].title), found[item["href"]], []))
-            else: site.problems.append(f"_quarto.yml: the sidebar lists {item.get('href')}, and nbs/ has no such notebook")
+                if "*" in item["auto"]:
+                    out += [(p.title, p, []) for p in found.values() if Path(p.source).match(item["auto"])]
+                else:
+                    out += folder(item["auto"])
+            elif item.get("href") in found:
+                out.append((item.get("text", found[item["href"]].title), found[item["href"]], []))
+            else:
+                site.problems.append(
+                    f"_quarto.yml: the sidebar lists {item.get('href')}, and nbs/ has no such notebook"
+                )
         return out
 
     def place(entries, section=""):
@@ -172,38 +240,53 @@ def add_claims(site):
     for row in {row["claim"]: row for row in site.ledger}.values():
         name, mark = row["claim"], MARKS[row["verdict"].split(" (")[0]]
         cell = dict(cell_type="markdown", source=claim_page(name, site.ledger))
-        page = Page(f"claims/{name}.ipynb", f"claims/{name}.html", name.replace("_", " "), f"{mark} {row['verdict']}", 1e9, [cell], "Ledger", origin=f"data/claims/{row['experiment']}.yml")
+        page = Page(
+            f"claims/{name}.ipynb",
+            f"claims/{name}.html",
+            name.replace("_", " "),
+            f"{mark} {row['verdict']}",
+            1e9,
+            [cell],
+            "Ledger",
+            origin=f"data/claims/{row['experiment']}.yml",
+        )
         site.pages[page.source] = page
 
 
 # Notebook -> markdown -> HTML ------------------------------------------------------------------------------------------
+
 
 def fence(body, attributes):
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", body)), default=0))
     return f"{ticks} {attributes}\n{body.rstrip()}\n{ticks}\n"
 
 
-def raw(body): return fence(body, "{=html}")
+def raw(body):
+    return fence(body, "{=html}")
 
 
 def options(source):
     "Quarto's cell options (`#| key: value`) and the code below them."
     lines = source.splitlines()
-    found = {m[1]: m[2].strip().strip('"\'') for line in lines if (m := re.match(r"#\|\s*([\w-]+):\s*(.*)", line))}
+    found = {m[1]: m[2].strip().strip("\"'") for line in lines if (m := re.match(r"#\|\s*([\w-]+):\s*(.*)", line))}
     return found, "\n".join(line for line in lines if not line.startswith("#|")).strip("\n")
 
 
 def lighter(data):
     "A PNG with a palette of 256 colors where that saves bytes: charts and films of few colors lose nothing an eye could see."
     from PIL import Image
+
     small = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert("RGBA").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    Image.open(io.BytesIO(data)).convert("RGBA").quantize(
+        256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+    ).save(small, "PNG", optimize=True)
     return min(data, small.getvalue(), key=len)
 
 
 def picture(page, mime, data, alt, caption=""):
     "An `<img>` for stored bytes, which become a file beside the page."
-    if mime == "image/png": data = lighter(data)
+    if mime == "image/png":
+        data = lighter(data)
     name = f"{page.url.removesuffix('.html').replace('/', '-')}-{len(page.figures) + 1}.{PICTURES[mime]}"
     page.figures[name] = data
     size = ' width="%d" height="%d"' % struct.unpack(">II", data[16:24]) if mime == "image/png" else ""
@@ -213,16 +296,19 @@ def picture(page, mime, data, alt, caption=""):
 
 def extract(page, fragment):
     "Move pictures embedded in HTML to files, so that pages stay light."
+
     def move(match):
         name = f"{page.url.removesuffix('.html').replace('/', '-')}-{len(page.figures) + 1}.{PICTURES[match[1]]}"
         page.figures[name] = base64.b64decode(match[2])
         return f"@/figures/{name}"
+
     return DATA_URI.sub(move, fragment)
 
 
 def output_markdown(page, output, heading, opts):
     "One stored output; the richest form that a page without a kernel can show."
-    if output["output_type"] == "stream": return fence(text(output["text"]), "{.stream .%s}" % output["name"])
+    if output["output_type"] == "stream":
+        return fence(text(output["text"]), "{.stream .%s}" % output["name"])
     data = output.get("data", {})
     if "application/vnd.jupyter.widget-view+json" in data:
         return "::: {.interactive}\nThese controls move in JupyterLab: `make lab`, then open `%s`.\n:::\n" % page.source
@@ -231,9 +317,12 @@ def output_markdown(page, output, heading, opts):
         if mime in data:
             value = text(data[mime])
             return raw(picture(page, mime, value.encode() if "svg" in mime else base64.b64decode(value), alt, caption))
-    if "text/markdown" in data: return text(data["text/markdown"]) + "\n"
-    if "text/html" in data: return raw('<div class="html-output">%s</div>' % extract(page, text(data["text/html"])))
-    if "text/latex" in data: return text(data["text/latex"]) + "\n"
+    if "text/markdown" in data:
+        return text(data["text/markdown"]) + "\n"
+    if "text/html" in data:
+        return raw('<div class="html-output">%s</div>' % extract(page, text(data["text/html"])))
+    if "text/latex" in data:
+        return text(data["text/latex"]) + "\n"
     return fence(text(data.get("text/plain", "")), "{.result}")
 
 
@@ -242,11 +331,18 @@ DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 
 class Module:
     "What a notebook exports: the module's text and tree, and the exported cells in order."
+
     def __init__(self, root, source):
         notebook = root / "nbs" / source
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.exists() else []  # a claim's page has none
+        cells = (
+            json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.exists() else []
+        )  # a claim's page has none
         self.place = {c.get("id"): i for i, c in enumerate(cells)}
-        names = [m[1] for c in cells if c["cell_type"] == "code" and (m := re.search(r"^#\|\s*default_exp\s+(\S+)", text(c["source"]), re.M))]
+        names = [
+            m[1]
+            for c in cells
+            if c["cell_type"] == "code" and (m := re.search(r"^#\|\s*default_exp\s+(\S+)", text(c["source"]), re.M))
+        ]
         path = root / "pvlit" / (names[0].replace(".", "/") + ".py") if names else root / "none"
         self.path = path.relative_to(root).as_posix()
         self.code = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -254,7 +350,12 @@ class Module:
         self.defined, self.pending = {}, []  # symbol -> index of its cell; (index, code nbdev would not show, names)
         for i, cell in enumerate(cells):
             body = text(cell["source"])
-            if cell["cell_type"] == "code" and path.exists() and re.search(r"^#\|\s*exporti?\s*$", body, re.M) and not re.search(r"^#\|\s*hide\b", body, re.M):
+            if (
+                cell["cell_type"] == "code"
+                and path.exists()
+                and re.search(r"^#\|\s*exporti?\s*$", body, re.M)
+                and not re.search(r"^#\|\s*hide\b", body, re.M)
+            ):
                 self.sort(i, options(body)[1])
 
     def sort(self, index, code):
@@ -262,20 +363,26 @@ class Module:
         rest, names, last = [], [], 0
         for node in ast.parse(code).body:
             start = min([node.lineno] + [d.lineno for d in getattr(node, "decorator_list", [])])
-            lines, last = code.splitlines()[last:node.end_lineno], node.end_lineno  # with the comments above it
+            lines, last = code.splitlines()[last : node.end_lineno], node.end_lineno  # with the comments above it
             name = getattr(node, "name", "")
-            if isinstance(node, DEFINITIONS) and (not name.startswith("_") or name.startswith("__")): self.defined[name] = index
+            if isinstance(node, DEFINITIONS) and (not name.startswith("_") or name.startswith("__")):
+                self.defined[name] = index
             elif not isinstance(node, (ast.Import, ast.ImportFrom)):
                 rest += lines
                 names += [name] if name else []
-        if "\n".join(rest).strip(): self.pending.append((index, "\n".join(rest).strip("\n"), names))
+        if "\n".join(rest).strip():
+            self.pending.append((index, "\n".join(rest).strip("\n"), names))
 
     def flush(self, index):
         "Markdown of the kept cells that stand before cell `index`."
         out = []
         while self.pending and self.pending[0][0] < index:
             _, code, names = self.pending.pop(0)
-            out.append(folded(code, ", ".join(f"<code>{n}</code>" for n in names)) if names else ":::: {.cell}\n" + fence(code, "{.python}") + "::::\n")
+            out.append(
+                folded(code, ", ".join(f"<code>{n}</code>" for n in names))
+                if names
+                else ":::: {.cell}\n" + fence(code, "{.python}") + "::::\n"
+            )
         return out
 
     def find(self, name):
@@ -287,29 +394,47 @@ class Module:
 
 def folded(code, title):
     n = len(code.splitlines())
-    return raw(f'<details class="code"{" open" if n <= OPEN_LINES else ""}><summary>{title}, {n} line{"s" * (n != 1)}</summary>') \
-        + "\n" + fence(code, "{.python}") + "\n" + raw("</details>")
+    return (
+        raw(
+            f'<details class="code"{" open" if n <= OPEN_LINES else ""}><summary>{title}, {n} line{"s" * (n != 1)}</summary>'
+        )
+        + "\n"
+        + fence(code, "{.python}")
+        + "\n"
+        + raw("</details>")
+    )
 
 
 def split_definition(node, code):
     "`(signature, implementation)`: the lines up to the docstring, and those below it; fields and `__init__` stand for a class."
+
     def lines(first, last):
-        found = code.splitlines()[first - 1:last]
+        found = code.splitlines()[first - 1 : last]
         indent = min((len(x) - len(x.lstrip()) for x in found if x.strip()), default=0)
         return "\n".join(x[indent:] for x in found)
 
-    def start(n): return min([n.lineno] + [d.lineno for d in getattr(n, "decorator_list", [])])
+    def start(n):
+        return min([n.lineno] + [d.lineno for d in getattr(n, "decorator_list", [])])
+
     inside = node.body[1:] if ast.get_docstring(node) else node.body
-    if not inside or start(inside[0]) == node.lineno: return lines(start(node), node.end_lineno), ""
+    if not inside or start(inside[0]) == node.lineno:
+        return lines(start(node), node.end_lineno), ""
     signature = lines(start(node), start(node.body[0]) - 1)
-    below = lines(node.body[0].end_lineno + 1 if inside is not node.body else start(inside[0]), node.end_lineno).strip("\n")
+    below = lines(node.body[0].end_lineno + 1 if inside is not node.body else start(inside[0]), node.end_lineno).strip(
+        "\n"
+    )
     if isinstance(node, ast.ClassDef):
         fields = [n for n in inside if isinstance(n, ast.AnnAssign)]
         init = next((n for n in inside if getattr(n, "name", "") == "__init__"), None)
         if fields and not init:
             signature += "\n    " + lines(fields[0].lineno, fields[-1].end_lineno).replace("\n", "\n    ")
-            below = lines(fields[-1].end_lineno + 1, node.end_lineno).strip("\n") if fields[-1].end_lineno < node.end_lineno else ""
-        elif init: signature += "\n    " + split_definition(init, code)[0].replace("\n", "\n    ")
+            below = (
+                lines(fields[-1].end_lineno + 1, node.end_lineno).strip("\n")
+                if fields[-1].end_lineno < node.end_lineno
+                else ""
+            )
+        elif init:
+            signature += "\n    " + split_definition(init, code)[0].replace("\n", "\n    ")
     return signature, below
 
 
@@ -319,7 +444,8 @@ def api_markdown(site, page, name, doc, module):
     doc = re.sub(r"^\[source\]\([^)]*\)(\{[^}]*\})?\s*$", "", doc, count=1, flags=re.M)
     doc = re.sub(r"^#{2,6} .*$", "", doc, count=1, flags=re.M).replace("__main__.", "")
     anchor, node = name.lower(), module.find(name)
-    while anchor in page.api: anchor += "-1"  # a class and a function that differ in case only
+    while anchor in page.api:
+        anchor += "-1"  # a class and a function that differ in case only
     page.api.add(anchor)
     link, body = "", ""
     if node:
@@ -334,7 +460,8 @@ def page_markdown(site, page):
     "The whole page as one pandoc document."
     module, heading, parts = Module(site.root, page.source), page.title, []
     parts.append(f"# {page.title} {{#top}}\n")
-    if page.description: parts.append(f"::: {{.lead}}\n{page.description}\n:::\n")
+    if page.description:
+        parts.append(f"::: {{.lead}}\n{page.description}\n:::\n")
     parts.append(raw(badge(page.source.removesuffix(".ipynb"), site.ledger, "@")))
     for cell in page.cells:
         parts += module.flush(module.place.get(cell.get("id"), -1))
@@ -342,50 +469,73 @@ def page_markdown(site, page):
         if cell["cell_type"] == "markdown":
             heading = (re.findall(r"^#{1,4}\s+(.*?)\s*$", source, re.M) or [heading])[-1]
             parts.append(source + "\n")
-        if cell["cell_type"] != "code" or not source.strip(): continue
+        if cell["cell_type"] != "code" or not source.strip():
+            continue
         opts, code = options(source)
         tags, outputs = cell.get("metadata", {}).get("tags", []), cell.get("outputs", [])
-        if opts.get("include") == "false": continue
+        if opts.get("include") == "false":
+            continue
         if shown := re.match(r"show_doc\(([\w.]+)", code):
             doc = "".join(text(o.get("data", {}).get("text/markdown")) for o in outputs)
             parts += [*module.flush(module.defined.get(shown[1], -1)), api_markdown(site, page, shown[1], doc, module)]
             continue
-        if opts.get("output") == "false" or "hide-output" in tags: outputs = []
+        if opts.get("output") == "false" or "hide-output" in tags:
+            outputs = []
         block = []
         if code and opts.get("echo") != "false" and "hide-input" not in tags:
             fold = opts.get("code-fold") in ("true", "show")
-            block.append(folded(code, html.escape(opts.get("code-summary", "Code"))) if fold else fence(code, "{.python}"))
+            block.append(
+                folded(code, html.escape(opts.get("code-summary", "Code"))) if fold else fence(code, "{.python}")
+            )
         results = [output_markdown(page, o, heading, opts) for o in outputs if o["output_type"] != "error"]
-        if results: block.append("::: {.output}\n" + "\n".join(results) + "\n:::\n")
-        if block: parts.append(":::: {.cell}\n" + "\n".join(block) + "\n::::\n")
+        if results:
+            block.append("::: {.output}\n" + "\n".join(results) + "\n:::\n")
+        if block:
+            parts.append(":::: {.cell}\n" + "\n".join(block) + "\n::::\n")
     return "\n".join([*parts, *module.flush(1e9)])
 
 
 def pandoc(markdown):
     "`(HTML, warnings)` of one page."
     import pypandoc
-    command = [pypandoc.get_pandoc_path(), "-f", "markdown+lists_without_preceding_blankline-fancy_lists-smart", "-t", "html5", "--mathml", "--wrap=none"]
+
+    command = [
+        pypandoc.get_pandoc_path(),
+        "-f",
+        "markdown+lists_without_preceding_blankline-fancy_lists-smart",
+        "-t",
+        "html5",
+        "--mathml",
+        "--wrap=none",
+    ]
     done = subprocess.run(command, input=markdown.encode(), capture_output=True)
     notes = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-    if done.returncode: raise RuntimeError("pandoc: " + "\n".join(notes))
+    if done.returncode:
+        raise RuntimeError("pandoc: " + "\n".join(notes))
     return done.stdout.decode(), notes
 
 
 # Finishing ---------------------------------------------------------------------------------------------------------------
 
-def relative(target, page): return posixpath.relpath(target, posixpath.dirname(page.url) or ".")
+
+def relative(target, page):
+    return posixpath.relpath(target, posixpath.dirname(page.url) or ".")
 
 
 def resolve(site, page, target, assets):
     "Where a link of a notebook leads on the site; `None` when nowhere."
-    if target.startswith("@/"): return relative(target[2:], page)
+    if target.startswith("@/"):
+        return relative(target[2:], page)
     if target.startswith(site.address) and len(site.address) > 1:  # nbdev's links from `symbol` to its page
-        path, _, anchor = target[len(site.address):].partition("#")
+        path, _, anchor = target[len(site.address) :].partition("#")
         found = next((p for p in site.pages.values() if p.url == path), None)
-        if not found: return None
-        while anchor and anchor not in found.api: anchor = anchor.rpartition(".")[0]  # a method leads to its class
+        if not found:
+            return None
+        while anchor and anchor not in found.api:
+            anchor = anchor.rpartition(".")[0]  # a method leads to its class
         return (relative(path, page) if found is not page else "") + (f"#{anchor}" if anchor else "") or "#top"
-    if re.match(r"[a-z][a-z0-9+.-]*:|//|#", target) or not target: return target
+    if re.match(r"[a-z][a-z0-9+.-]*:|//|#", target) or not target:
+        return target
     path, hash_, anchor = target.partition("#")
     path, mark, query = path.partition("?")
     anchor = mark + query + hash_ + anchor
@@ -393,8 +543,10 @@ def resolve(site, page, target, assets):
     inside = path.removeprefix("nbs/")
     by_url = {p.url: p for p in site.pages.values()}
     found = site.pages.get(inside) or by_url.get(inside)
-    if found: return relative(found.url, page) + anchor
-    if path.startswith("..") or not (site.root / path).exists(): return None
+    if found:
+        return relative(found.url, page) + anchor
+    if path.startswith("..") or not (site.root / path).exists():
+        return None
     if path.startswith("nbs/") and re.search(r"\.(png|jpe?g|gif|svg|webp|mp4)$", path):
         assets.add(inside)
         return relative(inside, page)
@@ -403,6 +555,7 @@ def resolve(site, page, target, assets):
 
 def finish(site, page, assets):
     "Settle links and anchors of a page's HTML."
+
     def link(match):
         leads = resolve(site, page, html.unescape(match[2]), assets)
         if leads is None:
@@ -413,58 +566,109 @@ def finish(site, page, assets):
     def heading(match):
         level, before, name, after, inner = match.groups()
         symbol = "symbol" in before + after
-        if not symbol and name in page.api: name = f"about-{name}"  # the symbol keeps the short anchor
-        if level == "1": return f'<h1 id="{name}">{inner}</h1>'
+        if not symbol and name in page.api:
+            name = f"about-{name}"  # the symbol keeps the short anchor
+        if level == "1":
+            return f'<h1 id="{name}">{inner}</h1>'
         return f'<h{level}{before} id="{name}"{after}>{inner}<a class="anchor" href="#{name}" aria-label="Link to this section">#</a></h{level}>'
 
-    page.body = re.sub(r'<span id="cb[\d-]+"><a href="#cb[^"]*"[^>]*></a>', "<span>", page.body)  # anchors of single lines of code,
+    page.body = re.sub(
+        r'<span id="cb[\d-]+"><a href="#cb[^"]*"[^>]*></a>', "<span>", page.body
+    )  # anchors of single lines of code,
     page.body = re.sub(r'(<div class="sourceCode") id="cb\d+"', r"\1", page.body)  # a third of a page's weight
     page.body = HEADING.sub(heading, page.body)
-    page.body = re.sub("<mo>(&#8289;|\u2061)</mo>(?=(?:</mrow>)*<m(?!space|o[> ][^<]*[(\\[]))", r'<mo rspace="0.17em">\1</mo>', page.body)  # sin x, not sinx
-    page.body = re.sub(r"<colgroup>.*?</colgroup>", "", page.body, flags=re.S)  # widths by dashes: the browser knows better
-    page.body = re.sub(r"<table\b.*?</table>", lambda m: f'<div class="table" tabindex="0" role="region" aria-label="Table">{m[0]}</div>', page.body, flags=re.S)
+    page.body = re.sub(
+        "<mo>(&#8289;|\u2061)</mo>(?=(?:</mrow>)*<m(?!space|o[> ][^<]*[(\\[]))",
+        r'<mo rspace="0.17em">\1</mo>',
+        page.body,
+    )  # sin x, not sinx
+    page.body = re.sub(
+        r"<colgroup>.*?</colgroup>", "", page.body, flags=re.S
+    )  # widths by dashes: the browser knows better
+    page.body = re.sub(
+        r"<table\b.*?</table>",
+        lambda m: f'<div class="table" tabindex="0" role="region" aria-label="Table">{m[0]}</div>',
+        page.body,
+        flags=re.S,
+    )
     claims = {row["claim"] for row in site.ledger} - {posixpath.splitext(posixpath.basename(page.url))[0]}
-    page.body = re.sub(r"<code>(\w+)</code>", lambda m: f'<a href="@/claims/{m[1]}.html">{m[0]}</a>' if m[1] in claims else m[0], page.body)
+    page.body = re.sub(
+        r"<code>(\w+)</code>",
+        lambda m: f'<a href="@/claims/{m[1]}.html">{m[0]}</a>' if m[1] in claims else m[0],
+        page.body,
+    )
     page.body = re.sub(r"<[^!/][^>]*>", lambda m: LINK.sub(link, m[0]), page.body)
 
 
 def sections(page):
     "`(level, id, title, text)` of every part of a page, text without code."
-    found = [(m.start(), m.end(), int(m[1]), m[3], plain(re.sub(r'<a class="anchor".*?</a>', "", m[5]))) for m in HEADING.finditer(page.body)]
+    found = [
+        (m.start(), m.end(), int(m[1]), m[3], plain(re.sub(r'<a class="anchor".*?</a>', "", m[5])))
+        for m in HEADING.finditer(page.body)
+    ]
     for (_, start, level, name, title), stop in zip(found, [f[0] for f in found[1:]] + [len(page.body)]):
-        prose = re.sub(r"<(pre|figure|annotation|summary)\b.*?</\1>|<a class=.source..*?</a>", " ", page.body[start:stop], flags=re.S)
-        yield level, name, title, re.sub(r"\s+", " ", plain(re.sub(r"<(?!/?(?:a|code|em|strong|m\w+)\b)", " <", prose))).strip()
+        prose = re.sub(
+            r"<(pre|figure|annotation|summary)\b.*?</\1>|<a class=.source..*?</a>",
+            " ",
+            page.body[start:stop],
+            flags=re.S,
+        )
+        yield (
+            level,
+            name,
+            title,
+            re.sub(r"\s+", " ", plain(re.sub(r"<(?!/?(?:a|code|em|strong|m\w+)\b)", " <", prose))).strip(),
+        )
 
 
 def sidebar_html(site, page):
     def entry(title, target, below, depth):
         mark = ' aria-current="page"' if target is page else ""
         link = f'<a href="{relative(target.url, page)}"{mark}>{html.escape(title)}</a>' if target else ""
-        if not below: return f"<li>{link}</li>"
+        if not below:
+            return f"<li>{link}</li>"
         inside = any(contains(e) for e in below)
         items = "".join(entry(*e, depth + 1) for e in below)
-        return f'<li><details{" open" if inside or depth == 0 else ""}><summary>{link or html.escape(title)}</summary><ul>{items}</ul></details></li>'
+        return f"<li><details{' open' if inside or depth == 0 else ''}><summary>{link or html.escape(title)}</summary><ul>{items}</ul></details></li>"
 
-    def contains(e): return e[1] is page or any(map(contains, e[2]))
+    def contains(e):
+        return e[1] is page or any(map(contains, e[2]))
+
     return "<ul>" + "".join(entry(*e, 0) for e in site.tree) + "</ul>"
 
 
 def page_html(site, page, template):
     order = list(site.pages.values())
     i = order.index(page)
+
     def step(target, kind, label):
-        if not target: return "<span></span>"
+        if not target:
+            return "<span></span>"
         return f'<a class="{kind}" rel="{kind}" href="{relative(target.url, page)}"><small>{label}</small>{html.escape(target.title)}</a>'
-    toc = "".join(f'<li class="l{level}"><a href="#{name}">{html.escape(METHOD.sub("", title))}</a></li>' for level, name, title, _ in sections(page) if 2 <= level <= 3)
+
+    toc = "".join(
+        f'<li class="l{level}"><a href="#{name}">{html.escape(METHOD.sub("", title))}</a></li>'
+        for level, name, title, _ in sections(page)
+        if 2 <= level <= 3
+    )
     root = posixpath.relpath(".", posixpath.dirname(page.url) or ".")
     title, name = plain(page.title.replace("`", "")), site.config.get("title", "")
     return template.substitute(
-        title=html.escape(title if page.url == "index.html" else f"{title} · {name}"), site=html.escape(name),
+        title=html.escape(title if page.url == "index.html" else f"{title} · {name}"),
+        site=html.escape(name),
         description=html.escape(plain(page.description) or site.config.get("description", ""), quote=True),
-        canonical=html.escape(site.address + page.url, quote=True), root=root, section=html.escape(page.section),
-        sidebar=sidebar_html(site, page), toc=f"<ul>{toc}</ul>" if toc else "", body=page.body,
-        previous=step(order[i - 1] if i else None, "prev", "Previous"), next=step(order[i + 1] if i + 1 < len(order) else None, "next", "Next"),
-        notebook=html.escape(site.repository(page.origin or f"nbs/{page.source}"), quote=True), made="Declaration of this claim" if page.origin else "Notebook of this page", repository=html.escape(site.config.get("repo-url", ""), quote=True))
+        canonical=html.escape(site.address + page.url, quote=True),
+        root=root,
+        section=html.escape(page.section),
+        sidebar=sidebar_html(site, page),
+        toc=f"<ul>{toc}</ul>" if toc else "",
+        body=page.body,
+        previous=step(order[i - 1] if i else None, "prev", "Previous"),
+        next=step(order[i + 1] if i + 1 < len(order) else None, "next", "Next"),
+        notebook=html.escape(site.repository(page.origin or f"nbs/{page.source}"), quote=True),
+        made="Declaration of this claim" if page.origin else "Notebook of this page",
+        repository=html.escape(site.config.get("repo-url", ""), quote=True),
+    )
 
 
 def build(root, out):
@@ -475,17 +679,21 @@ def build(root, out):
     read_tree(site, found)
     site.ledger = ledger()
     add_claims(site)
-    if not site.pages: raise ValueError("no pages: nbs/ holds no notebook that the sidebar of _quarto.yml lists")
+    if not site.pages:
+        raise ValueError("no pages: nbs/ holds no notebook that the sidebar of _quarto.yml lists")
     out.mkdir(parents=True, exist_ok=True)
     assets, pages = set(), list(site.pages.values())
-    for page in pages: page.markdown = page_markdown(site, page)
-    with ThreadPoolExecutor(2) as pool: rendered = list(pool.map(pandoc, [p.markdown for p in pages]))
+    for page in pages:
+        page.markdown = page_markdown(site, page)
+    with ThreadPoolExecutor(2) as pool:
+        rendered = list(pool.map(pandoc, [p.markdown for p in pages]))
     for page, (body, notes) in zip(pages, rendered):
         page.body = body
         for note in (n for n in notes if "Duplicate identifier" not in n):  # `finish` settles those, `check` would see
             (site.problems if "TeX math" in note else site.warnings).append(f"nbs/{page.source}: {note}")
     template = Template((ASSETS / "page.html").read_text(encoding="utf-8"))
-    for page in pages: finish(site, page, assets)
+    for page in pages:
+        finish(site, page, assets)
     for page in pages:
         target = out / page.url
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -496,12 +704,21 @@ def build(root, out):
     for name in sorted(assets):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / "nbs" / name, out / name)
-    for name in ("style.css", "site.js"): shutil.copyfile(ASSETS / name, out / name)
-    index = [[f"{p.url}#{name}", p.title, title if level > 1 else "", words] for p in pages for level, name, title, words in sections(p)]
+    for name in ("style.css", "site.js"):
+        shutil.copyfile(ASSETS / name, out / name)
+    index = [
+        [f"{p.url}#{name}", p.title, title if level > 1 else "", words]
+        for p in pages
+        for level, name, title, words in sections(p)
+    ]
     if site.ledger:
-        (out / "ledger.json").write_text(json.dumps(ledger_json(site.ledger), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (out / "ledger.json").write_text(
+            json.dumps(ledger_json(site.ledger), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         shutil.copyfile(root / "data" / "ledger.schema.json", out / "ledger.schema.json")
-    (out / "search.js").write_text("window.searchIndex=" + json.dumps(index, ensure_ascii=False, separators=(",", ":")) + ";\n", encoding="utf-8")
+    (out / "search.js").write_text(
+        "window.searchIndex=" + json.dumps(index, ensure_ascii=False, separators=(",", ":")) + ";\n", encoding="utf-8"
+    )
     site.problems += check(out)
     return site
 
@@ -511,20 +728,34 @@ def check(out):
     pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html"))}
     ids = {url: re.findall(r'\sid="([^"]+)"', page) for url, page in pages.items()}
     for url, page in pages.items():
-        for name in sorted({i for i in ids[url] if ids[url].count(i) > 1}): yield f"{url}: two elements have the id {name}"
-        pictures = {posixpath.normpath(posixpath.join(posixpath.dirname(url), unquote(html.unescape(src)))) for src in re.findall(r'\ssrc="([^":]+)"', page)}
-        weight = len(page.encode()) + sum((out / name).stat().st_size for name in pictures if (out / name).is_file() and not name.endswith(".js"))
-        if weight > PAGE_BYTES: yield f"{url}: {weight / 1000:.0f} KB with its pictures, at most {PAGE_BYTES // 1000}: split the notebook"
+        for name in sorted({i for i in ids[url] if ids[url].count(i) > 1}):
+            yield f"{url}: two elements have the id {name}"
+        pictures = {
+            posixpath.normpath(posixpath.join(posixpath.dirname(url), unquote(html.unescape(src))))
+            for src in re.findall(r'\ssrc="([^":]+)"', page)
+        }
+        weight = len(page.encode()) + sum(
+            (out / name).stat().st_size for name in pictures if (out / name).is_file() and not name.endswith(".js")
+        )
+        if weight > PAGE_BYTES:
+            yield f"{url}: {weight / 1000:.0f} KB with its pictures, at most {PAGE_BYTES // 1000}: split the notebook"
         for tag in re.findall(r"<(?!/|!)[^>]+>", page):
             for kind, target in LINK.findall(tag):
                 target, outside = html.unescape(target), re.match(r"[a-z][a-z0-9+.-]*:|//", html.unescape(target))
                 if outside:
-                    if not tag.startswith(("<a ", '<link rel="canonical"')) and not target.startswith("data:"): yield f"{url}: loads {target} from the network"
+                    if not tag.startswith(("<a ", '<link rel="canonical"')) and not target.startswith("data:"):
+                        yield f"{url}: loads {target} from the network"
                     continue
                 path, _, anchor = target.partition("#")
-                path = posixpath.normpath(posixpath.join(posixpath.dirname(url), unquote(path.partition("?")[0]))) if path else url
-                if not (out / path).is_file(): yield f"{url}: link to {target}, which does not exist"
-                elif anchor and path in ids and unquote(anchor) not in ids[path]: yield f"{url}: link to {target}: the page has no such anchor"
+                path = (
+                    posixpath.normpath(posixpath.join(posixpath.dirname(url), unquote(path.partition("?")[0])))
+                    if path
+                    else url
+                )
+                if not (out / path).is_file():
+                    yield f"{url}: link to {target}, which does not exist"
+                elif anchor and path in ids and unquote(anchor) not in ids[path]:
+                    yield f"{url}: link to {target}: the page has no such anchor"
 
 
 def main(argv=None):
@@ -533,7 +764,8 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, help="folder for the site; default: output-dir of _quarto.yml")
     parser.add_argument("--root", type=Path, default=ROOT, help="repository; default: the one this file lies in")
     args = parser.parse_args(argv)
-    try: import pypandoc  # noqa: F401
+    try:
+        import pypandoc  # noqa: F401
     except ImportError:
         print("docs: pypandoc is missing: pip install -e '.[docs]'", file=sys.stderr)
         return 2
@@ -548,13 +780,19 @@ def main(argv=None):
         size = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
         if not args.check:
             out = out or root / site.output
-            if out.exists(): shutil.rmtree(out)
+            if out.exists():
+                shutil.rmtree(out)
             shutil.move(Path(folder) / "site", out)
-    for note in site.warnings: print(f"warning: {note}")
-    for problem in dict.fromkeys(site.problems): print(f"problem: {problem}")
-    print(f"docs: {len(site.pages)} pages, {size / 1e6:.1f} MB, {len(set(site.problems))} problems, {len(site.warnings)} warnings, "
-          f"{time.perf_counter() - start:.0f} s" + ("" if args.check else f"; open {os.path.relpath(out / 'index.html')}"))
+    for note in site.warnings:
+        print(f"warning: {note}")
+    for problem in dict.fromkeys(site.problems):
+        print(f"problem: {problem}")
+    print(
+        f"docs: {len(site.pages)} pages, {size / 1e6:.1f} MB, {len(set(site.problems))} problems, {len(site.warnings)} warnings, "
+        f"{time.perf_counter() - start:.0f} s" + ("" if args.check else f"; open {os.path.relpath(out / 'index.html')}")
+    )
     return int(bool(site.problems))
 
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,16 +6,25 @@
 Markdown cells come over as they are, code cells with their outputs. Of a cell tagged `hide-input` (or `#| echo: false`) only
 the outputs are kept, of a `#| hide` cell nothing. Relative links are rewritten so that they work from the top of the repository.
 """
-import argparse, base64, json, posixpath, re, sys
+
+import argparse
+import base64
+import json
+import posixpath
+import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTICE = "<!-- Written by tools/readme.py from nbs/index.ipynb: edit the notebook, then run `python tools/readme.py`. -->"
+NOTICE = (
+    "<!-- Written by tools/readme.py from nbs/index.ipynb: edit the notebook, then run `python tools/readme.py`. -->"
+)
 PICTURES = {"image/png": "png", "image/gif": "gif", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 TARGET = re.compile(r'(\]\(|\b(?:src|href)=")([^)"\s]+)')
 
 
-def text(value): return value if isinstance(value, str) else "".join(value or "")
+def text(value):
+    return value if isinstance(value, str) else "".join(value or "")
 
 
 def fenced(body, language=""):
@@ -25,22 +34,27 @@ def fenced(body, language=""):
 
 def output_text(output, figures):
     "Markdown of one stored output; pictures are added to `figures` (path under nbs/ -> bytes)."
-    if output["output_type"] == "stream": return fenced(text(output["text"]), "text") if output["name"] == "stdout" else ""
+    if output["output_type"] == "stream":
+        return fenced(text(output["text"]), "text") if output["name"] == "stdout" else ""
     data = output.get("data", {})
     for mime, suffix in PICTURES.items():
         if mime in data:
             name, value = f"images/index-{len(figures) + 1}.{suffix}", text(data[mime])
             figures[name] = value.encode() if suffix == "svg" else base64.b64decode(value)
             return f"![]({name})"
-    if "text/markdown" in data: return text(data["text/markdown"]).strip()
-    if "text/html" in data: return text(data["text/html"]).strip()
+    if "text/markdown" in data:
+        return text(data["text/markdown"]).strip()
+    if "text/html" in data:
+        return text(data["text/html"]).strip()
     return fenced(text(data.get("text/plain", "")), "text")
 
 
 def cell_text(cell, figures):
     source = text(cell["source"]).strip()
-    if cell["cell_type"] == "markdown": return source
-    if cell["cell_type"] != "code" or re.search(r"^#\|\s*(hide|default_exp)\b", source, re.M): return ""
+    if cell["cell_type"] == "markdown":
+        return source
+    if cell["cell_type"] != "code" or re.search(r"^#\|\s*(hide|default_exp)\b", source, re.M):
+        return ""
     code = re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip()
     hidden = "hide-input" in cell["metadata"].get("tags", []) or re.search(r"^#\|\s*echo:\s*false", source, re.M)
     alt = (re.findall(r"^#\|\s*fig-alt:\s*(.+?)\s*$", source, re.M) or [""])[0].strip("\"'")
@@ -50,13 +64,17 @@ def cell_text(cell, figures):
 
 def relink(markdown, root, figures, broken):
     "Make links relative to the repository instead of to nbs/; pages of the site become their notebooks."
+
     def move(match):
         opening, target = match.groups()
-        if re.match(r"[a-z][a-z0-9+.-]*:|//|#", target): return match[0]
+        if re.match(r"[a-z][a-z0-9+.-]*:|//|#", target):
+            return match[0]
         path, mark, anchor = target.partition("#")
         path = posixpath.normpath(posixpath.join("nbs", path))
-        if path.endswith(".html"): path = path.removesuffix(".html") + ".ipynb"
-        if not (root / path).exists() and path.removeprefix("nbs/") not in figures: broken.append(target)
+        if path.endswith(".html"):
+            path = path.removesuffix(".html") + ".ipynb"
+        if not (root / path).exists() and path.removeprefix("nbs/") not in figures:
+            broken.append(target)
         return opening + path + (mark + anchor if not path.endswith(".ipynb") else "")
 
     parts = re.split(r"(^```.*?^```[^\n]*$)", markdown, flags=re.M | re.S)
@@ -80,19 +98,23 @@ def main(argv=None):
     args = parser.parse_args(argv)
     root = args.root.resolve()
     body, figures, broken = readme(root)
-    for target in broken: print(f"readme: nbs/index.ipynb links to {target}, which does not exist")
+    for target in broken:
+        print(f"readme: nbs/index.ipynb links to {target}, which does not exist")
     wanted = {root / "README.md": body.encode(), **figures}
     stale = [p for p, data in wanted.items() if not p.exists() or p.read_bytes() != data]
     left = [p for p in sorted((root / "nbs/images").glob("index-*")) if p not in figures]
     if args.check:
-        for path in stale + left: print(f"readme: {path.relative_to(root)} is stale: run `python tools/readme.py`")
+        for path in stale + left:
+            print(f"readme: {path.relative_to(root)} is stale: run `python tools/readme.py`")
     else:
         for path in stale:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(wanted[path])
-        for path in left: path.unlink()
+        for path in left:
+            path.unlink()
         print(f"readme: {len(body.splitlines())} lines, {len(figures)} figures, {len(stale) + len(left)} files changed")
     return int(bool(broken or args.check and stale + left))
 
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

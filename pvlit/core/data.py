@@ -9,8 +9,12 @@ __all__ = ['LUMA', 'SOURCES', 'fingerprint', 'Images', 'resize', 'to_channels', 
            'read_npz', 'read_picture', 'load_folder', 'Source', 'read_hub', 'known_names', 'load_images']
 
 # %% ../../nbs/core/data.ipynb #c1095b69
-import hashlib, os, unicodedata, warnings, zipfile, zlib
-from collections.abc import Mapping
+import hashlib
+import os
+import unicodedata
+import warnings
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +26,10 @@ from torch import Tensor
 from .settings import Settings, load_settings
 
 # %% ../../nbs/core/data.ipynb #ed8619a0
-def fingerprint(x: Tensor,            # any tensor; the first axis counts the samples
-                y: Tensor|None=None,  # labels to include, or None for the pictures alone
-               ) -> str:              # e.g. "1200x1x8x8-3f2a9c0d1e2b"
+def fingerprint(
+    x: Tensor,  # any tensor; the first axis counts the samples
+    y: Tensor | None = None,  # labels to include, or None for the pictures alone
+) -> str:  # e.g. "1200x1x8x8-3f2a9c0d1e2b"
     "Name a tensor by its shape and the first 12 hexadecimal digits of the SHA-256 of its values."
     digest = hashlib.sha256()
     for t in (x,) if y is None else (x, y):
@@ -36,13 +41,14 @@ def fingerprint(x: Tensor,            # any tensor; the first axis counts the sa
 @dataclass(frozen=True, eq=False)
 class Images:
     "Hold the pictures and labels of one split of one source; raises `ValueError` when shapes or types do not fit."
-    name: str                 # data-set name, as given to `load_images`
-    split: str                # "train" or "test"
-    x: Tensor                 # pictures (N, C, H, W), float32 in [0, 1], contiguous
-    y: Tensor                 # labels (N,), int64, index into `classes`
+
+    name: str  # data-set name, as given to `load_images`
+    split: str  # "train" or "test"
+    x: Tensor  # pictures (N, C, H, W), float32 in [0, 1], contiguous
+    y: Tensor  # labels (N,), int64, index into `classes`
     classes: tuple[str, ...]  # class names
-    licence: str              # terms of use, as stated by the source
-    source: str               # where the pictures came from
+    licence: str  # terms of use, as stated by the source
+    source: str  # where the pictures came from
     skipped: tuple[str, ...] = ()  # "file: reason" for every file that could not be read
 
     def __post_init__(self):
@@ -51,9 +57,13 @@ class Images:
         if self.y.shape != self.x.shape[:1] or self.y.dtype != torch.int64:
             raise ValueError(f"Images.y must be ({len(self.x)},) int64, got {tuple(self.y.shape)} {self.y.dtype}")
 
-    def __len__(self): return len(self.x)
+    def __len__(self):
+        return len(self.x)
+
     @cached_property
-    def fingerprint(self) -> str: return fingerprint(self.x, self.y)
+    def fingerprint(self) -> str:
+        return fingerprint(self.x, self.y)
+
     def __repr__(self):
         return f"Images({self.name}/{self.split}, {self.fingerprint}, {len(self.classes)} classes)"
 
@@ -61,69 +71,82 @@ class Images:
 @patch
 def __getitem__(self: Images, index):
     "Select pictures by slice, list of integers, index tensor or boolean mask; raises `TypeError` for one integer."
-    if isinstance(index, list): index = torch.tensor(index)
+    if isinstance(index, list):
+        index = torch.tensor(index)
     if not isinstance(index, (slice, Tensor)) or getattr(index, "ndim", 1) != 1:
         raise TypeError(f"index Images by a slice, a list or a 1-D tensor, got {index!r}; one picture is images.x[i]")
     return replace(self, x=self.x[index].contiguous(), y=self.y[index].contiguous())
 
 # %% ../../nbs/core/data.ipynb #298b0228
-def resize(x: Tensor,      # pictures (N, C, H, W), float, any range
-           size: int|None, # side of the square in pixels, >= 1; None leaves the pictures alone
-          ) -> Tensor:     # (N, C, size, size), within the range of the input
+def resize(
+    x: Tensor,  # pictures (N, C, H, W), float, any range
+    size: int | None,  # side of the square in pixels, >= 1; None leaves the pictures alone
+) -> Tensor:  # (N, C, size, size), within the range of the input
     "Scale the short side to `size` by antialiased bilinear interpolation, then crop the center."
-    if size is None or x.shape[-2:] == (size, size): return x
+    if size is None or x.shape[-2:] == (size, size):
+        return x
     height, width = x.shape[-2:]
     scale = size / min(height, width)
     target = (max(size, round(height * scale)), max(size, round(width * scale)))
     if target != (height, width):
         x = F.interpolate(x, target, mode="bilinear", antialias=True).clamp(x.min(), x.max())
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
-    return x[..., top:top + size, left:left + size].contiguous()
+    return x[..., top : top + size, left : left + size].contiguous()
 
 # %% ../../nbs/core/data.ipynb #cf698a3c
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
-def to_channels(x: Tensor,          # pictures (N, 1 or 3, H, W)
-                channels: int|None, # 1 (gray), 3 (RGB) or None to leave them alone
-               ) -> Tensor:         # (N, channels, H, W)
+
+def to_channels(
+    x: Tensor,  # pictures (N, 1 or 3, H, W)
+    channels: int | None,  # 1 (gray), 3 (RGB) or None to leave them alone
+) -> Tensor:  # (N, channels, H, W)
     "Convert between gray and RGB; raises `ValueError` when the pictures have neither 1 nor 3 channels."
-    if channels is None or channels == x.shape[1]: return x
-    if x.shape[1] == 1: return x.expand(-1, channels, -1, -1).contiguous()
-    if x.shape[1] != 3: raise ValueError(f"pictures must have 1 or 3 channels, got shape {tuple(x.shape)}")
+    if channels is None or channels == x.shape[1]:
+        return x
+    if x.shape[1] == 1:
+        return x.expand(-1, channels, -1, -1).contiguous()
+    if x.shape[1] != 3:
+        raise ValueError(f"pictures must have 1 or 3 channels, got shape {tuple(x.shape)}")
     return torch.einsum("nchw,c->nhw", x, torch.tensor(LUMA)).unsqueeze(1).clamp(0, 1)
 
 # %% ../../nbs/core/data.ipynb #68363e36
-def to_floats(pixels: np.ndarray,     # (N, C, H, W) uint8
-              size: int|None=None,    # side of the square, or None
-              channels: int|None=None, # 1, 3 or None
-              chunk: int=1024,        # pictures converted at a time
-             ) -> Tensor:             # (N, channels, size, size) float32 in [0, 1]
+def to_floats(
+    pixels: np.ndarray,  # (N, C, H, W) uint8
+    size: int | None = None,  # side of the square, or None
+    channels: int | None = None,  # 1, 3 or None
+    chunk: int = 1024,  # pictures converted at a time
+) -> Tensor:  # (N, channels, size, size) float32 in [0, 1]
     "Turn bytes into floats in [0, 1] with the wanted size and channels, a chunk at a time."
     for i in range(0, len(pixels), chunk):
-        part = torch.from_numpy(pixels[i:i + chunk]).float() / 255
+        part = torch.from_numpy(pixels[i : i + chunk]).float() / 255
         part = resize(to_channels(part, channels), size)
-        if i == 0: x = torch.empty(len(pixels), *part.shape[1:])
-        x[i:i + chunk] = part
+        if i == 0:
+            x = torch.empty(len(pixels), *part.shape[1:])
+        x[i : i + chunk] = part
     return x
 
 # %% ../../nbs/core/data.ipynb #6368d3c3
-def stratified_split(y: np.ndarray, # labels (N,), integers
-                     train: int,    # number of train samples, 0 < train < N
-                    ) -> tuple[np.ndarray, np.ndarray]: # sorted indices of train and test
+def stratified_split(
+    y: np.ndarray,  # labels (N,), integers
+    train: int,  # number of train samples, 0 < train < N
+) -> tuple[np.ndarray, np.ndarray]:  # sorted indices of train and test
     "Split each class in the same proportion, by a rule that depends on nothing but NumPy's frozen `RandomState(0)`."
     classes, counts = np.unique(y, return_counts=True)
     share = counts * train / len(y)
     take = np.floor(share).astype(int)
-    take[np.argsort(take - share, kind="stable")[:train - take.sum()]] += 1  # largest remainders first
+    take[np.argsort(take - share, kind="stable")[: train - take.sum()]] += 1  # largest remainders first
     random = np.random.RandomState(0)
-    chosen = np.concatenate([np.flatnonzero(y == c)[random.permutation(n)[:k]]
-                             for c, n, k in zip(classes, counts, take)])
+    chosen = np.concatenate(
+        [np.flatnonzero(y == c)[random.permutation(n)[:k]] for c, n, k in zip(classes, counts, take)]
+    )
     return np.sort(chosen), np.setdiff1d(np.arange(len(y)), chosen)
 
 # %% ../../nbs/core/data.ipynb #a7ad6d59
 def _digits(split):
     "Give pictures, labels and class names of one split of the digits."
     from sklearn.datasets import load_digits
+
     digits = load_digits()
     train, test = stratified_split(digits.target, 1200)
     index = train if split == "train" else test
@@ -131,8 +154,9 @@ def _digits(split):
     return x, torch.from_numpy(digits.target[index].astype(np.int64)), tuple("0123456789")
 
 # %% ../../nbs/core/data.ipynb #86054c43
-def decode_delta(z: np.ndarray, # (N, 3, H, W) uint8, second differences of (G, R - G, B - G)
-                ) -> np.ndarray: # (N, 3, H, W) uint8, RGB
+def decode_delta(
+    z: np.ndarray,  # (N, 3, H, W) uint8, second differences of (G, R - G, B - G)
+) -> np.ndarray:  # (N, 3, H, W) uint8, RGB
     "Undo the difference code of `z_train` and `z_test`: integrate along both axes modulo 256, then add green back."
     p = np.cumsum(np.cumsum(z, axis=-2, dtype=np.uint8), axis=-1, dtype=np.uint8)
     green = p[:, 0]
@@ -141,11 +165,14 @@ def decode_delta(z: np.ndarray, # (N, 3, H, W) uint8, second differences of (G, 
 # %% ../../nbs/core/data.ipynb #0d8ce657
 def _channels_first(x, where):
     "Move the channel axis to place 1, adding it where there is none; raises `ValueError` when it cannot be told."
-    if x.ndim == 3: return x[:, None]
+    if x.ndim == 3:
+        return x[:, None]
     first, last = x.ndim == 4 and x.shape[1] in (1, 3), x.ndim == 4 and x.shape[3] in (1, 3)
     if first == last:
         reason = "both axis 1 and axis 3 could hold the channels" if first else "no axis holds 1 or 3 channels"
-        raise ValueError(f"{where} has shape {x.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, but {reason}")
+        raise ValueError(
+            f"{where} has shape {x.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, but {reason}"
+        )
     return x if first else np.moveaxis(x, 3, 1)
 
 # %% ../../nbs/core/data.ipynb #3da4d6d4
@@ -156,30 +183,41 @@ def _npz_arrays(path, split):
             held = set(file.files)
             key = f"z_{split}" if f"z_{split}" in held else f"x_{split}"
             if missing := {key, f"y_{split}"} - held:
-                raise KeyError(f"{path} lacks {sorted(missing)}; it holds {sorted(held)}, and needs "
-                               f"x_{split} (or z_{split}) and y_{split}")
+                raise KeyError(
+                    f"{path} lacks {sorted(missing)}; it holds {sorted(held)}, and needs "
+                    f"x_{split} (or z_{split}) and y_{split}"
+                )
             names = tuple(map(str, file["names"])) if "names" in held else None
             return key, file[key], file[f"y_{split}"], names
-    except KeyError as error: raise ValueError(error.args[0]) from None
-    except FileNotFoundError: raise FileNotFoundError(f"no file {path}; correct the path in settings [images] or PVLIT_IMAGES") from None
+    except KeyError as error:
+        raise ValueError(error.args[0]) from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {path}; correct the path in settings [images] or PVLIT_IMAGES") from None
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
         raise ValueError(f"{path} is not a readable .npz file ({error}); it may be truncated: copy it again") from error
 
 # %% ../../nbs/core/data.ipynb #6edf3a28
-def read_npz(path: Path,   # a .npz file
-             split: str,   # "train" or "test"
-             names: tuple=(), # class names to use when the file has none
-            ) -> tuple:    # pixels (N, C, H, W) uint8, labels (N,) int64, class names
+def read_npz(
+    path: Path,  # a .npz file
+    split: str,  # "train" or "test"
+    names: tuple = (),  # class names to use when the file has none
+) -> tuple:  # pixels (N, C, H, W) uint8, labels (N,) int64, class names
     "Read and check one split of a local file; raises `ValueError` or `FileNotFoundError` saying what is wrong with it."
     key, x, y, held_names = _npz_arrays(path, split)
-    if x.dtype != np.uint8: raise ValueError(f"{path}: {key} is {x.dtype}; expected uint8 (for floats in [0, 1] store (255 * x).round())")
-    if y.ndim != 1 or y.dtype.kind not in "iu": raise ValueError(f"{path}: y_{split} is {y.dtype} {y.shape}; expected one integer label per picture")
-    if len(x) != len(y): raise ValueError(f"{path}: {len(x)} pictures in {key} but {len(y)} labels in y_{split}")
-    if len(x) == 0: raise ValueError(f"{path}: {key} holds no pictures")
+    if x.dtype != np.uint8:
+        raise ValueError(f"{path}: {key} is {x.dtype}; expected uint8 (for floats in [0, 1] store (255 * x).round())")
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise ValueError(f"{path}: y_{split} is {y.dtype} {y.shape}; expected one integer label per picture")
+    if len(x) != len(y):
+        raise ValueError(f"{path}: {len(x)} pictures in {key} but {len(y)} labels in y_{split}")
+    if len(x) == 0:
+        raise ValueError(f"{path}: {key} holds no pictures")
     x = _channels_first(x, f"{path}: {key}")
     names = held_names or names or tuple(map(str, range(int(y.max()) + 1)))
     if y.min() < 0 or y.max() >= len(names):
-        raise ValueError(f"{path}: labels of y_{split} run from {y.min()} to {y.max()}, but there are {len(names)} classes")
+        raise ValueError(
+            f"{path}: labels of y_{split} run from {y.min()} to {y.max()}, but there are {len(names)} classes"
+        )
     return (decode_delta(x) if key[0] == "z" else x), y.astype(np.int64), names
 
 # %% ../../nbs/core/data.ipynb #c1ca8cb4
@@ -189,14 +227,17 @@ def _split_of(file):
     return "train" if int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") % 10 else "test"
 
 # %% ../../nbs/core/data.ipynb #2ff6ad00
-def read_picture(file,         # path of a picture, or an open binary file
-                 channels: int=3, # 1 (gray) or 3 (RGB)
-                ) -> Tensor:   # (1, channels, H, W) float32 in [0, 1]
+def read_picture(
+    file,  # path of a picture, or an open binary file
+    channels: int = 3,  # 1 (gray) or 3 (RGB)
+) -> Tensor:  # (1, channels, H, W) float32 in [0, 1]
     "Read one picture upright, on white, with its full range; raises `OSError` or `ValueError` when it cannot be read."
     from PIL import Image, ImageOps
+
     with Image.open(file) as picture:
         picture = ImageOps.exif_transpose(picture)
-        if picture.mode == "F": raise ValueError("a float picture has no known range")
+        if picture.mode == "F":
+            raise ValueError("a float picture has no known range")
         if picture.mode[0] == "I":  # 16 bits per pixel, whatever the byte order
             x = torch.from_numpy(np.asarray(picture).astype(np.float32) / 65535)[None, None].clamp(0, 1)
             return to_channels(x, channels)
@@ -210,9 +251,13 @@ def read_picture(file,         # path of a picture, or an open binary file
 def _is_picture(file):
     "Tell whether Pillow recognizes a file, from its header alone."
     from PIL import Image
+
     try:
-        with Image.open(file): return True
-    except Exception: return False
+        with Image.open(file):
+            return True
+    except Exception:
+        return False
+
 
 def _folder_files(folder):
     "List the files below a folder as sorted relative paths, without hidden files and folders."
@@ -220,47 +265,64 @@ def _folder_files(folder):
     return sorted((f for f in found if not any(p.startswith(".") for p in f.parts)), key=lambda f: f.as_posix())
 
 # %% ../../nbs/core/data.ipynb #1685f2e1
-def _class_of(file): return file.parts[0] if len(file.parts) > 1 else "."
+def _class_of(file):
+    return file.parts[0] if len(file.parts) > 1 else "."
+
 
 def _read_files(folder, files, size, channels):
     "Read what can be read: pictures, their files, and a `file: reason` for each of the others."
     x, kept, skipped = [], [], []
     for file in files:
-        try: x.append(resize(read_picture(folder / file, channels), size)); kept.append(file)
+        try:
+            x.append(resize(read_picture(folder / file, channels), size))
+            kept.append(file)
         except Exception as error:  # a damaged file can raise anything from inside a decoder
             reason = str(error).replace(f"{folder}{os.sep}", "") or type(error).__name__
             skipped.append(f"{file.as_posix()}: {reason}")
     return x, kept, tuple(skipped)
 
+
 def _warn_skipped(folder, skipped):
     "Say once how many files could not be read, and which come first."
     shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
-    warnings.warn(f"skipped {len(skipped)} unreadable files in {folder}: {shown} (all are listed in Images.skipped)", stacklevel=4)
+    warnings.warn(
+        f"skipped {len(skipped)} unreadable files in {folder}: {shown} (all are listed in Images.skipped)", stacklevel=4
+    )
 
 # %% ../../nbs/core/data.ipynb #7af3227d
 def _check_request(split, size, channels):
     "Refuse a split, size or number of channels that no source offers."
-    if split not in ("train", "test"): raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
+    if split not in ("train", "test"):
+        raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
     if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
         raise ValueError(f"size must be a whole number of pixels >= 1, or None for the source's own size, got {size!r}")
-    if channels not in (None, 1, 3): raise ValueError(f"channels must be 1 (gray), 3 (RGB) or None, got {channels!r}")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 (gray), 3 (RGB) or None, got {channels!r}")
 
-def load_folder(folder,              # path of the folder
-                size: int,           # side of the square pictures, in pixels
-                channels: int|None=None, # 1 (gray) or 3 (RGB); None means RGB
-                split: str="train",  # "train" (nine in ten) or "test"
-               ) -> Images:          # its `skipped` lists what could not be read
+
+def load_folder(
+    folder,  # path of the folder
+    size: int,  # side of the square pictures, in pixels
+    channels: int | None = None,  # 1 (gray) or 3 (RGB); None means RGB
+    split: str = "train",  # "train" (nine in ten) or "test"
+) -> Images:  # its `skipped` lists what could not be read
     "Read a folder of pictures; raises `ValueError` when it offers none, `FileNotFoundError` when it does not exist."
     _check_request(split, size, channels)
-    if size is None: raise ValueError("a folder's pictures may differ in size: give the wanted side in pixels, as in size=32")
+    if size is None:
+        raise ValueError("a folder's pictures may differ in size: give the wanted side in pixels, as in size=32")
     folder = Path(folder).expanduser()
-    if not folder.is_dir(): raise FileNotFoundError(f"no folder {folder}; write load_images('folder:/path/to/pictures', size=32)")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; write load_images('folder:/path/to/pictures', size=32)")
     files = _folder_files(folder)
     classes = sorted({_class_of(f) for f in files if _is_picture(folder / f)})
     x, kept, skipped = _read_files(folder, [f for f in files if _split_of(f) == split], size, channels or 3)
-    if skipped: _warn_skipped(folder, skipped)
-    if not x: raise ValueError(f"no readable picture in the {split} split of {folder}: it holds {len(files)} files, "
-                               f"{len(skipped)} of this split unreadable; PNG, JPEG, WebP, ... are read, one file in ten is test")
+    if skipped:
+        _warn_skipped(folder, skipped)
+    if not x:
+        raise ValueError(
+            f"no readable picture in the {split} split of {folder}: it holds {len(files)} files, "
+            f"{len(skipped)} of this split unreadable; PNG, JPEG, WebP, ... are read, one file in ten is test"
+        )
     y = torch.tensor([classes.index(_class_of(f)) for f in kept])
     return Images("folder", split, torch.cat(x), y, tuple(classes), "your own", str(folder), skipped)
 
@@ -268,42 +330,60 @@ def load_folder(folder,              # path of the folder
 @dataclass(frozen=True)
 class Source:
     "Describe a public data set: where it is fetched from and on which terms."
-    hub: str                 # Hugging Face hub id
-    licence: str             # terms of use
-    classes: tuple[str, ...] # class names
-    image: str = "image"     # column of the pictures
-    label: str = "label"     # column of the labels
-    size: int|None = None    # side of the square when none is asked for; None keeps the original size
+
+    hub: str  # Hugging Face hub id
+    licence: str  # terms of use
+    classes: tuple[str, ...]  # class names
+    image: str = "image"  # column of the pictures
+    label: str = "label"  # column of the labels
+    size: int | None = None  # side of the square when none is asked for; None keeps the original size
+
 
 SOURCES = {
-    "fashion_mnist": Source("zalando-datasets/fashion_mnist", "MIT (Zalando SE)", (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")),
+    "fashion_mnist": Source(
+        "zalando-datasets/fashion_mnist",
+        "MIT (Zalando SE)",
+        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
     "mnist": Source("ylecun/mnist", "see the data card; cite LeCun et al. (1998)", tuple("0123456789")),
-    "cifar10": Source("uoft-cs/cifar10", "research; cite Krizhevsky (2009)", (
-        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"), image="img"),
-    "celeba": Source("flwrlabs/celeba", "non-commercial research (CelebA agreement); cite Liu et al. (2015)",
-                     ("not smiling", "smiling"), label="Smiling", size=64),
+    "cifar10": Source(
+        "uoft-cs/cifar10",
+        "research; cite Krizhevsky (2009)",
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        image="img",
+    ),
+    "celeba": Source(
+        "flwrlabs/celeba",
+        "non-commercial research (CelebA agreement); cite Liu et al. (2015)",
+        ("not smiling", "smiling"),
+        label="Smiling",
+        size=64,
+    ),
 }
 
 # %% ../../nbs/core/data.ipynb #1b6859f1
 def _hub_rows(source, split):
     "Open one split on the hub, or the copy that `datasets` kept."
     from datasets import load_dataset
+
     return load_dataset(source.hub, split=split)
 
-def read_hub(source: Source,     # an entry of `SOURCES`
-             split: str,         # "train" or "test"
-             size: int|None,     # side of the square, or None
-             channels: int|None, # 1, 3 or None
-             chunk: int=512,     # rows decoded at a time
-            ) -> tuple:          # pictures (N, C, H, W) float32, labels (N,) int64
+
+def read_hub(
+    source: Source,  # an entry of `SOURCES`
+    split: str,  # "train" or "test"
+    size: int | None,  # side of the square, or None
+    channels: int | None,  # 1, 3 or None
+    chunk: int = 512,  # rows decoded at a time
+) -> tuple:  # pictures (N, C, H, W) float32, labels (N,) int64
     "Fetch one split through the `datasets` extra, decoding and resizing a chunk at a time."
     rows = _hub_rows(source, split)
     for i in range(0, len(rows), chunk):
-        pixels = np.stack([np.asarray(p) for p in rows[i:i + chunk][source.image]])
+        pixels = np.stack([np.asarray(p) for p in rows[i : i + chunk][source.image]])
         part = to_floats(_channels_first(pixels, source.hub), size, channels)
-        if i == 0: x = torch.empty(len(rows), *part.shape[1:])
-        x[i:i + chunk] = part
+        if i == 0:
+            x = torch.empty(len(rows), *part.shape[1:])
+        x[i : i + chunk] = part
     return x, torch.tensor(rows[source.label]).long()
 
 # %% ../../nbs/core/data.ipynb #fb006f13
@@ -314,21 +394,28 @@ def _no_copy(name, reason):
   2. name a local .npz: in settings.ini under [images], {name} = /path/to/{name}.npz, or PVLIT_IMAGES={name}=/path/to/{name}.npz;
   3. use what needs no download: load_images("digits"), or load_images("folder:/path/to/pictures", size=32).""")
 
+
 def _from_hub(name, split, size, channels):
     "Read from the hub, or explain what to do instead."
-    try: return read_hub(SOURCES[name], split, size, channels)
-    except ImportError as error: raise _no_copy(name, f"the datasets package is not installed: {error}") from error
+    try:
+        return read_hub(SOURCES[name], split, size, channels)
+    except ImportError as error:
+        raise _no_copy(name, f"the datasets package is not installed: {error}") from error
     except ValueError as error:
-        if type(error) is ValueError: raise  # ours: the pictures came but do not fit
+        if type(error) is ValueError:
+            raise  # ours: the pictures came but do not fit
         raise _no_copy(name, f"{type(error).__name__}: {error}") from error
-    except Exception as error: raise _no_copy(name, f"{type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise _no_copy(name, f"{type(error).__name__}: {error}") from error
 
 # %% ../../nbs/core/data.ipynb #f37d24e4
-def known_names(settings: Settings|None=None, # settings whose local files count too; None loads them
-               ) -> list[str]:                # names for `load_images`
+def known_names(
+    settings: Settings | None = None,  # settings whose local files count too; None loads them
+) -> list[str]:  # names for `load_images`
     "List the names that `load_images` accepts."
     settings = settings or load_settings()
     return sorted({"digits", "folder:/path/to/pictures", *SOURCES, *settings.images})
+
 
 def _from_npz(name, split, size, channels, path):
     "Give pictures, labels and class names of one split of a local file."
@@ -336,31 +423,47 @@ def _from_npz(name, split, size, channels, path):
     return to_floats(pixels, size, channels), torch.from_numpy(y), classes
 
 # %% ../../nbs/core/data.ipynb #7248af47
-def load_images(name: str,                     # one of `known_names()`, or "folder:/path/to/pictures"
-                split: str="train",            # "train" or "test"
-                size: int|None=None,           # side of the square pictures in pixels; None keeps the source's
-                channels: int|None=None,       # 1 (gray), 3 (RGB) or None for the source's
-                settings: Settings|None=None,  # where local files are named; None loads them
-               ) -> Images:                    # x (N, C, H, W) float32 in [0, 1] and all that identifies it
+def load_images(
+    name: str,  # one of `known_names()`, or "folder:/path/to/pictures"
+    split: str = "train",  # "train" or "test"
+    size: int | None = None,  # side of the square pictures in pixels; None keeps the source's
+    channels: int | None = None,  # 1 (gray), 3 (RGB) or None for the source's
+    settings: Settings | None = None,  # where local files are named; None loads them
+) -> Images:  # x (N, C, H, W) float32 in [0, 1] and all that identifies it
     "Load one split of a data set; raises `ValueError` for a wrong request or file, `FileNotFoundError` when there is no copy."
     _check_request(split, size, channels)
     settings = settings or load_settings()
     kind, _, path = str(name).partition(":")
-    if kind == "folder" and path: return load_folder(path, size, channels, split)
+    if kind == "folder" and path:
+        return load_folder(path, size, channels, split)
     if name not in known_names(settings):
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(known_names(settings))}")
     source = SOURCES.get(name)
     size = size or (source.size if source else None)
-    if name == "digits": return _embedded(split, size, channels, settings)
+    if name == "digits":
+        return _embedded(split, size, channels, settings)
     if name in settings.images:
         x, y, classes = _from_npz(name, split, size, channels, settings.images[name])
-        return Images(name, split, x, y, classes, source.licence if source else "your own", Path(settings.images[name]).name)
+        return Images(
+            name, split, x, y, classes, source.licence if source else "your own", Path(settings.images[name]).name
+        )
     x, y = _from_hub(name, split, size, channels)
     return Images(name, split, x, y, source.classes, source.licence, f"https://huggingface.co/datasets/{source.hub}")
 
 # %% ../../nbs/core/data.ipynb #7ad53001
 def _embedded(split, size, channels, settings):
     "Give one split of the digits; raises `ValueError` when the settings name a file for them."
-    if "digits" in settings.images: raise ValueError("settings [images] names a file for 'digits', which is embedded; use another name for that file")
+    if "digits" in settings.images:
+        raise ValueError(
+            "settings [images] names a file for 'digits', which is embedded; use another name for that file"
+        )
     x, y, classes = _digits(split)
-    return Images("digits", split, resize(to_channels(x, channels), size), y, classes, "CC BY 4.0 (UCI; Alpaydin and Kaynak, 1998)", "scikit-learn load_digits")
+    return Images(
+        "digits",
+        split,
+        resize(to_channels(x, channels), size),
+        y,
+        classes,
+        "CC BY 4.0 (UCI; Alpaydin and Kaynak, 1998)",
+        "scikit-learn load_digits",
+    )

@@ -37,10 +37,13 @@ def write_whole(
 
 
 def _force_name(folder):
-    if os.name != "posix": return
+    if os.name != "posix":
+        return
     handle = os.open(folder, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 # %% ../../nbs/core/files.ipynb #3da18524
 def digest(
@@ -55,13 +58,17 @@ def sealed(
     record: dict,  # JSON-like, without the key `seal`
 ) -> dict:  # the same with its seal
     "Add the digest of a record to it. Raises `ValueError` when a number in it is not finite."
-    try: return {**record, "seal": digest(record)}
-    except ValueError as error: raise ValueError(f"the record holds a number that is not finite ({error}); it was not sealed") from None
+    try:
+        return {**record, "seal": digest(record)}
+    except ValueError as error:
+        raise ValueError(f"the record holds a number that is not finite ({error}); it was not sealed") from None
 
 
 def intact(
     record: dict,  # a record that may carry a seal
 ) -> bool:  # False without a seal, too
     "Whether a record is as it was when it was sealed."
-    try: return record.get("seal") == digest({key: value for key, value in record.items() if key != "seal"})
-    except ValueError: return False
+    try:
+        return record.get("seal") == digest({key: value for key, value in record.items() if key != "seal"})
+    except ValueError:
+        return False

@@ -10,7 +10,10 @@ __all__ = ['as_features', 'Moments', 'frechet_from_moments', 'frechet_distance',
            'feature_frechet', 'split_half_floor', 'memorization', 'fid']
 
 # %% ../../nbs/core/metrics.ipynb #050b7e41
-import hashlib, json, math, warnings
+import hashlib
+import json
+import math
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -24,28 +27,40 @@ from .data import Images, load_images, to_channels
 from .settings import Settings, load_settings
 
 # %% ../../nbs/core/metrics.ipynb #8ab73e72
-def as_features(x,         # features (N, D): tensor or array
-                name: str, # what to call them in an error
-                least: int=2, # smallest useful N
-               ) -> Tensor:   # (N, D) float64
+def as_features(
+    x,  # features (N, D): tensor or array
+    name: str,  # what to call them in an error
+    least: int = 2,  # smallest useful N
+) -> Tensor:  # (N, D) float64
     "Check features and convert them to float64; raises `ValueError` for a wrong rank, too few rows, or values that are not finite."
     x = torch.as_tensor(x).detach()
-    if x.ndim != 2: raise ValueError(f"{name} must be (N, D), one row a sample, got shape {tuple(x.shape)}; flatten pictures with .flatten(1)")
-    if len(x) < least or x.shape[1] == 0: raise ValueError(f"{name} needs at least {least} samples and 1 feature, got {tuple(x.shape)}")
+    if x.ndim != 2:
+        raise ValueError(
+            f"{name} must be (N, D), one row a sample, got shape {tuple(x.shape)}; flatten pictures with .flatten(1)"
+        )
+    if len(x) < least or x.shape[1] == 0:
+        raise ValueError(f"{name} needs at least {least} samples and 1 feature, got {tuple(x.shape)}")
     x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
-    if not x.isfinite().all(): raise ValueError(f"{name} contains {int((~x.isfinite()).sum())} values that are NaN or infinite; look at the samples before scoring them")
+    if not x.isfinite().all():
+        raise ValueError(
+            f"{name} contains {int((~x.isfinite()).sum())} values that are NaN or infinite; look at the samples before scoring them"
+        )
     return x
+
 
 def _pair(a, b, least=2):
     "Check both sets and their common width."
     a, b = as_features(a, "first set", least), as_features(b, "second set", least)
-    if a.shape[1] != b.shape[1]: raise ValueError(f"both sets need the same number of features, got {a.shape[1]} and {b.shape[1]}")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"both sets need the same number of features, got {a.shape[1]} and {b.shape[1]}")
     return a, b.to(a.device)
 
 # %% ../../nbs/core/metrics.ipynb #822fcff7
 class Moments:
     "Accumulate mean and covariance of features batch by batch in float64 (Chan, Golub and LeVeque, 1983, eq. 2.1)."
-    def __init__(self): self.n, self.mean, self._scatter = 0, None, None
+
+    def __init__(self):
+        self.n, self.mean, self._scatter = 0, None, None
 
     def update(self, features):  # (n, D), n >= 1
         "Add a batch; raises `ValueError` when it is malformed or its width differs from the batches before."
@@ -58,8 +73,11 @@ class Moments:
         return self._merge(other.n, other.mean, other._scatter) if other.n else self
 
     def _merge(self, n, mean, scatter):
-        if self.n == 0: self.n, self.mean, self._scatter = n, mean.clone(), scatter.clone(); return self
-        if len(mean) != len(self.mean): raise ValueError(f"this batch has {len(mean)} features, those before had {len(self.mean)}")
+        if self.n == 0:
+            self.n, self.mean, self._scatter = n, mean.clone(), scatter.clone()
+            return self
+        if len(mean) != len(self.mean):
+            raise ValueError(f"this batch has {len(mean)} features, those before had {len(self.mean)}")
         delta, total = mean - self.mean, self.n + n
         self._scatter += scatter + torch.outer(delta, delta) * (self.n * n / total)
         self.mean, self.n = self.mean + delta * (n / total), total
@@ -68,22 +86,28 @@ class Moments:
     @property
     def cov(self):
         "Give the unbiased covariance (D, D); raises `ValueError` before the second sample."
-        if self.n < 2: raise ValueError(f"a covariance needs at least 2 samples, got {self.n}")
+        if self.n < 2:
+            raise ValueError(f"a covariance needs at least 2 samples, got {self.n}")
         return self._scatter / (self.n - 1)
 
 # %% ../../nbs/core/metrics.ipynb #8b3c27fc
 def _factor(cov):
     "Give A with A A^T = cov for a singular covariance; raises `ValueError` when an eigenvalue is clearly negative."
     values, vectors = np.linalg.eigh(cov)
-    if values[0] < -1e-6 * abs(values[-1]): raise ValueError(f"not a covariance: smallest eigenvalue {values[0]:.3g}, largest {values[-1]:.3g}")
+    if values[0] < -1e-6 * abs(values[-1]):
+        raise ValueError(f"not a covariance: smallest eigenvalue {values[0]:.3g}, largest {values[-1]:.3g}")
     noise = len(values) * np.finfo(values.dtype).eps * values[-1]
     return vectors * np.sqrt(np.where(values > noise, values, 0))
 
+
 def _trace_root(cov_a, cov_b):
     "Give the trace of (cov_a cov_b)^(1/2): by one symmetric eigenproblem, or by factors where the product is close to singular."
-    try: squares = scipy.linalg.eigh(cov_a, cov_b, type=2, eigvals_only=True, driver="gv", check_finite=False)
-    except scipy.linalg.LinAlgError: squares = np.zeros(1)  # cov_b is singular
-    if squares[0] > 1e-12 * squares[-1]: return np.sqrt(squares).sum()
+    try:
+        squares = scipy.linalg.eigh(cov_a, cov_b, type=2, eigvals_only=True, driver="gv", check_finite=False)
+    except scipy.linalg.LinAlgError:
+        squares = np.zeros(1)  # cov_b is singular
+    if squares[0] > 1e-12 * squares[-1]:
+        return np.sqrt(squares).sum()
     return np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False).sum()
 
 # %% ../../nbs/core/metrics.ipynb #4923908b
@@ -92,26 +116,33 @@ def _moments(mu, cov, name):
     mu, cov = (torch.as_tensor(x).detach().cpu().double().numpy() for x in (mu, cov))
     if mu.ndim != 1 or cov.shape != (len(mu), len(mu)) or len(mu) == 0:
         raise ValueError(f"{name} moments must be a mean (D,) and a covariance (D, D), got {mu.shape} and {cov.shape}")
-    if not (np.isfinite(mu).all() and np.isfinite(cov).all()): raise ValueError(f"{name} moments contain NaN or infinite values")
-    if abs(cov - cov.T).max() > 1e-4 * abs(cov).max(): raise ValueError(f"{name} covariance is not symmetric")
+    if not (np.isfinite(mu).all() and np.isfinite(cov).all()):
+        raise ValueError(f"{name} moments contain NaN or infinite values")
+    if abs(cov - cov.T).max() > 1e-4 * abs(cov).max():
+        raise ValueError(f"{name} covariance is not symmetric")
     return mu, cov
 
-def frechet_from_moments(mu_a,  # mean (D,)
-                         cov_a, # covariance (D, D), symmetric, may be singular
-                         mu_b,  # mean (D,)
-                         cov_b, # covariance (D, D)
-                        ) -> float: # >= 0, in squared units of the features
+
+def frechet_from_moments(
+    mu_a,  # mean (D,)
+    cov_a,  # covariance (D, D), symmetric, may be singular
+    mu_b,  # mean (D,)
+    cov_b,  # covariance (D, D)
+) -> float:  # >= 0, in squared units of the features
     """Give the squared Frechet distance of two Gaussians (Dowson and Landau, 1982, eq. 4) in float64.
 
     Raises `ValueError` for moments of wrong or different shapes, that are not finite, or that are no covariances."""
     (mu_a, cov_a), (mu_b, cov_b) = _moments(mu_a, cov_a, "first"), _moments(mu_b, cov_b, "second")
-    if len(mu_a) != len(mu_b): raise ValueError(f"both sets need the same number of features, got {len(mu_a)} and {len(mu_b)}")
+    if len(mu_a) != len(mu_b):
+        raise ValueError(f"both sets need the same number of features, got {len(mu_a)} and {len(mu_b)}")
     spread = np.trace(cov_a) + np.trace(cov_b) - 2 * _trace_root(cov_a, cov_b)
-    return max(0., float(np.square(mu_a - mu_b).sum() + spread))  # rounding can leave -1e-15
+    return max(0.0, float(np.square(mu_a - mu_b).sum() + spread))  # rounding can leave -1e-15
 
-def frechet_distance(a, # features (N, D), N >= 2
-                     b, # features (M, D), M >= 2
-                    ) -> float: # >= 0, in squared units of the features
+
+def frechet_distance(
+    a,  # features (N, D), N >= 2
+    b,  # features (M, D), M >= 2
+) -> float:  # >= 0, in squared units of the features
     "Give the squared Frechet distance of Gaussians fitted to two sets of features; raises `ValueError` for malformed features."
     a, b = (Moments().update(x) for x in _pair(a, b))
     return frechet_from_moments(a.mean, a.cov, b.mean, b.cov)
@@ -122,14 +153,17 @@ def _kernel_sum(a, b, same, block=2048):
     total = a.new_zeros(())
     for i in range(0, len(a), block):
         for j in range(i if same else 0, len(b), block):  # k is symmetric: half of the blocks suffice
-            k = (a[i:i + block] @ b[j:j + block].T / a.shape[1] + 1).pow_(3)
-            if same and i == j: k.fill_diagonal_(0)
+            k = (a[i : i + block] @ b[j : j + block].T / a.shape[1] + 1).pow_(3)
+            if same and i == j:
+                k.fill_diagonal_(0)
             total += k.sum() * (2 if same and i != j else 1)
     return total
 
-def kernel_distance(a, # features (N, D), N >= 2
-                    b, # features (M, D), M >= 2
-                   ) -> float: # may be slightly negative
+
+def kernel_distance(
+    a,  # features (N, D), N >= 2
+    b,  # features (M, D), M >= 2
+) -> float:  # may be slightly negative
     "Give the unbiased squared maximum mean discrepancy with the cubic kernel (Binkowski et al., 2018, eq. 4), over all pairs; raises `ValueError` for malformed features."
     a, b = _pair(a, b)
     n, m = len(a), len(b)
@@ -141,6 +175,7 @@ def _row_blocks(rows, columns, limit=2**24):
     "Cut `rows` so that one block against `columns` holds at most `limit` distances (128 MiB)."
     return torch.arange(rows).split(max(1, limit // columns))
 
+
 def _radii(x, k):
     "Give each sample's distance to its k-th nearest other sample."
     blocks = []
@@ -150,32 +185,40 @@ def _radii(x, k):
         blocks.append(distance.kthvalue(k, dim=1).values)
     return torch.cat(blocks)
 
+
 def _covered(x, centers, radii):
     "Give the share of x that lies in the ball of at least one center."
     inside = [(torch.cdist(x[rows], centers) <= radii).any(1) for rows in _row_blocks(len(x), len(centers))]
     return torch.cat(inside).double().mean().item()
 
 # %% ../../nbs/core/metrics.ipynb #7bf36efd
-def precision_recall(real,     # features (N, D) of real samples, N > k
-                     fake,     # features (M, D) of generated samples, M > k
-                     k: int=3, # the ball of a sample reaches its k-th nearest neighbor
-                    ) -> tuple[float, float]: # precision and recall, each in [0, 1]
+def precision_recall(
+    real,  # features (N, D) of real samples, N > k
+    fake,  # features (M, D) of generated samples, M > k
+    k: int = 3,  # the ball of a sample reaches its k-th nearest neighbor
+) -> tuple[float, float]:  # precision and recall, each in [0, 1]
     "Give improved precision and recall (Kynkaanniemi et al., 2019, eq. 2); raises `ValueError` for malformed features or k < 1."
-    if not isinstance(k, int) or k < 1: raise ValueError(f"k must be a whole number >= 1, got {k!r}")
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"k must be a whole number >= 1, got {k!r}")
     real, fake = _pair(real, fake, least=k + 1)
     return _covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k))
 
 # %% ../../nbs/core/metrics.ipynb #408e3fbd
-def expected_calibration_error(probabilities, # (N, K), rows sum to 1
-                               labels,        # (N,), integers in 0..K-1
-                               bins: int=15,  # equal-width bins of confidence, >= 1
-                              ) -> float:     # in [0, 1]
+def expected_calibration_error(
+    probabilities,  # (N, K), rows sum to 1
+    labels,  # (N,), integers in 0..K-1
+    bins: int = 15,  # equal-width bins of confidence, >= 1
+) -> float:  # in [0, 1]
     "Give the top-1 expected calibration error (Guo et al., 2017, eq. 3); raises `ValueError` when rows are no probabilities or labels do not fit."
     p, labels = as_features(probabilities, "probabilities", least=1), torch.as_tensor(labels)
-    if p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-3: raise ValueError("rows of probabilities must be >= 0 and sum to 1; apply .softmax(1) to logits first")
-    if labels.shape != p.shape[:1] or labels.is_floating_point(): raise ValueError(f"labels must be ({len(p)},) integers, got {tuple(labels.shape)} {labels.dtype}")
-    if labels.min() < 0 or labels.max() >= p.shape[1]: raise ValueError(f"labels must lie in 0..{p.shape[1] - 1}, got {labels.min()}..{labels.max()}")
-    if not isinstance(bins, int) or bins < 1: raise ValueError(f"bins must be a whole number >= 1, got {bins!r}")
+    if p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-3:
+        raise ValueError("rows of probabilities must be >= 0 and sum to 1; apply .softmax(1) to logits first")
+    if labels.shape != p.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels must be ({len(p)},) integers, got {tuple(labels.shape)} {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= p.shape[1]:
+        raise ValueError(f"labels must lie in 0..{p.shape[1] - 1}, got {labels.min()}..{labels.max()}")
+    if not isinstance(bins, int) or bins < 1:
+        raise ValueError(f"bins must be a whole number >= 1, got {bins!r}")
     confidence, predicted = p.clamp(max=1).max(1)
     index = (confidence * bins).ceil().long().sub(1).clamp(min=0)
     gap = confidence - (predicted == labels.to(p.device)).double()
@@ -190,45 +233,66 @@ def _hash(state):
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:12]
 
+
 def _block(inputs, outputs):
     "Halve the side and set the number of channels."
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True))
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        nn.MaxPool2d(2, ceil_mode=True),
+    )
+
 
 class FeatureNet(nn.Module):
     "Classify pictures of one size and give the standardized penultimate features."
-    def __init__(self,
-                 name: str,     # data set it is trained on
-                 channels: int, # of the pictures
-                 size: int,     # side of the pictures in pixels
-                 classes: int,  # number of labels
-                 features: int, # width D of the penultimate layer
-                ):
+
+    def __init__(
+        self,
+        name: str,  # data set it is trained on
+        channels: int,  # of the pictures
+        size: int,  # side of the pictures in pixels
+        classes: int,  # number of labels
+        features: int,  # width D of the penultimate layer
+    ):
         super().__init__()
         self.name, self.shape, self.accuracy = name, (channels, size, size), float("nan")
         stages = max(2, math.ceil(math.log2(size / 4)))
         widths = [channels] + [min(32 * 2**i, 256) for i in range(stages)]
         flat = widths[-1] * math.ceil(size / 2**stages) ** 2
-        self.body = nn.Sequential(*(_block(i, o) for i, o in zip(widths, widths[1:])), nn.Flatten(),
-                                  nn.Linear(flat, features, bias=False), nn.BatchNorm1d(features), nn.GELU())
+        self.body = nn.Sequential(
+            *(_block(i, o) for i, o in zip(widths, widths[1:])),
+            nn.Flatten(),
+            nn.Linear(flat, features, bias=False),
+            nn.BatchNorm1d(features),
+            nn.GELU(),
+        )
         self.head = nn.Linear(features, classes)
-        self.register_buffer("mean", torch.zeros(features)); self.register_buffer("std", torch.ones(features))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
 
 # %% ../../nbs/core/metrics.ipynb #96ce5306
 @patch
-def forward(self: FeatureNet,
-            x: Tensor,  # pictures (N, C, H, W) in [0, 1]
-           ) -> Tensor: # (N, D), mean 0 and deviation 1 over the train split
+def forward(
+    self: FeatureNet,
+    x: Tensor,  # pictures (N, C, H, W) in [0, 1]
+) -> Tensor:  # (N, D), mean 0 and deviation 1 over the train split
     "Give standardized features (N, D) of pictures (N, C, H, W) in [0, 1]; raises `ValueError` for another shape."
     if x.ndim != 4 or x.shape[1:] != self.shape:
-        raise ValueError(f"this network sees pictures of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        raise ValueError(
+            f"this network sees pictures of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}"
+        )
     return (self.body(x) - self.mean) / self.std
 
+
 @patch
-def logits(self: FeatureNet,
-           x: Tensor,  # pictures (N, C, H, W) in [0, 1]
-          ) -> Tensor: # (N, K)
+def logits(
+    self: FeatureNet,
+    x: Tensor,  # pictures (N, C, H, W) in [0, 1]
+) -> Tensor:  # (N, K)
     "Give class scores (N, K) before the softmax."
     return self.head(self(x) * self.std + self.mean)
+
 
 @patch(as_prop=True)
 def fingerprint(self: FeatureNet):
@@ -241,8 +305,11 @@ def _one_thread(wanted):
     "Use one thread inside the block, if wanted."
     before = torch.get_num_threads()
     torch.set_num_threads(1 if wanted else before)
-    try: yield
-    finally: torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 def _new_net(images, seed):
     "Make a network for these pictures, leaving the global generator as it was."
@@ -250,6 +317,7 @@ def _new_net(images, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FeatureNet(images.name, channels, size, len(images.classes), 24 if size <= 12 else 64)
+
 
 def _optimize(net, images, seed, device, batch=64, passes=15, most=4000, lr=1e-2):
     "Minimize the cross-entropy for 15 passes over the pictures, or 4,000 steps if that is less."
@@ -260,21 +328,28 @@ def _optimize(net, images, seed, device, batch=64, passes=15, most=4000, lr=1e-2
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
-        if len(order) < min(batch, len(x)): order = torch.randperm(len(x), generator=random)
+        if len(order) < min(batch, len(x)):
+            order = torch.randperm(len(x), generator=random)
         rows, order = order[:batch].to(device), order[batch:]
         loss = F.cross_entropy(net.logits(x[rows]), y[rows])
-        optimizer.zero_grad(); loss.backward(); optimizer.step(); schedule.step()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
 
 # %% ../../nbs/core/metrics.ipynb #9270daa1
-def train_feature_net(images: Images,  # train split: square pictures, at least 2 classes
-                      test: Images,    # test split, only to report the accuracy
-                      seed: int=0,     # of initial weights and order of samples
-                      device="cpu",    # where to train
-                     ) -> FeatureNet:  # on the CPU, frozen, with `.accuracy` on the test split
+def train_feature_net(
+    images: Images,  # train split: square pictures, at least 2 classes
+    test: Images,  # test split, only to report the accuracy
+    seed: int = 0,  # of initial weights and order of samples
+    device="cpu",  # where to train
+) -> FeatureNet:  # on the CPU, frozen, with `.accuracy` on the test split
     "Train a classifier on the train split and fix the mean and deviation of its features; raises `ValueError` for unfit pictures."
     n, _, height, width = images.x.shape
-    if height != width: raise ValueError(f"a feature network needs square pictures, got {height}x{width}; give load_images a size")
-    if len(images.classes) < 2 or n < 64: raise ValueError(f"a feature network needs 2 classes and 64 pictures, got {len(images.classes)} and {n}")
+    if height != width:
+        raise ValueError(f"a feature network needs square pictures, got {height}x{width}; give load_images a size")
+    if len(images.classes) < 2 or n < 64:
+        raise ValueError(f"a feature network needs 2 classes and 64 pictures, got {len(images.classes)} and {n}")
     net = _new_net(images, seed).to(device).train()
     with _one_thread(width <= 12), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
         _optimize(net, images, seed, device)
@@ -283,33 +358,45 @@ def train_feature_net(images: Images,  # train split: square pictures, at least 
     net.accuracy = sum(right) / len(test)
     return net
 
+
 def _standardize(net, images):
     "Fix the mean and the standard deviation of the features over the train split."
     moments = Moments()
-    for batch in images.x.split(512): moments.update(net(batch))
-    net.mean.copy_(moments.mean); net.std.copy_(moments.cov.diagonal().sqrt().clamp_min(1e-6))
+    for batch in images.x.split(512):
+        moments.update(net(batch))
+    net.mean.copy_(moments.mean)
+    net.std.copy_(moments.cov.diagonal().sqrt().clamp_min(1e-6))
 
 # %% ../../nbs/core/metrics.ipynb #bcd5b121
 _RECIPE = 1  # raise it whenever the architecture or the training changes
 
+
 def _save_net(net, path, record):
     "Write weights and record; raises `OSError` when that fails, leaving nothing behind."
     from safetensors.torch import save
+
     record = dict(record, net=net.fingerprint, accuracy=net.accuracy)
-    write_whole(path, save({k: v.contiguous() for k, v in net.state_dict().items()}, metadata={"pvlit": json.dumps(record)}))
+    write_whole(
+        path, save({k: v.contiguous() for k, v in net.state_dict().items()}, metadata={"pvlit": json.dumps(record)})
+    )
+
 
 def _load_net(net, path, record):
     "Fill `net` from a file; raises `ValueError` saying why the file is not the one asked for."
     from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             held = json.loads((file.metadata() or {}).get("pvlit", "{}"))
             state = {key: file.get_tensor(key) for key in file.keys()}
-        if other := [k for k in record if held.get(k) != record[k]]: raise ValueError(f"it has another {' and '.join(other)}")
+        if other := [k for k in record if held.get(k) != record[k]]:
+            raise ValueError(f"it has another {' and '.join(other)}")
         net.load_state_dict(state)
-    except (SafetensorError, RuntimeError, OSError, KeyError) as error: raise ValueError(f"it is damaged: {error}") from error
+    except (SafetensorError, RuntimeError, OSError, KeyError) as error:
+        raise ValueError(f"it is damaged: {error}") from error
     net.accuracy = held["accuracy"]
-    if net.fingerprint != held["net"]: raise ValueError("its weights do not match their fingerprint")
+    if net.fingerprint != held["net"]:
+        raise ValueError("its weights do not match their fingerprint")
     return net.eval().requires_grad_(False)
 
 # %% ../../nbs/core/metrics.ipynb #718620ef
@@ -318,24 +405,41 @@ def _train_device(settings, size):
     wanted = "cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device
     return wanted if size > 12 and wanted.startswith("cuda") else "cpu"
 
-def feature_net(name: str="digits",           # data set, as for `load_images`
-                settings: Settings|None=None, # cache folder, device, local files; None loads them
-                size: int|None=None,          # side of the pictures; None keeps the data set's
-                channels: int|None=None,      # 1, 3 or None
-                seed: int=0,                  # a second network tells how much a result depends on the first
-               ) -> FeatureNet:               # on the CPU, frozen, in evaluation mode
+
+def feature_net(
+    name: str = "digits",  # data set, as for `load_images`
+    settings: Settings | None = None,  # cache folder, device, local files; None loads them
+    size: int | None = None,  # side of the pictures; None keeps the data set's
+    channels: int | None = None,  # 1, 3 or None
+    seed: int = 0,  # a second network tells how much a result depends on the first
+) -> FeatureNet:  # on the CPU, frozen, in evaluation mode
     "Give the feature network of a data set: from the cache when it is there and intact, else trained now and cached; raises what `load_images` raises."
     settings = settings or load_settings()
     images = load_images(name, "train", size, channels, settings)
     record = {"recipe": _RECIPE, "data": images.fingerprint, "seed": seed}
     slug = hashlib.sha256(name.encode()).hexdigest()[:8] if ":" in name else name
-    path = Path(settings.cache) / "feature_nets" / f"{slug}-{'x'.join(map(str, images.x.shape[1:]))}-seed{seed}.safetensors"
+    path = (
+        Path(settings.cache)
+        / "feature_nets"
+        / f"{slug}-{'x'.join(map(str, images.x.shape[1:]))}-seed{seed}.safetensors"
+    )
     if path.exists():
-        try: return _load_net(_new_net(images, seed), path, record)
-        except ValueError as error: warnings.warn(f"training the feature network of {name} again: {path.name} cannot be used, {error}", stacklevel=2)
-    net = train_feature_net(images, load_images(name, "test", size, channels, settings), seed, _train_device(settings, images.x.shape[2]))
-    try: _save_net(net, path, record)
-    except OSError as error: warnings.warn(f"the feature network of {name} could not be cached ({error}); it will be trained again next time", stacklevel=2)
+        try:
+            return _load_net(_new_net(images, seed), path, record)
+        except ValueError as error:
+            warnings.warn(
+                f"training the feature network of {name} again: {path.name} cannot be used, {error}", stacklevel=2
+            )
+    net = train_feature_net(
+        images, load_images(name, "test", size, channels, settings), seed, _train_device(settings, images.x.shape[2])
+    )
+    try:
+        _save_net(net, path, record)
+    except OSError as error:
+        warnings.warn(
+            f"the feature network of {name} could not be cached ({error}); it will be trained again next time",
+            stacklevel=2,
+        )
     return net
 
 # %% ../../nbs/core/metrics.ipynb #4fb96933
@@ -343,47 +447,59 @@ def _pictures(x, name):
     "Accept `Images` or a tensor; raises `ValueError` unless it is (N, C, H, W) with values in [0, 1]."
     x = getattr(x, "x", x)
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"{name} must be Images or a float tensor (N, C, H, W), got {getattr(x, 'dtype', type(x).__name__)} {tuple(getattr(x, 'shape', ()))}")
-    if len(x) < 2: raise ValueError(f"{name} needs at least 2 pictures, got {len(x)}")
-    if not x.isfinite().all(): raise ValueError(f"{name} contains NaN or infinite values; look at the pictures before scoring them")
-    if x.min() < 0 or x.max() > 1: raise ValueError(f"{name} must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]; use .clamp(0, 1) if that is what is meant")
+        raise ValueError(
+            f"{name} must be Images or a float tensor (N, C, H, W), got {getattr(x, 'dtype', type(x).__name__)} {tuple(getattr(x, 'shape', ()))}"
+        )
+    if len(x) < 2:
+        raise ValueError(f"{name} needs at least 2 pictures, got {len(x)}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name} contains NaN or infinite values; look at the pictures before scoring them")
+    if x.min() < 0 or x.max() > 1:
+        raise ValueError(
+            f"{name} must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]; use .clamp(0, 1) if that is what is meant"
+        )
     return x
 
+
 @torch.no_grad()
-def extract_features(net,            # a `FeatureNet`, or any module from pictures to (N, D)
-                     images,         # `Images` or tensor (N, C, H, W) in [0, 1]
-                     batch: int=512, # pictures at a time
-                    ) -> Tensor:     # (N, D) on the CPU
+def extract_features(
+    net,  # a `FeatureNet`, or any module from pictures to (N, D)
+    images,  # `Images` or tensor (N, C, H, W) in [0, 1]
+    batch: int = 512,  # pictures at a time
+) -> Tensor:  # (N, D) on the CPU
     "Give the features of many pictures, batch by batch, without gradients; raises `ValueError` for malformed pictures."
     device = next((t.device for t in net.parameters()), "cpu")
     return torch.cat([net(x.float().to(device)).cpu() for x in _pictures(images, "images").split(batch)])
 
 # %% ../../nbs/core/metrics.ipynb #b60f680d
 @torch.no_grad()
-def feature_frechet(net,            # a `FeatureNet`
-                    generated,      # `Images` or tensor (N, C, H, W) in [0, 1]
-                    reference,      # the real test pictures, likewise
-                    batch: int=512, # pictures at a time
-                   ) -> float:      # >= 0, in squared standard deviations of real features
+def feature_frechet(
+    net,  # a `FeatureNet`
+    generated,  # `Images` or tensor (N, C, H, W) in [0, 1]
+    reference,  # the real test pictures, likewise
+    batch: int = 512,  # pictures at a time
+) -> float:  # >= 0, in squared standard deviations of real features
     "Give the feature Frechet distance of two sets of pictures, which is NOT comparable to a published FID; raises `ValueError` for malformed pictures."
     device = next((t.device for t in net.parameters()), "cpu")
     sets = []
     for name, images in (("generated", generated), ("reference", reference)):
         moments = Moments()
-        for x in _pictures(images, name).split(batch): moments.update(net(x.float().to(device)))
+        for x in _pictures(images, name).split(batch):
+            moments.update(net(x.float().to(device)))
         sets += [moments.mean, moments.cov]
     return frechet_from_moments(*sets)
 
 # %% ../../nbs/core/metrics.ipynb #11c21e6f
-def split_half_floor(features,          # (N, D), N >= 4
-                     generator,         # `torch.Generator` on the CPU that draws the halves
-                     repeats: int=10,   # random splits to average over
-                    ) -> float:         # mean Frechet distance between halves
+def split_half_floor(
+    features,  # (N, D), N >= 4
+    generator,  # `torch.Generator` on the CPU that draws the halves
+    repeats: int = 10,  # random splits to average over
+) -> float:  # mean Frechet distance between halves
     "Give the Frechet distance between random halves of one set, the level below which differences mean nothing; raises `ValueError` for malformed features."
     x, half, values = as_features(features, "features", least=4), len(features) // 2, []
     for _ in range(repeats):
         order = torch.randperm(len(x), generator=generator)
-        values.append(frechet_distance(x[order[:half]], x[order[half:2 * half]]))
+        values.append(frechet_distance(x[order[:half]], x[order[half : 2 * half]]))
     return sum(values) / repeats
 
 # %% ../../nbs/core/metrics.ipynb #957e8f3f
@@ -391,18 +507,23 @@ def _nearest(x, references):
     "Give each row's distance to the nearest reference."
     return torch.cat([torch.cdist(x[rows], references).min(1).values for rows in _row_blocks(len(x), len(references))])
 
-def memorization(net,       # a `FeatureNet`, or None to compare pixels
-                 fake,      # generated `Images` or tensor (N, C, H, W) in [0, 1]
-                 train,     # pictures the generator was trained on, likewise
-                 test,      # pictures it never saw, likewise
-                 generator, # `torch.Generator` on the CPU that picks equal numbers of train and test pictures
-                ) -> float: # in [0, 1]; about 0.5 is honest, 1 is copying
+
+def memorization(
+    net,  # a `FeatureNet`, or None to compare pixels
+    fake,  # generated `Images` or tensor (N, C, H, W) in [0, 1]
+    train,  # pictures the generator was trained on, likewise
+    test,  # pictures it never saw, likewise
+    generator,  # `torch.Generator` on the CPU that picks equal numbers of train and test pictures
+) -> float:  # in [0, 1]; about 0.5 is honest, 1 is copying
     "Give the share of generated pictures nearer to a train picture than to a test picture, from equal numbers of both; raises `ValueError` for malformed pictures."
     sets = [_pictures(x, name) for x, name in ((fake, "fake"), (train, "train"), (test, "test"))]
-    if len({x.shape[1:] for x in sets}) > 1: raise ValueError(f"pictures must have one shape, got {[tuple(x.shape[1:]) for x in sets]}")
+    if len({x.shape[1:] for x in sets}) > 1:
+        raise ValueError(f"pictures must have one shape, got {[tuple(x.shape[1:]) for x in sets]}")
     fake, *real = sets
     n = min(map(len, real))
-    equal = (x[torch.randperm(len(x), generator=generator)[:n]] for x in real)  # chosen first: features of the rest would be thrown away
+    equal = (
+        x[torch.randperm(len(x), generator=generator)[:n]] for x in real
+    )  # chosen first: features of the rest would be thrown away
     fake, train, test = ((extract_features(net, x) if net else x.flatten(1).cpu()).double() for x in (fake, *equal))
     to_train, to_test = _nearest(fake, train), _nearest(fake, test)
     return ((to_train < to_test).double() + (to_train == to_test).double() / 2).mean().item()
@@ -410,36 +531,51 @@ def memorization(net,       # a `FeatureNet`, or None to compare pixels
 # %% ../../nbs/core/metrics.ipynb #4617961a
 class _Inception(nn.Module):
     "Adapt a TorchScript feature extractor to torchmetrics."
+
     def __init__(self, path):
         super().__init__()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # newer PyTorch warns about TorchScript
-            try: self.net = torch.jit.load(str(path), map_location="cpu").eval()
-            except (RuntimeError, ValueError) as error: raise ValueError(f"{path} is not a TorchScript file ({error})") from error
+            try:
+                self.net = torch.jit.load(str(path), map_location="cpu").eval()
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"{path} is not a TorchScript file ({error})") from error
         self.options = {"return_features": True} if "return_features" in str(self.net.forward.schema) else {}
-    def forward(self, x): return self.net(x, **self.options)
+
+    def forward(self, x):
+        return self.net(x, **self.options)
+
 
 def _inception(settings):
     "Open the Inception weights that the settings name."
     if settings.inception is None:
-        raise ValueError("a real FID needs Inception weights: set inception = /path/to/inception-2015-12-05.pt in settings.ini or PVLIT_INCEPTION; "
-                         "without them use feature_frechet, which is not an FID")
-    if not Path(settings.inception).is_file(): raise FileNotFoundError(f"no Inception weights at {settings.inception}; correct inception in settings.ini or PVLIT_INCEPTION")
+        raise ValueError(
+            "a real FID needs Inception weights: set inception = /path/to/inception-2015-12-05.pt in settings.ini or PVLIT_INCEPTION; "
+            "without them use feature_frechet, which is not an FID"
+        )
+    if not Path(settings.inception).is_file():
+        raise FileNotFoundError(
+            f"no Inception weights at {settings.inception}; correct inception in settings.ini or PVLIT_INCEPTION"
+        )
     return _Inception(settings.inception)
 
 # %% ../../nbs/core/metrics.ipynb #2f3fb44d
-def fid(generated,                    # `Images` or tensor (N, C, H, W) in [0, 1], gray or RGB
-        reference,                    # likewise; 10,000 or more pictures are customary
-        settings: Settings|None=None, # whose `inception` names the weights; None loads them
-        batch: int=64,                # pictures at a time
-       ) -> float:                    # >= 0
+def fid(
+    generated,  # `Images` or tensor (N, C, H, W) in [0, 1], gray or RGB
+    reference,  # likewise; 10,000 or more pictures are customary
+    settings: Settings | None = None,  # whose `inception` names the weights; None loads them
+    batch: int = 64,  # pictures at a time
+) -> float:  # >= 0
     "Give the Frechet inception distance (Heusel et al., 2017) through torchmetrics; raises `ValueError` without weights, `ImportError` without torchmetrics."
     sets = [_pictures(generated, "generated"), _pictures(reference, "reference")]
     module = _inception(settings or load_settings())
-    try: from torchmetrics.image.fid import FrechetInceptionDistance
-    except ImportError as error: raise ImportError(f"a real FID needs torchmetrics: pip install 'pvlit[data]' ({error})") from error
+    try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+    except ImportError as error:
+        raise ImportError(f"a real FID needs torchmetrics: pip install 'pvlit[data]' ({error})") from error
     metric = FrechetInceptionDistance(feature=module, input_img_size=(3, *sets[0].shape[2:]))
     metric.set_dtype(torch.float64)
     for x, real in zip(sets, (False, True)):
-        for part in x.split(batch): metric.update(to_channels(part.float(), 3).mul(255).round().byte(), real=real)
+        for part in x.split(batch):
+            metric.update(to_channels(part.float(), 3).mul(255).round().byte(), real=real)
     return metric.compute().item()

@@ -19,7 +19,9 @@ def initialized_from(
     "Draw initial weights from `seed` and leave torch's global CPU generator as it was."
     state = torch.default_generator.get_state()
     try:
-        if seed is not None: torch.default_generator.manual_seed(seed)
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
         yield
     finally:
-        if seed is not None: torch.default_generator.set_state(state)
+        if seed is not None:
+            torch.default_generator.set_state(state)

@@ -20,12 +20,32 @@ from PIL import Image as Picture
 from scipy.special import stdtrit
 
 # %% ../../nbs/core/plots.ipynb #c037fed8
-HOUSE = dict(blue="#0072B2", vermilion="#D55E00", green="#009E73", orange="#E69F00",
-             purple="#CC79A7", sky="#56B4E9", black="#000000", yellow="#F0E442")
+HOUSE = dict(
+    blue="#0072B2",
+    vermilion="#D55E00",
+    green="#009E73",
+    orange="#E69F00",
+    purple="#CC79A7",
+    sky="#56B4E9",
+    black="#000000",
+    yellow="#F0E442",
+)
 LINES = [HOUSE[name] for name in ("blue", "vermilion", "green", "orange", "purple", "sky", "black")]
-STYLE = {"figure.dpi": 80, "savefig.dpi": 80, "font.size": 11, "axes.titlesize": 12, "legend.frameon": False,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e5e5",
-         "axes.axisbelow": True, "lines.linewidth": 1.8, "axes.prop_cycle": plt.cycler(color=LINES)}
+STYLE = {
+    "figure.dpi": 80,
+    "savefig.dpi": 80,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "axes.prop_cycle": plt.cycler(color=LINES),
+}
+
 
 @contextmanager
 def house_style():
@@ -36,37 +56,47 @@ def house_style():
             yield
             interactive = plt.isinteractive()
     finally:
-        if interactive: plt.ion()  # a kernel's first figure turns this on, and leaving the context would turn it off for good
+        if interactive:
+            plt.ion()  # a kernel's first figure turns this on, and leaving the context would turn it off for good
 
 # %% ../../nbs/core/plots.ipynb #e117b0ad
-def as_frames(images,      # images, tensor or array (..., C, H, W) with C = 1 or 3
-              rank,        # number of axes that is asked for
-              what,        # name of the thing, for the message
-             ):
+def as_frames(
+    images,  # images, tensor or array (..., C, H, W) with C = 1 or 3
+    rank,  # number of axes that is asked for
+    what,  # name of the thing, for the message
+):
     "Return the images as a float array (..., H, W, 3) clipped to [0, 1]. Raises `ValueError` for another rank, channel count, or NaN."
-    if hasattr(images, "detach"): images = images.detach().cpu().float()
+    if hasattr(images, "detach"):
+        images = images.detach().cpu().float()
     x = np.asarray(images, dtype=np.float32)
     shape = "(T, C, H, W)" if what == "clip" else "(N, C, H, W)"
     if x.ndim != rank or x.size == 0:
         raise ValueError(f"{what}: got shape {x.shape}, expected {shape} with no empty axis; add or drop an axis first")
     if x.shape[-3] not in (1, 3):
-        raise ValueError(f"{what}: got shape {x.shape} with {x.shape[-3]} channels, expected 1 or 3 in the third axis from the end of {shape}")
+        raise ValueError(
+            f"{what}: got shape {x.shape} with {x.shape[-3]} channels, expected 1 or 3 in the third axis from the end of {shape}"
+        )
     if not np.isfinite(x).all():
-        raise ValueError(f"{what}: {np.count_nonzero(~np.isfinite(x))} of {x.size} values are NaN or infinite; a picture of them would hide it")
+        raise ValueError(
+            f"{what}: {np.count_nonzero(~np.isfinite(x))} of {x.size} values are NaN or infinite; a picture of them would hide it"
+        )
     x = np.moveaxis(x.clip(0, 1), -3, -1)
     return np.broadcast_to(x, (*x.shape[:-1], 3))
 
-def enlarge(frames,     # array (..., H, W, 3)
-            times,      # whole number of screen pixels for one image pixel
-           ):
+
+def enlarge(
+    frames,  # array (..., H, W, 3)
+    times,  # whole number of screen pixels for one image pixel
+):
     "Repeat every pixel `times` times in both directions."
     return frames.repeat(times, -3).repeat(times, -2)
 
 # %% ../../nbs/core/plots.ipynb #bf735bb2
-def canvas(cells,       # grid: list of rows, each a list of (h, w, 3) arrays or None for an empty place
-           gap=3,       # white pixels between neighbors
-           apart=0,     # additional white pixels before the last column
-          ):
+def canvas(
+    cells,  # grid: list of rows, each a list of (h, w, 3) arrays or None for an empty place
+    gap=3,  # white pixels between neighbors
+    apart=0,  # additional white pixels before the last column
+):
     "Lay equally large pictures on a white canvas; returns it and the left and top edges of the columns and rows."
     h, w, _ = next(c.shape for row in cells for c in row if c is not None)
     columns = max(len(row) for row in cells)
@@ -75,72 +105,89 @@ def canvas(cells,       # grid: list of rows, each a list of (h, w, 3) arrays or
     sheet = np.ones((top[-1] + h, left[-1] + w, 3), np.float32)
     for y, row in zip(top, cells):
         for x, cell in zip(left, row):
-            if cell is not None: sheet[y:y + h, x:x + w] = cell
+            if cell is not None:
+                sheet[y : y + h, x : x + w] = cell
     return sheet, left, top
 
-def draw_sheet(sheet,          # the canvas, (H, W, 3)
-               ax=None,        # axes to draw into; a new figure of the sheet's own size by default
-               margin=(0, 0),  # room at the left and above for writing, inches
-              ):
+
+def draw_sheet(
+    sheet,  # the canvas, (H, W, 3)
+    ax=None,  # axes to draw into; a new figure of the sheet's own size by default
+    margin=(0, 0),  # room at the left and above for writing, inches
+):
     "Draw a canvas pixel for pixel on axes without ticks."
     with house_style():
         if ax is None:
             size = sheet.shape[1] / 80 + margin[0], sheet.shape[0] / 80 + margin[1]
-            ax = plt.figure(figsize=size).add_axes((margin[0] / size[0], 0, 1 - margin[0] / size[0], 1 - margin[1] / size[1]))
+            ax = plt.figure(figsize=size).add_axes(
+                (margin[0] / size[0], 0, 1 - margin[0] / size[0], 1 - margin[1] / size[1])
+            )
         ax.imshow(sheet, interpolation="nearest")
         ax.set_axis_off()
     return ax
 
 # %% ../../nbs/core/plots.ipynb #f01933f8
-def show_images(images,         # (N, C, H, W), C = 1 or 3, intensity in [0, 1]; a list of (C, H, W) also works
-                columns=8,      # images in a row
-                titles=None,    # one short text an image, or None
-                ax=None,        # axes to draw into, or None for a new figure
-                pixels=56,      # least width of one image on the screen, pixels
-               ):
+def show_images(
+    images,  # (N, C, H, W), C = 1 or 3, intensity in [0, 1]; a list of (C, H, W) also works
+    columns=8,  # images in a row
+    titles=None,  # one short text an image, or None
+    ax=None,  # axes to draw into, or None for a new figure
+    pixels=56,  # least width of one image on the screen, pixels
+):
     "Show images in a grid and return the axes. Raises `ValueError` for a wrong shape or a wrong number of titles."
-    if isinstance(images, (list, tuple)): images = np.stack([np.asarray(i.detach().cpu() if hasattr(i, "detach") else i) for i in images])
+    if isinstance(images, (list, tuple)):
+        images = np.stack([np.asarray(i.detach().cpu() if hasattr(i, "detach") else i) for i in images])
     frames = as_frames(images, 4, "images")
-    if columns < 1: raise ValueError(f"columns: got {columns}, expected at least 1")
+    if columns < 1:
+        raise ValueError(f"columns: got {columns}, expected at least 1")
     if titles is not None and len(titles) != len(frames):
         raise ValueError(f"titles: got {len(titles)} for {len(frames)} images, expected one each")
     frames = enlarge(frames, max(1, math.ceil(pixels / frames.shape[2])))
-    cells = [list(frames[i:i + columns]) for i in range(0, len(frames), columns)]
+    cells = [list(frames[i : i + columns]) for i in range(0, len(frames), columns)]
     sheet, left, top = canvas(cells, gap=3 if titles is None else 20)
     ax = draw_sheet(sheet, ax, (0, 0 if titles is None else 0.3))
     for i, title in enumerate(titles or []):
-        ax.text(left[i % columns] + frames.shape[2] / 2, top[i // columns] - 4, title, ha="center", va="bottom", fontsize=9)
+        ax.text(
+            left[i % columns] + frames.shape[2] / 2, top[i // columns] - 4, title, ha="center", va="bottom", fontsize=9
+        )
     return ax
 
 # %% ../../nbs/core/plots.ipynb #d9a99b8c
-def show_film(rows,             # (R, T, C, H, W), one clip (T, C, H, W), or a list of clips of different lengths
-              captions=None,    # texts above the columns, one a frame of the longest row
-              labels=None,      # texts at the left, one a row
-              ax=None,          # axes to draw into, or None for a new figure
-              pixels=56,        # least width of one frame on the screen, pixels
-             ):
+def show_film(
+    rows,  # (R, T, C, H, W), one clip (T, C, H, W), or a list of clips of different lengths
+    captions=None,  # texts above the columns, one a frame of the longest row
+    labels=None,  # texts at the left, one a row
+    ax=None,  # axes to draw into, or None for a new figure
+    pixels=56,  # least width of one frame on the screen, pixels
+):
     "Show clips as film strips and return the axes. Raises `ValueError` for wrong shapes or a wrong number of captions or labels."
-    if not isinstance(rows, (list, tuple)): rows = [rows] if rows.ndim == 4 else list(rows)
+    if not isinstance(rows, (list, tuple)):
+        rows = [rows] if rows.ndim == 4 else list(rows)
     clips = [as_frames(row, 4, "clip") for row in rows]
     length, shapes = max(map(len, clips)), {c.shape[1:] for c in clips}
-    if len(shapes) > 1: raise ValueError(f"rows: got frames of different sizes {sorted(shapes)}, expected one size; resize first")
+    if len(shapes) > 1:
+        raise ValueError(f"rows: got frames of different sizes {sorted(shapes)}, expected one size; resize first")
     for name, texts, count in (("captions", captions, length), ("labels", labels, len(clips))):
-        if texts is not None and len(texts) != count: raise ValueError(f"{name}: got {len(texts)}, expected {count}")
+        if texts is not None and len(texts) != count:
+            raise ValueError(f"{name}: got {len(texts)}, expected {count}")
     times = max(1, math.ceil(pixels / clips[0].shape[2]))
     cells = [[None] * (length - len(c)) + list(enlarge(c, times)) for c in clips]
     sheet, left, top = canvas(cells, apart=9)
     h, w = clips[0].shape[1] * times, clips[0].shape[2] * times
     margin = 0.1 + 0.085 * max(map(len, labels)) if labels else 0, 0.3 if captions else 0
     ax = draw_sheet(sheet, ax, margin)
-    for x, text in zip(left, captions or []): ax.text(x + w / 2, -4, text, ha="center", va="bottom", fontsize=10)
-    for y, text in zip(top, labels or []): ax.text(-6, y + h / 2, text, ha="right", va="center", fontsize=10)
+    for x, text in zip(left, captions or []):
+        ax.text(x + w / 2, -4, text, ha="center", va="bottom", fontsize=10)
+    for y, text in zip(top, labels or []):
+        ax.text(-6, y + h / 2, text, ha="right", va="center", fontsize=10)
     return ax
 
 # %% ../../nbs/core/plots.ipynb #5fdff1c2
-def animate(video,      # (T, C, H, W), or (N, T, C, H, W) for N clips side by side
-            fps=4,      # frames per second
-            scale=8,    # screen pixels for one image pixel, a whole number
-           ):
+def animate(
+    video,  # (T, C, H, W), or (N, T, C, H, W) for N clips side by side
+    fps=4,  # frames per second
+    scale=8,  # screen pixels for one image pixel, a whole number
+):
     "Return a looping picture of a video for display in a notebook. Raises `ValueError` for a wrong shape, `fps` or `scale`."
     if fps <= 0 or scale < 1 or int(scale) != scale:
         raise ValueError(f"got fps={fps}, scale={scale}; expected fps > 0 and a whole scale of at least 1")
@@ -154,74 +201,126 @@ def animate(video,      # (T, C, H, W), or (N, T, C, H, W) for N clips side by s
     return Image(data=file.getvalue(), format="png", alt=f"looping video of {len(pictures)} frames")
 
 # %% ../../nbs/core/plots.ipynb #ce578395
-def t_band(y,                   # (seeds, points)
-           confidence=0.95,     # of each point's interval, in (0, 1)
-          ):
+def t_band(
+    y,  # (seeds, points)
+    confidence=0.95,  # of each point's interval, in (0, 1)
+):
     "Return mean, lower and upper edge of the t interval over seeds, each (points,); one seed gives a band of zero width."
     mean, n = y.mean(0), len(y)
-    if n == 1: return mean, mean, mean
+    if n == 1:
+        return mean, mean, mean
     half = stdtrit(n - 1, (1 + confidence) / 2) * y.std(0, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
 
 # %% ../../nbs/core/plots.ipynb #7223e0ac
-def plot_curves(curves,             # name -> (x, y); x (points,), y (points,) or (seeds, points)
-                xlabel="",          # what x is, with its unit
-                ylabel="",          # what y is, with its unit
-                log="",             # axes on a logarithmic scale: "", "x", "y" or "xy"
-                ax=None,            # axes to draw into, or None for a new figure
-                marker=None,        # matplotlib marker for the points, or None
-                confidence=0.95,    # of the bands, in (0, 1)
-               ):
+def plot_curves(
+    curves,  # name -> (x, y); x (points,), y (points,) or (seeds, points)
+    xlabel="",  # what x is, with its unit
+    ylabel="",  # what y is, with its unit
+    log="",  # axes on a logarithmic scale: "", "x", "y" or "xy"
+    ax=None,  # axes to draw into, or None for a new figure
+    marker=None,  # matplotlib marker for the points, or None
+    confidence=0.95,  # of the bands, in (0, 1)
+):
     "Plot means with t bands over seeds and return the axes. Raises `ValueError` for no curves, unequal lengths or non-finite values."
-    if not curves: raise ValueError("curves: got none, expected a dictionary name -> (x, y)")
+    if not curves:
+        raise ValueError("curves: got none, expected a dictionary name -> (x, y)")
     with house_style():
-        if ax is None: ax = plt.subplots(figsize=(6, 3.6))[1]
+        if ax is None:
+            ax = plt.subplots(figsize=(6, 3.6))[1]
         for i, (name, (x, y)) in enumerate(curves.items()):
             x, y = (np.asarray(v.detach().cpu() if hasattr(v, "detach") else v, dtype=float) for v in (x, y))
             y = np.atleast_2d(y)
             if x.ndim != 1 or y.ndim != 2 or y.shape[1] != len(x) or y.size == 0:
-                raise ValueError(f"curve {name!r}: got x {x.shape} and y {y.shape}, expected (points,) and (seeds, points)")
+                raise ValueError(
+                    f"curve {name!r}: got x {x.shape} and y {y.shape}, expected (points,) and (seeds, points)"
+                )
             if not (np.isfinite(x).all() and np.isfinite(y).all()):
-                raise ValueError(f"curve {name!r}: NaN or infinite values; drop the points for all seeds, or name the failed seed")
+                raise ValueError(
+                    f"curve {name!r}: NaN or infinite values; drop the points for all seeds, or name the failed seed"
+                )
             mean, low, high = t_band(y, confidence)
-            line, = ax.plot(x, mean, label=name, marker=marker, linestyle=("-", "--", "-.", ":")[i // len(LINES) % 4], color=LINES[i % len(LINES)])
-            if len(y) > 1: ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+            (line,) = ax.plot(
+                x,
+                mean,
+                label=name,
+                marker=marker,
+                linestyle=("-", "--", "-.", ":")[i // len(LINES) % 4],
+                color=LINES[i % len(LINES)],
+            )
+            if len(y) > 1:
+                ax.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
         ax.set(xlabel=xlabel, ylabel=ylabel)
-        if "x" in log: ax.set_xscale("log")
-        if "y" in log: ax.set_yscale("log")
-        if len(curves) > 1: ax.legend()
+        if "x" in log:
+            ax.set_xscale("log")
+        if "y" in log:
+            ax.set_yscale("log")
+        if len(curves) > 1:
+            ax.legend()
     return ax
 
 # %% ../../nbs/core/plots.ipynb #670d4a5f
-VERDICTS = {"supported": ("green", "o"), "too small": ("blue", "h"), "refuted": ("vermilion", "X"), "inconclusive": ("orange", "D"), "untested": ("black", ""), "expired": ("black", "s"), "void": ("purple", "v")}
+VERDICTS = {
+    "supported": ("green", "o"),
+    "too small": ("blue", "h"),
+    "refuted": ("vermilion", "X"),
+    "inconclusive": ("orange", "D"),
+    "untested": ("black", ""),
+    "expired": ("black", "s"),
+    "void": ("purple", "v"),
+}
 
 # %% ../../nbs/core/plots.ipynb #99ad9ef4
-def plot_effects(rows,              # dictionaries with `label`, `effect`, `low`, `high` (None when untested) and `verdict`
-                 xlabel="effect",   # what the effect is and which side is better
-                 smallest=None,     # smallest effect worth finding, drawn as a dotted line when given
-                 scale="linear",    # "linear", or "symlog" where effects differ by orders of magnitude
-                 ax=None,           # axes to draw into, or None for a new figure
-                ):
+def plot_effects(
+    rows,  # dictionaries with `label`, `effect`, `low`, `high` (None when untested) and `verdict`
+    xlabel="effect",  # what the effect is and which side is better
+    smallest=None,  # smallest effect worth finding, drawn as a dotted line when given
+    scale="linear",  # "linear", or "symlog" where effects differ by orders of magnitude
+    ax=None,  # axes to draw into, or None for a new figure
+):
     "Draw a forest plot, first row on top, and return the axes. Raises `ValueError` for no rows or an interval without its effect."
-    if not rows: raise ValueError("rows: got none, expected dictionaries with label, effect, low, high, verdict")
+    if not rows:
+        raise ValueError("rows: got none, expected dictionaries with label, effect, low, high, verdict")
     for row in rows:
         numbers = [row.get(key) for key in ("effect", "low", "high")]
-        if None in numbers and any(v is not None for v in numbers) or None not in numbers and not numbers[1] <= numbers[0] <= numbers[2]:
-            raise ValueError(f"row {row.get('label')!r}: got effect, low, high = {numbers}, expected low <= effect <= high or three times None")
+        if (
+            None in numbers
+            and any(v is not None for v in numbers)
+            or None not in numbers
+            and not numbers[1] <= numbers[0] <= numbers[2]
+        ):
+            raise ValueError(
+                f"row {row.get('label')!r}: got effect, low, high = {numbers}, expected low <= effect <= high or three times None"
+            )
     with house_style():
-        if ax is None: ax = plt.subplots(figsize=(7.5, 0.8 + 0.36 * len(rows)))[1]
+        if ax is None:
+            ax = plt.subplots(figsize=(7.5, 0.8 + 0.36 * len(rows)))[1]
         for place, row in enumerate(rows):
             color, shape = VERDICTS[row["verdict"].split(" (")[0]]
             ax.text(1.02, place, row["verdict"], va="center", fontsize=10, transform=ax.get_yaxis_transform())
-            if row.get("effect") is None: continue
+            if row.get("effect") is None:
+                continue
             ax.plot([row["low"], row["high"]], [place, place], color=HOUSE[color])
-            ax.plot(row["effect"], place, shape, color=HOUSE[color], markersize=8, markerfacecolor="white" if shape == "s" else HOUSE[color])
+            ax.plot(
+                row["effect"],
+                place,
+                shape,
+                color=HOUSE[color],
+                markersize=8,
+                markerfacecolor="white" if shape == "s" else HOUSE[color],
+            )
         ax.axvline(0, color="#444444", linewidth=1)
-        if smallest is not None: ax.axvline(smallest, color="#444444", linewidth=1, linestyle=":")
+        if smallest is not None:
+            ax.axvline(smallest, color="#444444", linewidth=1, linestyle=":")
         if scale != "linear":
             ax.set_xscale(scale)
             ax.xaxis.set_major_formatter("{x:g}")
-        ax.set(yticks=range(len(rows)), yticklabels=[row["label"] for row in rows], ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
+        ax.set(
+            yticks=range(len(rows)),
+            yticklabels=[row["label"] for row in rows],
+            ylim=(len(rows) - 0.5, -0.5),
+            xlabel=xlabel,
+        )
         ax.grid(False, axis="y")
         ax.tick_params(axis="y", length=0)
     return ax

@@ -9,159 +9,218 @@ __all__ = ['folder_or_file', 'optional_path', 'at_least', 'matching', 'image_fil
            'Settings', 'keys', 'settings_file', 'load_settings']
 
 # %% ../../nbs/core/settings.ipynb #f21a1815
-import os, re
+import os
+import re
 from configparser import ConfigParser, Error as ConfigError
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Mapping
+from collections.abc import Mapping
 
 # %% ../../nbs/core/settings.ipynb #d408f870
-def folder_or_file(text: str # a path; `~` is the home folder
-                  ) -> Path:
+def folder_or_file(
+    text: str,  # a path; `~` is the home folder
+) -> Path:
     "Read a path. Raises `ValueError` when the text is empty."
-    if not text: raise ValueError("empty")
+    if not text:
+        raise ValueError("empty")
     return Path(text).expanduser()
 
-def optional_path(text: str # a path, or nothing
-                 ) -> Path | None:
+
+def optional_path(
+    text: str,  # a path, or nothing
+) -> Path | None:
     "Read a path that may be left empty."
     return folder_or_file(text) if text else None
 
 # %% ../../nbs/core/settings.ipynb #1ce3ae86
-def at_least(kind: type, # `int` or `float`
-             low: float, # smallest allowed value
-            ):
+def at_least(
+    kind: type,  # `int` or `float`
+    low: float,  # smallest allowed value
+):
     "Make a reader of finite numbers of type `kind` that are no less than `low`."
+
     def read(text):
         value = kind(text)
-        if not low <= value < float("inf"): raise ValueError(text)
+        if not low <= value < float("inf"):
+            raise ValueError(text)
         return value
+
     return read
 
-def matching(pattern: str # regular expression for the whole text
-            ):
+
+def matching(
+    pattern: str,  # regular expression for the whole text
+):
     "Make a reader of text that matches `pattern` as a whole."
+
     def read(text):
-        if not re.fullmatch(pattern, text): raise ValueError(text)
+        if not re.fullmatch(pattern, text):
+            raise ValueError(text)
         return text
+
     return read
 
 # %% ../../nbs/core/settings.ipynb #bc53b2e5
-def image_file(text: str # path of an `.npz` file
-              ) -> Path:
+def image_file(
+    text: str,  # path of an `.npz` file
+) -> Path:
     "Read the path of a local image archive. Raises `ValueError` when it does not end in `.npz`."
-    if not text.endswith(".npz"): raise ValueError(text)
+    if not text.endswith(".npz"):
+        raise ValueError(text)
     return folder_or_file(text)
 
-def image_files(text: str # `name=path.npz,name=path.npz`, or nothing
-               ) -> dict[str, Path]:
+
+def image_files(
+    text: str,  # `name=path.npz,name=path.npz`, or nothing
+) -> dict[str, Path]:
     "Read the one-line form of the map from data-set names to `.npz` files."
     pairs = [p.partition("=") for p in text.split(",") if p.strip()]
     return {name.strip(): image_file(path.strip()) for name, _, path in pairs}
 
 # %% ../../nbs/core/settings.ipynb #16dae100
-def setting(default, # typed value when nothing else is given
-            read, # reader: text -> typed value
-            allowed: str, # what may be written, in words
-           ):
+def setting(
+    default,  # typed value when nothing else is given
+    read,  # reader: text -> typed value
+    allowed: str,  # what may be written, in words
+):
     "Describe one setting: its default, how it is read, and what is allowed."
     return field(default=default, metadata=dict(read=read, allowed=allowed))
 
-def folder(default: str # path relative to the root
-          ):
+
+def folder(
+    default: str,  # path relative to the root
+):
     "Describe a setting that is a folder."
     return setting(Path(default), folder_or_file, "a path")
 
+
 def _under(root, value):
     "Make a path, or the paths of a map, absolute."
-    if isinstance(value, Mapping): return {k: root/v for k, v in value.items()}
-    return root/value if isinstance(value, Path) else value
+    if isinstance(value, Mapping):
+        return {k: root / v for k, v in value.items()}
+    return root / value if isinstance(value, Path) else value
 
 # %% ../../nbs/core/settings.ipynb #93980353
 @dataclass(frozen=True)
 class Settings:
     "Hold everything a person or a machine may choose; made by `load_settings`."
-    root: Path # folder of `settings.ini`; relative paths start here
-    data: Path = folder("data") # embedded data, claims, and data sets fetched later
-    results: Path = folder("data/results") # tracked evidence of experiments
-    runs: Path = folder("runs") # one folder per run; not tracked
-    cache: Path = folder(".cache") # things that can be made again; not tracked
-    device: str = setting("auto", matching("auto|cpu|mps|cuda(:[0-9]+)?"), "auto, cpu, cuda, cuda:N or mps") # where tensors live; `auto` takes the best there is
-    precision: str = setting("fp32", matching("fp32|bf16|fp16"), "fp32, bf16 or fp16") # arithmetic of training steps
-    seeds: int = setting(3, at_least(int, 1), "a whole number >= 1") # paired repetitions of an experiment, where it does not say itself
-    smoke_seconds: float = setting(60., at_least(float, 1), "a number >= 1") # time budget of a smoke run, seconds
-    engine: str = setting("process", matching("process|dask"), "process or dask") # what runs many arms: processes of this machine, or a dask cluster
-    address: str = setting("", matching("|[a-z]+://.+"), "nothing, or scheme://host:port") # dask scheduler; empty: start one here
-    workers: int = setting(0, at_least(int, 0), "a whole number >= 0") # processes at a time; 0: one per core
-    inception: Path | None = setting(None, optional_path, "nothing, or a path") # Inception weights for a real FID; empty: none
-    papers: Path | None = setting(None, optional_path, "nothing, or a path") # folder of papers as text, to look up quotations; empty: none
-    images: Mapping[str, Path] = field(default_factory=dict, hash=False, metadata=dict(read=image_files, allowed="name=path.npz,name=path.npz")) # local image archives by data-set name
+
+    root: Path  # folder of `settings.ini`; relative paths start here
+    data: Path = folder("data")  # embedded data, claims, and data sets fetched later
+    results: Path = folder("data/results")  # tracked evidence of experiments
+    runs: Path = folder("runs")  # one folder per run; not tracked
+    cache: Path = folder(".cache")  # things that can be made again; not tracked
+    device: str = setting(
+        "auto", matching("auto|cpu|mps|cuda(:[0-9]+)?"), "auto, cpu, cuda, cuda:N or mps"
+    )  # where tensors live; `auto` takes the best there is
+    precision: str = setting("fp32", matching("fp32|bf16|fp16"), "fp32, bf16 or fp16")  # arithmetic of training steps
+    seeds: int = setting(
+        3, at_least(int, 1), "a whole number >= 1"
+    )  # paired repetitions of an experiment, where it does not say itself
+    smoke_seconds: float = setting(60.0, at_least(float, 1), "a number >= 1")  # time budget of a smoke run, seconds
+    engine: str = setting(
+        "process", matching("process|dask"), "process or dask"
+    )  # what runs many arms: processes of this machine, or a dask cluster
+    address: str = setting(
+        "", matching("|[a-z]+://.+"), "nothing, or scheme://host:port"
+    )  # dask scheduler; empty: start one here
+    workers: int = setting(0, at_least(int, 0), "a whole number >= 0")  # processes at a time; 0: one per core
+    inception: Path | None = setting(
+        None, optional_path, "nothing, or a path"
+    )  # Inception weights for a real FID; empty: none
+    papers: Path | None = setting(
+        None, optional_path, "nothing, or a path"
+    )  # folder of papers as text, to look up quotations; empty: none
+    images: Mapping[str, Path] = field(
+        default_factory=dict, hash=False, metadata=dict(read=image_files, allowed="name=path.npz,name=path.npz")
+    )  # local image archives by data-set name
 
     def __post_init__(self):
-        for f in fields(self): object.__setattr__(self, f.name, _under(self.root, getattr(self, f.name)))
+        for f in fields(self):
+            object.__setattr__(self, f.name, _under(self.root, getattr(self, f.name)))
 
 # %% ../../nbs/core/settings.ipynb #541f4537
-def keys(file: bool = False # leave out `images`, which is a section in `settings.ini`
-        ) -> dict:
+def keys(
+    file: bool = False,  # leave out `images`, which is a section in `settings.ini`
+) -> dict:
     "Map each key that can be set to its field."
     return {f.name: f for f in fields(Settings) if f.metadata and not (file and f.name == "images")}
 
 # %% ../../nbs/core/settings.ipynb #46edda34
 def _value(where, key, text, f):
     "Read `text` for field `f`; `where` and `key` say where it was written."
-    try: return f.metadata["read"](text.strip())
+    try:
+        return f.metadata["read"](text.strip())
     except ValueError:
         raise ValueError(f"{where}: {key} = {text!r} is not allowed; expected {f.metadata['allowed']}") from None
 
+
 def _known(where, key, allowed):
     "Refuse a `key` that is not in `allowed`, and name the nearest one that is."
-    if key in allowed: return
+    if key in allowed:
+        return
     near = "".join(f" (did you mean {k}?)" for k in get_close_matches(key, allowed, 1))
     raise ValueError(f"{where}: unknown key {key}{near}; allowed: {', '.join(allowed)}")
 
 # %% ../../nbs/core/settings.ipynb #09c0531b
-def settings_file(start: Path # folder to start from
-                 ) -> Path | None:
+def settings_file(
+    start: Path,  # folder to start from
+) -> Path | None:
     "Find the nearest `settings.ini` with a `[pvlit]` section, from `start` upward."
     for folder in [start, *start.parents]:
-        file = folder/"settings.ini"
-        if file.is_file() and re.search(r"^\[pvlit\]", file.read_text(encoding="utf-8"), re.M): return file
+        file = folder / "settings.ini"
+        if file.is_file() and re.search(r"^\[pvlit\]", file.read_text(encoding="utf-8"), re.M):
+            return file
     return None
+
 
 def _from_file(file):
     "Read the settings written in `file` as a dictionary of typed values."
     ini = ConfigParser(interpolation=None, default_section="")
     ini.optionxform = str  # keys and data-set names keep their case
-    try: ini.read_string(file.read_text(encoding="utf-8"), source="settings.ini")
-    except ConfigError as e: raise ValueError(f"{file}: not a readable settings file: {e.message}") from None
-    for section in ini.sections(): _known(file, f"[{section}]", ["[pvlit]", "[images]"])
+    try:
+        ini.read_string(file.read_text(encoding="utf-8"), source="settings.ini")
+    except ConfigError as e:
+        raise ValueError(f"{file}: not a readable settings file: {e.message}") from None
+    for section in ini.sections():
+        _known(file, f"[{section}]", ["[pvlit]", "[images]"])
     out, known = {}, keys(file=True)
     for key, text in ini["pvlit"].items():
         _known(file, key, list(known))
         out[key] = _value(file, key, text, known[key])
-    if "images" in ini: out["images"] = {k: _image(file, k, v) for k, v in ini["images"].items()}
+    if "images" in ini:
+        out["images"] = {k: _image(file, k, v) for k, v in ini["images"].items()}
     return out
+
 
 def _image(file, name, text):
     "Read one line of the `[images]` section."
-    try: return image_file(text)
-    except ValueError: raise ValueError(f"{file}: [images] {name} = {text!r} is not allowed; expected a path that ends in .npz") from None
+    try:
+        return image_file(text)
+    except ValueError:
+        raise ValueError(
+            f"{file}: [images] {name} = {text!r} is not allowed; expected a path that ends in .npz"
+        ) from None
 
 # %% ../../nbs/core/settings.ipynb #df1e4946
 def _from_environment():
     "Read the settings given by `PVLIT_*` variables as a dictionary of typed values."
     known = {f"PVLIT_{k.upper()}": (k, f) for k, f in keys().items()}
     given = {k: v for k, v in os.environ.items() if k.startswith("PVLIT_")}
-    for name in given: _known("environment", name, list(known))
+    for name in given:
+        _known("environment", name, list(known))
     return {known[n][0]: _value("environment", n, text, known[n][1]) for n, text in given.items()}
 
 # %% ../../nbs/core/settings.ipynb #7d051ce7
-def load_settings(start=None # folder to start looking from; the working folder when `None`
-                 ) -> Settings:
+def load_settings(
+    start=None,  # folder to start looking from; the working folder when `None`
+) -> Settings:
     """Read the settings in force at `start`: defaults, then `settings.ini`, then `PVLIT_*` variables.
 
     Raises `ValueError` for an unknown key or a value that is not allowed, naming the file or variable, the key and what is allowed."""
     start = Path.cwd() if start is None else Path(start).resolve()
     file = settings_file(start)
-    return Settings(**{"root": file.parent if file else start, **(_from_file(file) if file else {}), **_from_environment()})
+    return Settings(
+        **{"root": file.parent if file else start, **(_from_file(file) if file else {}), **_from_environment()}
+    )

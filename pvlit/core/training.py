@@ -9,7 +9,18 @@ __all__ = ['SCHEDULES', 'PRECISIONS', 'DamagedFile', 'save_model', 'load_state',
            'TrainingDiverged', 'Fit', 'fit']
 
 # %% ../../nbs/core/training.ipynb #326c2486
-import csv, errno, hashlib, json, math, os, random, re, signal, threading, time, warnings
+import csv
+import errno
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import signal
+import threading
+import time
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +39,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 from tqdm.auto import tqdm
 from .files import write_whole
-try: import fcntl
-except ImportError: fcntl = None  # Windows
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows
 
 # %% ../../nbs/core/training.ipynb #88ee9ee2
 _ZEROS = "0" * 64
 _DIGEST = re.compile(rb'"pvlit":"([0-9a-f]{64})')
+
 
 def _pack(tensors, config):
     "Return the bytes of a safetensors file that holds `tensors`, the JSON of `config` and a digest of all its bytes."
@@ -52,17 +67,23 @@ def _pack(tensors, config):
 class DamagedFile(ValueError):
     "A file is not what was written: it was cut short, changed, or never was a file of `save_model` or `fit`."
 
+
 def _unpack(path):
     "Read, verify and parse a file written by `_pack`; raises `DamagedFile` naming the file."
     data = bytearray(Path(path).read_bytes())
     size = int.from_bytes(data[:8], "little")
     found = _DIGEST.search(data, 8, min(8 + size, len(data)))
-    if not found: raise DamagedFile(f"{path} is damaged or not a file of pvlit: no digest in its header. Delete it or restore a copy.")
+    if not found:
+        raise DamagedFile(
+            f"{path} is damaged or not a file of pvlit: no digest in its header. Delete it or restore a copy."
+        )
     expected, place = found[1].decode(), slice(*found.span(1))
     data[place] = _ZEROS.encode()
     if (got := hashlib.sha256(data).hexdigest()) != expected:
-        raise DamagedFile(f"{path} is damaged: its SHA-256 digest is {got[:12]}..., {expected[:12]}... was written. Delete it or restore a copy.")
-    header = json.loads(data[8:8 + size])
+        raise DamagedFile(
+            f"{path} is damaged: its SHA-256 digest is {got[:12]}..., {expected[:12]}... was written. Delete it or restore a copy."
+        )
+    header = json.loads(data[8 : 8 + size])
     return parse_safetensors(bytes(data)), json.loads(header["__metadata__"]["pvlit"][64:])
 
 # %% ../../nbs/core/training.ipynb #e937c059
@@ -76,14 +97,17 @@ def save_model(
     The file appears complete or not at all; an older file of that name survives a failure.
     Raises `ValueError` when `config` is not plain JSON, `OSError` when the file cannot be written."""
     path = _weights_path(path)
-    try: data = _pack(model.state_dict(), {"config": config})
-    except TypeError as error: raise ValueError(f"config must hold plain JSON values (numbers, text, lists, dicts): {error}") from error
+    try:
+        data = _pack(model.state_dict(), {"config": config})
+    except TypeError as error:
+        raise ValueError(f"config must hold plain JSON values (numbers, text, lists, dicts): {error}") from error
     return write_whole(path, data)
 
 # %% ../../nbs/core/training.ipynb #4a2c76a6
 def _weights_path(path):
     path = Path(path)
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
+
 
 def load_state(
     path: str | Path,  # file name as given to `save_model`
@@ -92,7 +116,8 @@ def load_state(
 
     Raises `FileNotFoundError` when there is no such file and `DamagedFile` (a `ValueError`) when a single bit of it has changed."""
     path = _weights_path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no weights at {path}: check the path, or train the model and call save_model first")
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: check the path, or train the model and call save_model first")
     tensors, content = _unpack(path)
     return tensors, content["config"]
 
@@ -101,16 +126,21 @@ def _seed(seed, *purpose):
     "Derive an independent 63-bit seed for a named purpose."
     return int.from_bytes(hashlib.sha256(repr((int(seed), *purpose)).encode()).digest()[:8], "big") >> 1
 
+
 class DataOrder:
     "The samples of every step, as a pure function of the step."
-    def __init__(self,
+
+    def __init__(
+        self,
         samples: int,  # size of the data set
         batch_size: int,  # samples a step, at most `samples`
         seed: int = 0,  # another seed, another order
         device: str | torch.device = "cpu",  # where the indices are wanted
     ):
         self.samples, self.batch_size, self.seed, self.device, self.epochs = samples, batch_size, seed, device, {}
-    def epoch(self,
+
+    def epoch(
+        self,
         epoch: int,  # counted from 0
     ) -> Tensor:  # (samples,) indices
         "Return the permutation of one epoch (the last two are kept)."
@@ -119,11 +149,16 @@ class DataOrder:
             self.epochs = {e: p for e, p in self.epochs.items() if e == epoch - 1}
             self.epochs[epoch] = torch.randperm(self.samples, generator=generator).to(self.device)
         return self.epochs[epoch]
+
     def __call__(self, step):
         "Return the indices (batch_size,) of the batch of `step`, counted from 0."
         epoch, start = divmod(step * self.batch_size, self.samples)
-        head = self.epoch(epoch)[start:start + self.batch_size]
-        return head if len(head) == self.batch_size else torch.cat([head, self.epoch(epoch + 1)[:self.batch_size - len(head)]])
+        head = self.epoch(epoch)[start : start + self.batch_size]
+        return (
+            head
+            if len(head) == self.batch_size
+            else torch.cat([head, self.epoch(epoch + 1)[: self.batch_size - len(head)]])
+        )
 
 # %% ../../nbs/core/training.ipynb #4579d795
 @contextmanager
@@ -136,11 +171,16 @@ def _seeded(seed):
         random.seed(seed)
         yield
     finally:
-        for restore, state in zip((torch.random.set_rng_state, np.random.set_state, random.setstate), states): restore(state)
+        for restore, state in zip((torch.random.set_rng_state, np.random.set_state, random.setstate), states):
+            restore(state)
+
 
 class _Steps(Dataset):
     "A data set whose item `step` is the collated batch of that step."
-    def __init__(self, data, order): self.data, self.order = data, order
+
+    def __init__(self, data, order):
+        self.data, self.order = data, order
+
     def __getitem__(self, step):
         with _seeded(_seed(self.order.seed, "samples", step)):
             return default_collate([self.data[int(i)] for i in self.order(step)])
@@ -148,18 +188,30 @@ class _Steps(Dataset):
 # %% ../../nbs/core/training.ipynb #f8daa777
 def _batches(data, order, first, last, device, workers):
     "Yield the batches of the steps first..last-1 on `device`."
-    if isinstance(data, Tensor): yield from (data.index_select(0, order(step)).to(device, non_blocking=True) for step in range(first, last))
+    if isinstance(data, Tensor):
+        yield from (data.index_select(0, order(step)).to(device, non_blocking=True) for step in range(first, last))
     elif isinstance(data, tuple):
         for step in range(first, last):
             rows = order(step)
             yield tuple(x.index_select(0, rows).to(device, non_blocking=True) for x in data)
     else:
-        own = torch.Generator()  # otherwise the loader draws a seed from the global generator, and each resume shifts dropout by one draw
-        loader = DataLoader(_Steps(data, order), None, sampler=range(first, last), num_workers=workers, pin_memory=device.type == "cuda", generator=own)
-        for batch in loader: yield send_to_device(batch, device)
+        own = (
+            torch.Generator()
+        )  # otherwise the loader draws a seed from the global generator, and each resume shifts dropout by one draw
+        loader = DataLoader(
+            _Steps(data, order),
+            None,
+            sampler=range(first, last),
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            generator=own,
+        )
+        for batch in loader:
+            yield send_to_device(batch, device)
 
 # %% ../../nbs/core/training.ipynb #0a8f834f
 SCHEDULES = "constant", "cosine", "one_cycle"
+
 
 def schedule_factor(
     schedule: str,  # "constant", "cosine" or "one_cycle"
@@ -170,13 +222,16 @@ def schedule_factor(
     "Return the factor of the learning rate at one step (Loshchilov and Hutter, 2017; Smith and Topin, 2018)."
     if schedule == "one_cycle":
         peak = warmup or max(0.3 * steps - 1, 0)
-        if step <= peak: return 1 - 0.96 * (1 + math.cos(math.pi * step / peak)) / 2 if peak else 1.0
+        if step <= peak:
+            return 1 - 0.96 * (1 + math.cos(math.pi * step / peak)) / 2 if peak else 1.0
         return 4e-6 + (1 - 4e-6) * (1 + math.cos(math.pi * (step - peak) / (steps - 1 - peak))) / 2
-    if step < warmup: return (step + 1) / (warmup + 1)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
     return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
 
 # %% ../../nbs/core/training.ipynb #c0cc13db
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
 
 def _device(name, precision):
     "Resolve and check a device name: 'auto' takes a GPU where there is one."
@@ -186,10 +241,15 @@ def _device(name, precision):
         raise ValueError(f"device is {name!r}: expected 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'")
     kind, _, index = name.partition(":")
     if kind != "cpu" and (kind != gpu or index and int(index) >= torch.cuda.device_count()):
-        raise ValueError(f"device {name!r} is not available here: use device='auto', or install a torch that sees the device")
-    if precision not in PRECISIONS: raise ValueError(f"precision is {precision!r}: expected one of {', '.join(PRECISIONS)}")
+        raise ValueError(
+            f"device {name!r} is not available here: use device='auto', or install a torch that sees the device"
+        )
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and kind == "cpu":
-        raise ValueError("precision='fp16' needs a GPU (small gradients vanish without scaling): use 'bf16' or 'fp32' on the CPU")
+        raise ValueError(
+            "precision='fp16' needs a GPU (small gradients vanish without scaling): use 'bf16' or 'fp32' on the CPU"
+        )
     return f"cuda:{torch.cuda.current_device()}" if name == "cuda" else name
 
 # %% ../../nbs/core/training.ipynb #281c93ec
@@ -200,10 +260,12 @@ def _accelerator(device, precision):
     before, key = [dict(state) for state in shared], "ACCELERATE_TORCH_DEVICE"
     old = os.environ.get(key)
     try:
-        for state in shared: state.clear()
+        for state in shared:
+            state.clear()
         os.environ[key] = device
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
-        if accelerator.num_processes > 1: raise ValueError("fit trains in one process: start it with python, not with torchrun or accelerate launch")
+        if accelerator.num_processes > 1:
+            raise ValueError("fit trains in one process: start it with python, not with torchrun or accelerate launch")
         yield accelerator
     finally:
         os.environ.pop(key, None) if old is None else os.environ.update({key: old})
@@ -212,9 +274,13 @@ def _accelerator(device, precision):
             state.update(values)
 
 # %% ../../nbs/core/training.ipynb #3dce2c4e
-def _get_random(device): return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.mps.get_rng_state()
+def _get_random(device):
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.mps.get_rng_state()
 
-def _set_random(device, state): return torch.cuda.set_rng_state(state, device) if device.type == "cuda" else torch.mps.set_rng_state(state)
+
+def _set_random(device, state):
+    return torch.cuda.set_rng_state(state, device) if device.type == "cuda" else torch.mps.set_rng_state(state)
+
 
 @contextmanager
 def _own_randomness(device, seed):
@@ -223,34 +289,47 @@ def _own_randomness(device, seed):
     try:
         torch.random.default_generator.manual_seed(_seed(seed, "dropout"))
         if device.type == "cuda":
-            with torch.cuda.device(device): torch.cuda.manual_seed(_seed(seed, "dropout"))
-        elif device.type == "mps": torch.mps.manual_seed(_seed(seed, "dropout"))
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(_seed(seed, "dropout"))
+        elif device.type == "mps":
+            torch.mps.manual_seed(_seed(seed, "dropout"))
         yield
     finally:
         torch.random.set_rng_state(before)
-        if on_device is not None: _set_random(device, on_device)
+        if on_device is not None:
+            _set_random(device, on_device)
 
 # %% ../../nbs/core/training.ipynb #8d4fa16b
 def _whole(options, name, least, greatest=None):
     "Turn options[name] into a plain int, or raise `ValueError`."
-    try: value = index(options[name])
-    except TypeError: value = None
+    try:
+        value = index(options[name])
+    except TypeError:
+        value = None
     if value is None or value < least or greatest is not None and value > greatest:
         limits = f"of at least {least}" if greatest is None else f"from {least} to {greatest}"
         raise ValueError(f"{name} is {options[name]!r}: expected a whole number {limits}")
     options[name] = value
 
+
 def _check_options(options):
     "Check the numbers and names among the arguments and make them plain JSON values."
-    for name in ("steps", "batch_size", "log_every"): _whole(options, name, 1)
-    for name in ("seed", "workers"): _whole(options, name, 0)
-    if options["checkpoint_every"] is not None: _whole(options, "checkpoint_every", 1)
+    for name in ("steps", "batch_size", "log_every"):
+        _whole(options, name, 1)
+    for name in ("seed", "workers"):
+        _whole(options, name, 0)
+    if options["checkpoint_every"] is not None:
+        _whole(options, "checkpoint_every", 1)
     _whole(options, "warmup", 0, options["steps"] - 1)
-    if options["schedule"] not in SCHEDULES: raise ValueError(f"schedule is {options['schedule']!r}: expected one of {', '.join(SCHEDULES)}")
+    if options["schedule"] not in SCHEDULES:
+        raise ValueError(f"schedule is {options['schedule']!r}: expected one of {', '.join(SCHEDULES)}")
     clip, ema, lr = options["clip"], options["ema"], options["lr"]
-    if not lr > 0: raise ValueError(f"lr is {lr!r}: expected a positive learning rate")
-    if clip is not None and not clip > 0: raise ValueError(f"clip is {clip!r}: expected a positive norm of the gradient, or None for no clipping")
-    if ema is not None and not 0 <= ema < 1: raise ValueError(f"ema is {ema!r}: expected a decay from 0 up to, not including, 1 (0.999 is usual), or None")
+    if not lr > 0:
+        raise ValueError(f"lr is {lr!r}: expected a positive learning rate")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip is {clip!r}: expected a positive norm of the gradient, or None for no clipping")
+    if ema is not None and not 0 <= ema < 1:
+        raise ValueError(f"ema is {ema!r}: expected a decay from 0 up to, not including, 1 (0.999 is usual), or None")
     options |= {"lr": float(lr), "clip": clip and float(clip), "ema": ema if ema is None else float(ema)}
 
 # %% ../../nbs/core/training.ipynb #6a156091
@@ -258,23 +337,37 @@ def _tensors(data):
     "Return the tensors of `data`, none for a Dataset."
     return (data,) if isinstance(data, Tensor) else data if isinstance(data, tuple) else ()
 
+
 def _check_data(data, batch_size):
     "Check the data and return their number of samples."
     tensors = _tensors(data)
-    if not tensors and (isinstance(data, (np.ndarray, tuple, IterableDataset)) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__"))):
-        raise ValueError(f"data is a {type(data).__name__}: expected a tensor, a tuple of tensors (torch.from_numpy makes them) or a map-style Dataset")
+    if not tensors and (
+        isinstance(data, (np.ndarray, tuple, IterableDataset))
+        or not (hasattr(data, "__len__") and hasattr(data, "__getitem__"))
+    ):
+        raise ValueError(
+            f"data is a {type(data).__name__}: expected a tensor, a tuple of tensors (torch.from_numpy makes them) or a map-style Dataset"
+        )
     for i, x in enumerate(tensors):
-        if not isinstance(x, Tensor) or x.ndim == 0: raise ValueError(f"data[{i}] is no tensor with samples along its first axis: {x!r:.80}")
-        if len(x) != len(tensors[0]): raise ValueError(f"data tensors differ in length, {[len(t) for t in tensors]}: each needs one row a sample")
+        if not isinstance(x, Tensor) or x.ndim == 0:
+            raise ValueError(f"data[{i}] is no tensor with samples along its first axis: {x!r:.80}")
+        if len(x) != len(tensors[0]):
+            raise ValueError(f"data tensors differ in length, {[len(t) for t in tensors]}: each needs one row a sample")
     samples = len(tensors[0] if tensors else data)
-    if not samples: raise ValueError("data is empty: there is no sample to train on")
-    if batch_size > samples: raise ValueError(f"batch_size {batch_size} is larger than the data ({samples} samples): use {samples} or less")
-    for i, x in enumerate(tensors): _check_finite(i, x)
+    if not samples:
+        raise ValueError("data is empty: there is no sample to train on")
+    if batch_size > samples:
+        raise ValueError(f"batch_size {batch_size} is larger than the data ({samples} samples): use {samples} or less")
+    for i, x in enumerate(tensors):
+        _check_finite(i, x)
     return samples
 
+
 def _check_finite(i, x):
-    if not x.is_floating_point() or not x.numel(): return
-    if all(math.isfinite(bound) for bound in torch.aminmax(x.detach())): return  # the bounds carry every NaN: one pass, no memory
+    if not x.is_floating_point() or not x.numel():
+        return
+    if all(math.isfinite(bound) for bound in torch.aminmax(x.detach())):
+        return  # the bounds carry every NaN: one pass, no memory
     first = int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0, 0])
     raise ValueError(f"data[{i}] holds NaN or infinite values (first in sample {first}): remove or repair such samples")
 
@@ -290,10 +383,17 @@ def ema_decay(
 class TrainingDiverged(RuntimeError):
     "The loss or a weight stopped being a finite number; the message names the last good checkpoint."
 
+
 class _Training:
     "A model under training: everything that changes while `fit` runs."
+
     def __init__(self, accelerator, model, loss, data, options):
-        self.accelerator, self.model, self.loss, self.options = accelerator, model.to(accelerator.device).train(), loss, options
+        self.accelerator, self.model, self.loss, self.options = (
+            accelerator,
+            model.to(accelerator.device).train(),
+            loss,
+            options,
+        )
         self.data, samples = data, options["samples"]
         self.optimizer = _make_optimizer(model, options["optimizer"], options["lr"])
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -301,8 +401,12 @@ class _Training:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = None if options["ema"] is None else AveragedModel(model, multi_avg_fn=self._follow)
         self.generator = torch.Generator().manual_seed(_seed(options["seed"], "loss"))
-        self.scaled = accelerator.prepare_optimizer(self.optimizer) if accelerator.scaler else self.optimizer  # only fp16 needs the wrapper
-        self.order = DataOrder(samples, options["batch_size"], options["seed"], _tensors(data)[0].device if _tensors(data) else "cpu")
+        self.scaled = (
+            accelerator.prepare_optimizer(self.optimizer) if accelerator.scaler else self.optimizer
+        )  # only fp16 needs the wrapper
+        self.order = DataOrder(
+            samples, options["batch_size"], options["seed"], _tensors(data)[0].device if _tensors(data) else "cpu"
+        )
         self.step, self.rows, self.summed, self.extra, self.pairs = 0, [], 0, {}, None
         self.total = torch.zeros((), device=accelerator.device)
         self.saved, self.before, self.began = None, 0.0, time.perf_counter()
@@ -311,17 +415,25 @@ class _Training:
 def _make_optimizer(model, optimizer, lr):
     "Return the caller's optimizer, or AdamW in its fused form."
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters: raise ValueError("the model has no parameter to train: all are frozen or there is none")
-    if optimizer is None: return torch.optim.AdamW(parameters, lr=lr, fused=all(p.is_floating_point() for p in parameters))
+    if not parameters:
+        raise ValueError("the model has no parameter to train: all are frozen or there is none")
+    if optimizer is None:
+        return torch.optim.AdamW(parameters, lr=lr, fused=all(p.is_floating_point() for p in parameters))
     made = optimizer(model)
     if not isinstance(made, torch.optim.Optimizer):
-        raise ValueError(f"optimizer returned a {type(made).__name__}: expected a function of the model that returns a torch optimizer")
+        raise ValueError(
+            f"optimizer returned a {type(made).__name__}: expected a function of the model that returns a torch optimizer"
+        )
     return made
+
 
 def _configuration(model, optimizer, data, options):
     "Describe in JSON what must not change between a run and its continuation."
     names = ("steps", "batch_size", "seed", "schedule", "warmup", "clip", "ema", "precision")
-    groups = [{k: v for k, v in g.items() if isinstance(v, (Real, str, tuple))} | {"parameters": len(g["params"])} for g in optimizer.param_groups]
+    groups = [
+        {k: v for k, v in g.items() if isinstance(v, (Real, str, tuple))} | {"parameters": len(g["params"])}
+        for g in optimizer.param_groups
+    ]
     described = {
         **{name: options[name] for name in names},
         "optimizer": {"kind": type(optimizer).__name__, "groups": groups},
@@ -329,6 +441,7 @@ def _configuration(model, optimizer, data, options):
         "data": {"samples": options["samples"], "tensors": [_describe(x) for x in _tensors(data)]},
     }
     return json.loads(json.dumps(described, default=float))  # tuples become lists, as they will in the file
+
 
 def _describe(x):
     "Shape, type and a digest of up to 64 samples spread over a tensor."
@@ -338,21 +451,27 @@ def _describe(x):
 
 # %% ../../nbs/core/training.ipynb #5022f5c8
 @patch
-def update(self: _Training,
+def update(
+    self: _Training,
     batch,  # as the loss wants it, on the device
 ):
     "Take one step on a batch."
     options = self.options
     factor = schedule_factor(options["schedule"], self.step, options["steps"], options["warmup"])
-    for group, rate in zip(self.optimizer.param_groups, self.rates): group["lr"] = rate * factor
+    for group, rate in zip(self.optimizer.param_groups, self.rates):
+        group["lr"] = rate * factor
     self.optimizer.zero_grad()
-    with self.accelerator.autocast(): result = self.loss(self.model, batch, self.generator)
+    with self.accelerator.autocast():
+        result = self.loss(self.model, batch, self.generator)
     value, self.extra = result if isinstance(result, tuple) else (result, {})
-    if not isinstance(value, Tensor) or value.ndim or not value.requires_grad: raise ValueError(_wrong_loss(value))
+    if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+        raise ValueError(_wrong_loss(value))
     self.accelerator.backward(value)
-    if options["clip"] is not None: self.accelerator.clip_grad_norm_(self.parameters, options["clip"])
+    if options["clip"] is not None:
+        self.accelerator.clip_grad_norm_(self.parameters, options["clip"])
     self.scaled.step()
-    if self.average is not None: self.blend()
+    if self.average is not None:
+        self.blend()
     self.total += value.detach()
     self.step += 1
     self.summed += 1
@@ -363,21 +482,29 @@ def _follow(self: _Training, averaged, weights, _):
     "Move the averaged weights towards the present ones."
     get_ema_multi_avg_fn(ema_decay(self.options["ema"], self.step))(averaged, weights, None)
 
+
 @patch
 def blend(self: _Training):
     "Bring the averaged weights up to date, as `AveragedModel.update_parameters` does, over lists that are made once."
     if not self.pairs:
         self.average.update_parameters(self.model)  # the very first call copies the weights
-        self.pairs = [list(m.parameters()) for m in (self.average.module, self.model)], [list(m.buffers()) for m in (self.average.module, self.model)]
+        self.pairs = (
+            [list(m.parameters()) for m in (self.average.module, self.model)],
+            [list(m.buffers()) for m in (self.average.module, self.model)],
+        )
         return
     (averaged, weights), buffers = self.pairs
     self.average.multi_avg_fn(averaged, weights, None)
     self.average.n_averaged += 1
-    for mine, theirs in zip(*buffers): mine.copy_(theirs)
+    for mine, theirs in zip(*buffers):
+        mine.copy_(theirs)
+
 
 def _wrong_loss(value):
-    if not isinstance(value, Tensor): return f"loss returned a {type(value).__name__}: expected a scalar tensor, or (scalar tensor, dict of floats)"
-    if value.ndim: return f"loss returned a tensor of shape {tuple(value.shape)}: expected a scalar; take its mean()"
+    if not isinstance(value, Tensor):
+        return f"loss returned a {type(value).__name__}: expected a scalar tensor, or (scalar tensor, dict of floats)"
+    if value.ndim:
+        return f"loss returned a tensor of shape {tuple(value.shape)}: expected a scalar; take its mean()"
     return "loss does not depend on a trainable parameter: call the model inside the loss, without no_grad or detach"
 
 # %% ../../nbs/core/training.ipynb #7e7c38db
@@ -389,22 +516,29 @@ def log(self: _Training):
     self.total.zero_()
     self.summed = 0
     self.write_log(all_rows=len(self.rows) == 1 or self.rows[-1].keys() != self.rows[-2].keys())
-    if not math.isfinite(row["loss"]): raise self.diverged(f"the loss is {row['loss']} at step {self.step}")
+    if not math.isfinite(row["loss"]):
+        raise self.diverged(f"the loss is {row['loss']} at step {self.step}")
+
 
 @patch
-def write_log(self: _Training,
+def write_log(
+    self: _Training,
     all_rows: bool = True,  # False appends the last row only
 ):
     "Bring log.csv up to date: append the last row, or write the file anew."
-    if self.options["folder"] is None: return
+    if self.options["folder"] is None:
+        return
     with self.disk("log.csv") as path, open(path, "w" if all_rows else "a", newline="") as file:
         columns = dict.fromkeys(name for row in self.rows for name in row) if all_rows else self.rows[-1]
         writer = csv.DictWriter(file, list(columns) or ["step", "loss", "lr"])
-        if all_rows: writer.writeheader()
+        if all_rows:
+            writer.writeheader()
         writer.writerows(self.rows if all_rows else self.rows[-1:])
 
+
 @patch
-def diverged(self: _Training,
+def diverged(
+    self: _Training,
     what: str,  # what is not finite, and when
 ) -> TrainingDiverged:
     "Return the error of a run that left the finite numbers."
@@ -418,14 +552,17 @@ def checkpoints(self: _Training):
     "Return the checkpoints in the folder, oldest first."
     return sorted(self.options["folder"].glob("checkpoint-*.safetensors")) if self.options["folder"] else []
 
+
 @patch
 @contextmanager
-def disk(self: _Training,
+def disk(
+    self: _Training,
     name: str,  # of a file in the folder
 ):
     "Yield the path of a file in the folder; an error in writing it says what survived and what to do."
     path = self.options["folder"] / name
-    try: yield path
+    try:
+        yield path
     except OSError as error:
         kept = self.checkpoints()
         survivor = f"{kept[-1].name} is intact" if kept else "there is no earlier checkpoint"
@@ -437,21 +574,36 @@ def disk(self: _Training,
 def tensors(self: _Training):
     "Return all state that is made of tensors, by name, on the CPU."
     device, tensors = self.accelerator.device, {f"model.{k}": v for k, v in self.model.state_dict().items()}
-    if self.average is not None: tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+    if self.average is not None:
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
     for index, state in self.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-    tensors |= {"random.loss": self.generator.get_state(), "random.cpu": torch.random.get_rng_state(), "log.total": self.total}
-    if device.type != "cpu": tensors["random.device"] = _get_random(device)
+    tensors |= {
+        "random.loss": self.generator.get_state(),
+        "random.cpu": torch.random.get_rng_state(),
+        "log.total": self.total,
+    }
+    if device.type != "cpu":
+        tensors["random.device"] = _get_random(device)
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
 
 @patch
 def state(self: _Training):
     "Return the state that is made of numbers."
-    values = {i: {k: v for k, v in s.items() if not isinstance(v, Tensor)} for i, s in self.optimizer.state_dict()["state"].items()}
+    values = {
+        i: {k: v for k, v in s.items() if not isinstance(v, Tensor)}
+        for i, s in self.optimizer.state_dict()["state"].items()
+    }
     return {
-        "step": self.step, "rows": self.rows, "summed": self.summed, "seconds": self.seconds(), "optimizer": values,
+        "step": self.step,
+        "rows": self.rows,
+        "summed": self.summed,
+        "seconds": self.seconds(),
+        "optimizer": values,
         "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
     }
+
 
 @patch
 def seconds(self: _Training):
@@ -460,14 +612,16 @@ def seconds(self: _Training):
 
 # %% ../../nbs/core/training.ipynb #cabcea49
 @patch
-def restore(self: _Training,
+def restore(
+    self: _Training,
     tensors: dict[str, Tensor],  # as `tensors` returns them
     state: dict,  # as `state` returns it
 ):
     "Put the state of a checkpoint back; the inverse of `tensors` and `state`."
     part = lambda name: {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
     self.model.load_state_dict(part("model"))
-    if self.average is not None: self.average.load_state_dict(part("average"))
+    if self.average is not None:
+        self.average.load_state_dict(part("average"))
     moments = {int(index): dict(values) for index, values in state["optimizer"].items()}
     for name, value in part("optimizer").items():
         index, _, key = name.partition(".")
@@ -476,19 +630,30 @@ def restore(self: _Training,
     randomness, device = part("random"), self.accelerator.device
     self.generator.set_state(randomness["loss"])
     torch.random.set_rng_state(randomness["cpu"])
-    if device.type != "cpu" and "device" in randomness: _set_random(device, randomness["device"])
-    if self.accelerator.scaler and state["scaler"]: self.accelerator.scaler.load_state_dict(state["scaler"])
+    if device.type != "cpu" and "device" in randomness:
+        _set_random(device, randomness["device"])
+    if self.accelerator.scaler and state["scaler"]:
+        self.accelerator.scaler.load_state_dict(state["scaler"])
     self.total.copy_(tensors["log.total"])
-    self.step, self.rows, self.summed, self.before, self.saved = state["step"], state["rows"], state["summed"], state["seconds"], state["step"]
+    self.step, self.rows, self.summed, self.before, self.saved = (
+        state["step"],
+        state["rows"],
+        state["summed"],
+        state["seconds"],
+        state["step"],
+    )
 
 # %% ../../nbs/core/training.ipynb #3b9e46d6
 @patch
-def save(self: _Training,
+def save(
+    self: _Training,
     final: bool = False,  # also write the weights by themselves
 ):
     "Write the checkpoint of the current step and delete all but the last two."
-    if self.options["folder"] is None or self.saved == self.step and not final: return
-    if not math.isfinite(float(self.total)): raise self.diverged(f"the loss is {float(self.total)} at step {self.step} or just before")
+    if self.options["folder"] is None or self.saved == self.step and not final:
+        return
+    if not math.isfinite(float(self.total)):
+        raise self.diverged(f"the loss is {float(self.total)} at step {self.step} or just before")
     tensors, weights = self.tensors(), {f"model.{name}" for name, _ in self.model.named_parameters()}
     for name, x in tensors.items():
         if x.is_floating_point() and (x.isnan().any() or name in weights and x.isinf().any()):
@@ -496,71 +661,99 @@ def save(self: _Training,
     if final:
         models = {"model": self.model} if self.average is None else {"model": self.model, "ema": self.average.module}
         for name, model in models.items():
-            with self.disk(f"{name}.safetensors") as path: save_model(model, path, self.config)
+            with self.disk(f"{name}.safetensors") as path:
+                save_model(model, path, self.config)
     with self.disk(f"checkpoint-{self.step:08d}.safetensors") as path:
         write_whole(path, _pack(tensors, {"run": self.config, "state": self.state()}))
     self.saved = self.step
-    for old in self.checkpoints()[:-2]: old.unlink(missing_ok=True)
+    for old in self.checkpoints()[:-2]:
+        old.unlink(missing_ok=True)
 
 # %% ../../nbs/core/training.ipynb #28313d39
 def _flat(value, name=""):
     "Flatten nested JSON to {dotted name: value}."
-    if not isinstance(value, (dict, list)) or not value: return {name: value}
+    if not isinstance(value, (dict, list)) or not value:
+        return {name: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
     return {k: v for key, inner in items for k, v in _flat(inner, f"{name}.{key}" if name else str(key)).items()}
+
 
 def _refuse_difference(path, old, new):
     "Raise `ValueError` when a checkpoint was made by another run than this call describes."
     was, now = _flat(old), _flat(new)
     different = [k for k in was | now if was.get(k) != now.get(k) and k != "steps"]
     changes = [f"{k} was {was.get(k, 'absent')}, is {now.get(k, 'absent')}" for k in different[:5]]
-    if old["steps"] > new["steps"]: changes.append(f"steps was {old['steps']}, is {new['steps']} (steps may only grow)")
-    if changes: raise ValueError(f"{path} belongs to another run: {'; '.join(changes)}. Repeat the old arguments to go on, or choose another folder")
+    if old["steps"] > new["steps"]:
+        changes.append(f"steps was {old['steps']}, is {new['steps']} (steps may only grow)")
+    if changes:
+        raise ValueError(
+            f"{path} belongs to another run: {'; '.join(changes)}. Repeat the old arguments to go on, or choose another folder"
+        )
+
 
 @patch
 def resume(self: _Training):
     "Continue from the newest good checkpoint, if there is one."
     damaged = []
     for path in reversed(self.checkpoints()):
-        try: tensors, content = _unpack(path)
+        try:
+            tensors, content = _unpack(path)
         except DamagedFile as error:
             damaged.append((path, error))
             continue
         _refuse_difference(path, content["run"], self.config)
         for bad, error in damaged:
-            warnings.warn(f"{error} Going on from {path.name}; the damaged file is set aside as {bad.name}.damaged.", stacklevel=4)
+            warnings.warn(
+                f"{error} Going on from {path.name}; the damaged file is set aside as {bad.name}.damaged.", stacklevel=4
+            )
             os.replace(bad, bad.with_name(bad.name + ".damaged"))
         return self.restore(tensors, content["state"])
-    if damaged: raise DamagedFile(f"every checkpoint in {self.options['folder']} is damaged; delete them to begin anew. The newest: {damaged[0][1]}")
+    if damaged:
+        raise DamagedFile(
+            f"every checkpoint in {self.options['folder']} is damaged; delete them to begin anew. The newest: {damaged[0][1]}"
+        )
 
 # %% ../../nbs/core/training.ipynb #be8f18ff
 @contextmanager
 def _interrupt():
     "Yield a list that is no longer empty after the first Ctrl-C; the second one raises at once."
     seen = []
+
     def note(number, frame):
-        if seen: raise KeyboardInterrupt
+        if seen:
+            raise KeyboardInterrupt
         seen.append(number)
+
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, note) if main else None
-    try: yield seen
+    try:
+        yield seen
     finally:
-        if main: signal.signal(signal.SIGINT, before)
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 # %% ../../nbs/core/training.ipynb #9afe2257
 class _Bar:
     "A progress bar that appears after `patience` seconds and vanishes at the end."
+
     def __init__(self, wanted, steps, patience=5.0):
         self.steps, self.bar = steps, None
         self.start = time.monotonic() + patience if wanted else math.inf
-    def __enter__(self): return self
-    def __exit__(self, *_): self.bar is None or self.bar.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar is None or self.bar.close()
+
     def update(self, step, rows):
         if self.bar is None:
-            if time.monotonic() < self.start: return
+            if time.monotonic() < self.start:
+                return
             self.bar = tqdm(total=self.steps, initial=step, leave=False, unit="step")
         self.bar.update(step - self.bar.n)
-        if rows and rows[-1]["step"] == step: self.bar.set_postfix(loss=f"{rows[-1]['loss']:.4g}", refresh=False)
+        if rows and rows[-1]["step"] == step:
+            self.bar.set_postfix(loss=f"{rows[-1]['loss']:.4g}", refresh=False)
 
 # %% ../../nbs/core/training.ipynb #d35d0b1e
 @patch
@@ -572,29 +765,40 @@ def train(self: _Training):
     with _interrupt() as interrupted, _Bar(options["progress"], steps) as bar:
         for batch in batches:
             self.update(batch)
-            if self.step % options["log_every"] == 0 or self.step == steps: self.log()
+            if self.step % options["log_every"] == 0 or self.step == steps:
+                self.log()
             bar.update(self.step, self.rows)
-            if self.step == steps or every and self.step % every == 0 or interrupted: self.save(final=self.step == steps)
-            if interrupted: raise KeyboardInterrupt(self.stopped())
+            if self.step == steps or every and self.step % every == 0 or interrupted:
+                self.save(final=self.step == steps)
+            if interrupted:
+                raise KeyboardInterrupt(self.stopped())
+
 
 @patch
 def stopped(self: _Training):
     "Return the message of an interrupted run."
     folder = self.options["folder"]
-    advice = f"call fit again with the same arguments to go on from {folder}" if folder else "nothing is kept without a folder"
+    advice = (
+        f"call fit again with the same arguments to go on from {folder}"
+        if folder
+        else "nothing is kept without a folder"
+    )
     return f"stopped at step {self.step} of {self.options['steps']}; {advice}"
 
 # %% ../../nbs/core/training.ipynb #3d8591fe
 @dataclass
 class Fit:
     "The result of `fit`."
+
     model: nn.Module  # the trained model, in evaluation mode
     ema: nn.Module  # the same with averaged weights; the model itself where `ema` was None
     history: list[dict]  # rows of the log: step, loss (mean since the last row), lr, the loss's own numbers
     steps: int  # steps taken in total
     seconds: float  # training time of the run, interruptions left out
     folder: Path | None  # where checkpoints, log.csv and the final weights are
-    def curve(self,
+
+    def curve(
+        self,
         name: str = "loss",  # a column of the history
     ) -> tuple[np.ndarray, np.ndarray]:
         "Return (steps, values) of one column of the history."
@@ -605,12 +809,15 @@ class Fit:
 def fit(
     model: nn.Module,  # trained in place, moved to the device
     loss: Callable,  # loss(model, batch, generator) -> scalar tensor, or (scalar tensor, dict of floats); `generator` is a CPU torch.Generator
-    data: Tensor | tuple[Tensor, ...] | Dataset,  # first axis = samples; a batch is the tensor(s) indexed; or a map-style Dataset
+    data: Tensor
+    | tuple[Tensor, ...]
+    | Dataset,  # first axis = samples; a batch is the tensor(s) indexed; or a map-style Dataset
     steps: int,  # optimizer steps in total, at least 1
     *,
     batch_size: int = 64,  # samples a step, at most the size of the data
     folder: str | Path | None = None,  # for log.csv, checkpoints and the final weights; None keeps nothing
-    optimizer: Callable | None = None,  # model -> torch optimizer (parameter groups keep the ratio of their rates); None = AdamW(lr)
+    optimizer: Callable
+    | None = None,  # model -> torch optimizer (parameter groups keep the ratio of their rates); None = AdamW(lr)
     lr: float = 1e-3,  # peak learning rate of the default optimizer
     schedule: str = "cosine",  # "cosine", "one_cycle" or "constant"
     warmup: int = 0,  # steps of rising rate at the start
@@ -638,9 +845,14 @@ def _fit(model, loss, data, **options):
     options["samples"] = _check_data(data, options["batch_size"])
     device = _device(options["device"], options["precision"])
     folder = options["folder"] = _prepare_folder(options["folder"], options["resume"])
-    with _alone(folder), _accelerator(device, options["precision"]) as accelerator, _own_randomness(accelerator.device, options["seed"]):
+    with (
+        _alone(folder),
+        _accelerator(device, options["precision"]) as accelerator,
+        _own_randomness(accelerator.device, options["seed"]),
+    ):
         training = _Training(accelerator, model, loss, _place(data, accelerator.device), options)
-        if options["resume"]: training.resume()
+        if options["resume"]:
+            training.resume()
         training.write_log()
         training.train()
         average = training.model if training.average is None else training.average.module
@@ -649,45 +861,65 @@ def _fit(model, loss, data, **options):
 # %% ../../nbs/core/training.ipynb #b93b0348
 def _prepare_folder(folder, resume):
     "Make the folder and refuse to mix two runs in it."
-    if folder is None: return None
+    if folder is None:
+        return None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and (old := sorted(folder.glob("checkpoint-*.safetensors"))):
-        raise FileExistsError(f"{folder} already holds {old[-1].name}: use resume=True to go on, delete the folder to begin anew, or choose another")
+        raise FileExistsError(
+            f"{folder} already holds {old[-1].name}: use resume=True to go on, delete the folder to begin anew, or choose another"
+        )
     return folder
 
 # %% ../../nbs/core/training.ipynb #6e1a47ba
 _held = set()
+
+
 def _let_go():  # a loader process lives on for seconds after a killed parent
-    while _held: os.close(_held.pop())
-if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_let_go)
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
 
 @contextmanager
 def _alone(folder, patience=2.0):
     "Lock the folder for this process and sweep what a killed one left."
-    if folder is None or fcntl is None: yield
+    if folder is None or fcntl is None:
+        yield
     else:
         handle, end = os.open(folder, os.O_RDONLY), time.monotonic() + patience
         _held.add(handle)
         try:
             while not _locked(handle):
-                if time.monotonic() > end: raise BlockingIOError(errno.EAGAIN, "this folder is in use by another fit: wait for it or choose another", str(folder))
+                if time.monotonic() > end:
+                    raise BlockingIOError(
+                        errno.EAGAIN, "this folder is in use by another fit: wait for it or choose another", str(folder)
+                    )
                 time.sleep(0.1)
-            for rubbish in folder.glob(".*.safetensors.*.tmp"): rubbish.unlink(missing_ok=True)
+            for rubbish in folder.glob(".*.safetensors.*.tmp"):
+                rubbish.unlink(missing_ok=True)
             yield
         finally:
             _held.discard(handle)
             os.close(handle)
 
+
 def _locked(handle):
-    try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError: return False
-    except OSError: return True  # a file system without locks: go on unguarded
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks: go on unguarded
     return True
 
 # %% ../../nbs/core/training.ipynb #4e497f22
 def _place(data, device):
     "Move tensors to a GPU when they take less than a quarter of its free memory; otherwise every batch is moved."
     size, free = sum(x.numel() * x.element_size() for x in _tensors(data)), math.inf
-    if device.type == "cuda": free = torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
     return send_to_device(data, device if size < free / 4 else "cpu") if _tensors(data) else data

@@ -14,7 +14,7 @@ __all__ = ['CUES', 'CORRUPTIONS', 'swapmix_drift', 'tinted', 'every_tint', 'corr
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,7 +42,9 @@ def _check_images(images: Tensor) -> None:
     "Raise `ValueError` when `images` is not a non-empty batch of floating point RGB images."
     if not isinstance(images, Tensor) or images.ndim != 4 or images.numel() == 0:
         came = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: got {came}, expected a tensor (batch, 3, height, width) with at least one image; add or drop axes")
+        raise ValueError(
+            f"images: got {came}, expected a tensor (batch, 3, height, width) with at least one image; add or drop axes"
+        )
     if images.shape[1] != 3 or not images.is_floating_point():
         hint = "use images.float() / 255" if images.shape[1] == 3 else "convert the images to RGB"
         raise ValueError(f"images: got {images.dtype} with {images.shape[1]} channels, expected floats with 3; {hint}")
@@ -53,7 +55,9 @@ def _drift_weights(frames: int, start: float) -> Tensor:
     if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
         raise ValueError(f"frames={frames!r}: expected a whole number of at least 1; 1 means the image alone")
     if not (isinstance(start, (int, float)) and 0 <= start < 1):
-        raise ValueError(f"start={start!r}: expected a number in [0, 1), the weight of the image in the first frame; at 1 nothing would drift")
+        raise ValueError(
+            f"start={start!r}: expected a number in [0, 1), the weight of the image in the first frame; at 1 nothing would drift"
+        )
     weights = torch.linspace(start, 1, frames)
     weights[-1] = 1
     return weights
@@ -89,7 +93,8 @@ def tinted(
     cue: str = "tint",  # "tint" for six colors of one orbit of SwapMix, "gray" for six gray levels
 ) -> Tensor:  # (N, 3, H, W) in [0, 1]
     "Multiply gray images by a color each. Raises `ValueError` for an unknown cue."
-    if cue not in CUES: raise ValueError(f"cue {cue!r}: expected one of {', '.join(CUES)}")
+    if cue not in CUES:
+        raise ValueError(f"cue {cue!r}: expected one of {', '.join(CUES)}")
     return images * palette(CUES[cue])[chosen].to(images)[:, :, None, None]
 
 
@@ -119,21 +124,26 @@ def corrupted(
     generator: torch.Generator,  # CPU generator
 ) -> Tensor:  # pseudo videos (B, T, 3, H, W); the last frame is the image bit for bit
     "Make pseudo videos: drift, variance-preserving star, both, or independent SwapMix mixtures. Raises `ValueError` for an unknown corruption."
-    if corruption not in CORRUPTIONS: raise ValueError(f"corruption {corruption!r}: expected one of {', '.join(CORRUPTIONS)}")
-    if corruption == "drift": return swapmix_drift(images, frames, generator)
+    if corruption not in CORRUPTIONS:
+        raise ValueError(f"corruption {corruption!r}: expected one of {', '.join(CORRUPTIONS)}")
+    if corruption == "drift":
+        return swapmix_drift(images, frames, generator)
     if corruption == "mixture":
         mixed = images.repeat_interleave(frames - 1, 0)[:, None]
-        if frames > 1: mixed = swapmix(mixed, *sample_swapmix(len(mixed), per_clip=True, generator=generator))
+        if frames > 1:
+            mixed = swapmix(mixed, *sample_swapmix(len(mixed), per_clip=True, generator=generator))
         return torch.cat((mixed.reshape(len(images), frames - 1, *images.shape[1:]), images[:, None]), 1)
     noise, scale = variance_preserving(frames)
     clips = pseudo_video(images, [0.0] * frames, unit * noise, "star", scale, generator)
-    if corruption == "noise": return clips
+    if corruption == "noise":
+        return clips
     return clips + scale.to(clips).view(-1, 1, 1, 1) * (swapmix_drift(images, frames, generator) - images[:, None])
 
 # %% ../../nbs/crossings/drift.ipynb #4c970635
 @dataclass(frozen=True)
 class Arm:
     "One way to train a generator or a classifier on pseudo videos. Raises `ValueError` when a field holds an unknown name or a number below 1."
+
     name: str  # what tables and claims call it
     task: str = "draw"  # `draw` trains a one-shot generator, `recognize` a classifier
     frames: int = 4  # T, at least 1; 1 is training on the images
@@ -144,15 +154,28 @@ class Arm:
     steps: int = 1000  # training steps, at least 1
 
     def __post_init__(self):
-        known = dict(task=("draw", "recognize"), corruption=CORRUPTIONS, source=("image", "other"), use=("aligned", "labels"), cue=tuple(CUES))
+        known = dict(
+            task=("draw", "recognize"),
+            corruption=CORRUPTIONS,
+            source=("image", "other"),
+            use=("aligned", "labels"),
+            cue=tuple(CUES),
+        )
         for field, names in known.items():
-            if getattr(self, field) not in names: raise ValueError(f"arm {self.name!r}: {field} is {getattr(self, field)!r}, expected one of {', '.join(names)}")
-        if self.frames < 1 or self.steps < 1: raise ValueError(f"arm {self.name!r}: frames and steps must be at least 1, got {self.frames} and {self.steps}")
+            if getattr(self, field) not in names:
+                raise ValueError(
+                    f"arm {self.name!r}: {field} is {getattr(self, field)!r}, expected one of {', '.join(names)}"
+                )
+        if self.frames < 1 or self.steps < 1:
+            raise ValueError(
+                f"arm {self.name!r}: frames and steps must be at least 1, got {self.frames} and {self.steps}"
+            )
 
 # %% ../../nbs/crossings/drift.ipynb #eaa14cdf
 @dataclass(frozen=True)
 class Protocol:
     "What every arm of an experiment shares."
+
     data: str = "digits"  # gray images, a name that `load_images` knows
     width: int = 128  # hidden units of the generator
     blocks: int = 2  # its residual blocks
@@ -184,7 +207,9 @@ def make_clips(
     generator: torch.Generator,  # CPU generator
 ) -> Tensor:  # (B, T, 3, H, W); the last frame is `images`, bit for bit
     "Make the pseudo videos that an arm trains on."
-    clips = corrupted(images.roll(1, 0) if arm.source == "other" else images, arm.corruption, arm.frames, unit, generator)
+    clips = corrupted(
+        images.roll(1, 0) if arm.source == "other" else images, arm.corruption, arm.frames, unit, generator
+    )
     clips[:, -1] = images
     return clips
 
@@ -196,7 +221,8 @@ def digits_and_tints(
     data: str = "digits",  # gray images, a name that `load_images` knows
 ) -> tuple[Images, Images]:  # train and test split, every image in every tint
     "Load the images that generators learn and are compared with; kept by the process that asked."
-    if data not in _LOADED: _LOADED[data] = tuple(every_tint(load_images(data, split, channels=1)) for split in ("train", "test"))
+    if data not in _LOADED:
+        _LOADED[data] = tuple(every_tint(load_images(data, split, channels=1)) for split in ("train", "test"))
     return _LOADED[data]
 
 
@@ -230,8 +256,19 @@ def train_generator(
     images = digits_and_tints(protocol.data)[0].x
     unit = images.std().item()
     model = FrameModel(tuple(images.shape[1:]), arm.frames, protocol.width, protocol.blocks, seed=seed)
-    return fit(model, lambda model, batch, generator: model.loss(make_clips(batch, arm, unit, generator), generator), images, arm.steps, batch_size=protocol.batch_size,
-               lr=protocol.learning_rate, ema=protocol.ema, seed=seed, device=protocol.device, precision=protocol.precision, progress=False)
+    return fit(
+        model,
+        lambda model, batch, generator: model.loss(make_clips(batch, arm, unit, generator), generator),
+        images,
+        arm.steps,
+        batch_size=protocol.batch_size,
+        lr=protocol.learning_rate,
+        ema=protocol.ema,
+        seed=seed,
+        device=protocol.device,
+        precision=protocol.precision,
+        progress=False,
+    )
 
 # %% ../../nbs/crossings/drift.ipynb #58505874
 def spurious_tints(
@@ -240,13 +277,18 @@ def spurious_tints(
     generator: torch.Generator,  # CPU generator
 ) -> Tensor:  # tints, int64 (N,), from 0 to 5
     "Draw tints that go with the class."
-    follow, anything = torch.rand(len(labels), generator=generator) < rho, torch.randint(6, labels.shape, generator=generator)
+    follow, anything = (
+        torch.rand(len(labels), generator=generator) < rho,
+        torch.randint(6, labels.shape, generator=generator),
+    )
     return torch.where(follow, labels % 6, anything)
 
 
 class FrameClassifier(nn.Module):
     "Classify clips (B, T, 3, H, W) in [0, 1] by two convolutions on each frame; the logits of the frames are averaged."
-    def __init__(self,
+
+    def __init__(
+        self,
         classes: int,  # number of classes
         size: int = 8,  # height and width, pixels
         width: int = 16,  # channels of the first convolution
@@ -255,10 +297,17 @@ class FrameClassifier(nn.Module):
         super().__init__()
         flat = 2 * width * math.ceil(size / 2) ** 2
         with initialized_from(seed):
-            self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.GELU(),
-                                      nn.Flatten(), nn.Linear(flat, classes))
+            self.body = nn.Sequential(
+                nn.Conv2d(3, width, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+                nn.GELU(),
+                nn.Flatten(),
+                nn.Linear(flat, classes),
+            )
 
-    def forward(self, clips): return self.body(2 * clips.flatten(0, 1) - 1).unflatten(0, clips.shape[:2]).mean(1)
+    def forward(self, clips):
+        return self.body(2 * clips.flatten(0, 1) - 1).unflatten(0, clips.shape[:2]).mean(1)
 
 # %% ../../nbs/crossings/drift.ipynb #7084075f
 def frame_alignment_loss(
@@ -269,8 +318,11 @@ def frame_alignment_loss(
     "Compute cross-entropy on the images plus Variation Alignment (Zhang et al., ICLR 2024) of the corrupted frames."
     clean, changed = logits[:, -1], logits[:, :-1]
     error = F.cross_entropy(clean, labels)
-    if changed.shape[1] == 0: return error
-    return error + weight * variation_alignment_loss(clean.repeat_interleave(changed.shape[1], 0), changed.flatten(0, 1))
+    if changed.shape[1] == 0:
+        return error
+    return error + weight * variation_alignment_loss(
+        clean.repeat_interleave(changed.shape[1], 0), changed.flatten(0, 1)
+    )
 
 
 def recognition_loss(
@@ -279,10 +331,12 @@ def recognition_loss(
     unit: float,  # noise unit, as in `corrupted`
 ) -> Callable:  # loss(model, (images, labels), generator) -> scalar
     "Make the loss of a classifier: alignment of the frames, or labels for all of them."
+
     def loss(model, batch, generator):
         clips = make_clips(batch[0], arm, unit, generator)
         logits = model(clips.flatten(0, 1)[:, None]).unflatten(0, clips.shape[:2])
-        if arm.use == "labels": return F.cross_entropy(logits.flatten(0, 1), batch[1].repeat_interleave(arm.frames))
+        if arm.use == "labels":
+            return F.cross_entropy(logits.flatten(0, 1), batch[1].repeat_interleave(arm.frames))
         return frame_alignment_loss(logits, batch[1], weight)
 
     return loss
@@ -296,7 +350,12 @@ def tint_scores(
     "Score predictions on images that are shown in all tints."
     right = (predicted == labels[:, None]).double()
     own, rand = right.gather(1, labels[:, None] % 6).mean().item(), right.mean().item()
-    return {"own_top1": own, "id_top1": rho * own + (1 - rho) * rand, "rand_top1": rand, "swap_top1": (6 * rand - own) / 5}
+    return {
+        "own_top1": own,
+        "id_top1": rho * own + (1 - rho) * rand,
+        "rand_top1": rand,
+        "swap_top1": (6 * rand - own) / 5,
+    }
 
 # %% ../../nbs/crossings/drift.ipynb #d0454dd3
 @torch.no_grad()
@@ -309,7 +368,10 @@ def drift_accuracy(
     "Measure how far a classifier follows a drift."
     orders = torch.tensor(PERMUTATIONS).repeat(len(images), 1)
     clips = _mix_along(images.repeat_interleave(5, 0), orders, weights)
-    right = predict(model, clips.flatten(0, 1)[:, None], 5000).argmax(1).view(-1, len(weights)) == labels.repeat_interleave(5)[:, None]
+    right = (
+        predict(model, clips.flatten(0, 1)[:, None], 5000).argmax(1).view(-1, len(weights))
+        == labels.repeat_interleave(5)[:, None]
+    )
     return right.double().mean(0).tolist()
 
 # %% ../../nbs/crossings/drift.ipynb #82b15b02
@@ -324,13 +386,28 @@ def train_classifier(
     images = images[torch.randperm(len(images), generator=g)[: protocol.train]]
     x = tinted(images.x, spurious_tints(images.y, protocol.rho, g), arm.cue)
     model = FrameClassifier(classes, x.shape[-1], seed=seed)
-    return fit(model, recognition_loss(arm, protocol.weight, x.std().item()), (x, images.y), arm.steps, batch_size=protocol.classifier_batch_size, lr=protocol.classifier_learning_rate,
-               schedule="one_cycle", seed=seed, device=protocol.device, precision=protocol.precision, progress=False)
+    return fit(
+        model,
+        recognition_loss(arm, protocol.weight, x.std().item()),
+        (x, images.y),
+        arm.steps,
+        batch_size=protocol.classifier_batch_size,
+        lr=protocol.classifier_learning_rate,
+        schedule="one_cycle",
+        seed=seed,
+        device=protocol.device,
+        precision=protocol.precision,
+        progress=False,
+    )
 
 # %% ../../nbs/crossings/drift.ipynb #296994a8
 def _draw_row(arm: Arm, seed: int, protocol: Protocol, film: Path) -> tuple[dict, Fit]:
     "Train a generator and keep twelve of its clips beside the row; return the scores with the name of the feature network, and the fit."
-    test, net, fitted = digits_and_tints(protocol.data)[1], tint_net(protocol.data), train_generator(arm, seed, protocol)
+    test, net, fitted = (
+        digits_and_tints(protocol.data)[1],
+        tint_net(protocol.data),
+        train_generator(arm, seed, protocol),
+    )
     clips = fitted.ema.sample(protocol.samples, torch.Generator().manual_seed(20_000 + seed), last_noise=True).cpu()
     write_whole(film, safetensors_bytes({"clips": clips[:12].contiguous()}))
     return {**draw_scores(clips[:, -1], test.x, net), "features": net.fingerprint}, fitted
@@ -354,11 +431,23 @@ def run_arm(
     path = row_path(arm, seed, protocol, folder)
     if path.exists():
         row = json.loads(path.read_text())
-        if not intact(row): raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
+        if not intact(row):
+            raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
         return row
-    scores, fitted = _draw_row(arm, seed, protocol, path.with_suffix(".safetensors")) if arm.task == "draw" else _recognize_row(arm, seed, protocol)
-    row = {"arm": arm.name, "seed": seed, **scores, "parameters": sum(p.numel() for p in fitted.model.parameters()), "frames_seen": frames_seen(arm),
-           "train_seconds": round(fitted.seconds, 2), "curve": [[h["step"], round(h["loss"], 4)] for h in fitted.history]}
+    scores, fitted = (
+        _draw_row(arm, seed, protocol, path.with_suffix(".safetensors"))
+        if arm.task == "draw"
+        else _recognize_row(arm, seed, protocol)
+    )
+    row = {
+        "arm": arm.name,
+        "seed": seed,
+        **scores,
+        "parameters": sum(p.numel() for p in fitted.model.parameters()),
+        "frames_seen": frames_seen(arm),
+        "train_seconds": round(fitted.seconds, 2),
+        "curve": [[h["step"], round(h["loss"], 4)] for h in fitted.history],
+    }
     write_whole(path, json.dumps(sealed(row)))
     return sealed(row)
 
@@ -372,15 +461,22 @@ def run_arms(
 ) -> list[dict]:  # rows, arm by arm
     "Run every arm on every seed, the longest first, with a progress bar. Raises `ValueError` for arms of one name."
     names = [arm.name for arm in arms]
-    if len(set(names)) < len(names): raise ValueError(f"arms need different names, got {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"arms need different names, got {', '.join(names)}")
     jobs = sorted(((arm, seed) for arm in arms for seed in seeds), key=lambda job: (job[0].task, -frames_seen(job[0])))
     pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
     done = {}
-    with tqdm(total=sum(frames_seen(arm) for arm, _ in jobs), unit="frame", unit_scale=True, desc="arms", delay=5, leave=False) as bar:
-        for row in pool(delayed(_run_on_one_thread if workers != 1 else run_arm)(arm, seed, protocol, Path(folder)) for arm, seed in jobs):
+    with tqdm(
+        total=sum(frames_seen(arm) for arm, _ in jobs), unit="frame", unit_scale=True, desc="arms", delay=5, leave=False
+    ) as bar:
+        for row in pool(
+            delayed(_run_on_one_thread if workers != 1 else run_arm)(arm, seed, protocol, Path(folder))
+            for arm, seed in jobs
+        ):
             done[row["arm"], row["seed"]] = row
             bar.update(row["frames_seen"])
-    if workers != 1: get_reusable_executor().shutdown()
+    if workers != 1:
+        get_reusable_executor().shutdown()
     return [done[name, seed] for name in names for seed in seeds]
 
 

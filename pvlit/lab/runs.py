@@ -9,7 +9,19 @@ __all__ = ['experiments', 'experiment_notebook', 'one_of', 'variants', 'type_nam
            'read_run', 'runs', 'find_run', 'last_line', 'resume_command', 'launch', 'report', 'verdict']
 
 # %% ../../nbs/lab/runs.ipynb #f7ab51b5
-import ast, hashlib, io, json, os, re, shlex, sys, tempfile, threading, time, tokenize, warnings
+import ast
+import hashlib
+import io
+import json
+import os
+import re
+import shlex
+import sys
+import tempfile
+import threading
+import time
+import tokenize
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -21,67 +33,85 @@ from ..core.files import write_whole
 from ..core.settings import Settings, load_settings
 
 # %% ../../nbs/lab/runs.ipynb #c0cd1d07
-def experiments(settings: Settings | None = None # `load_settings()` when `None`
-               ) -> dict[str, Path]:
+def experiments(
+    settings: Settings | None = None,  # `load_settings()` when `None`
+) -> dict[str, Path]:
     "Map the name of each experiment to its notebook."
-    nbs = (settings or load_settings()).root/"nbs"
+    nbs = (settings or load_settings()).root / "nbs"
     found = [*sorted(nbs.glob("experiments/*.ipynb")), *sorted(nbs.glob("papers/*/*.ipynb"))]
     return {p.stem: p for p in found if not p.name.startswith(".") and p.stem != "index"}
 
-def experiment_notebook(experiment: str, # name of an experiment
-                        settings: Settings | None = None # `load_settings()` when `None`
-                       ) -> Path:
+
+def experiment_notebook(
+    experiment: str,  # name of an experiment
+    settings: Settings | None = None,  # `load_settings()` when `None`
+) -> Path:
     "Return the notebook of an experiment. Raises `ValueError` when there is none of that name."
     settings = settings or load_settings()
     known = experiments(settings)
-    if not known: raise ValueError(f"no experiments in {settings.root/'nbs'/'experiments'}; work inside a clone of the repository")
+    if not known:
+        raise ValueError(
+            f"no experiments in {settings.root / 'nbs' / 'experiments'}; work inside a clone of the repository"
+        )
     return known[one_of("experiment", experiment, known)]
 
 # %% ../../nbs/lab/runs.ipynb #bffa4382
-def one_of(what: str, # what the names are names of
-           name: str, # the name that came
-           known # the names there are
-          ) -> str:
+def one_of(
+    what: str,  # what the names are names of
+    name: str,  # the name that came
+    known,  # the names there are
+) -> str:
     "Return `name` if it is known. Raises `ValueError` that lists the known names, and the nearest, when it is not."
-    if name in known: return name
+    if name in known:
+        return name
     near = "".join(f" (did you mean {k}?)" for k in get_close_matches(str(name), list(known), 1))
     raise ValueError(f"unknown {what} {name}{near}; there is: {', '.join(known) or 'none'}")
 
-def variants(experiment: str, # name of an experiment
-             settings: Settings | None = None # `load_settings()` when `None`
-            ) -> dict[str, Path]:
+
+def variants(
+    experiment: str,  # name of an experiment
+    settings: Settings | None = None,  # `load_settings()` when `None`
+) -> dict[str, Path]:
     "Map the name of each parameter set of an experiment to its YAML file."
     settings = settings or load_settings()
     experiment_notebook(experiment, settings)  # refuses unknown names
-    folder = settings.root/"nbs"/"experiments"/"params"/experiment
+    folder = settings.root / "nbs" / "experiments" / "params" / experiment
     return {p.stem: p for p in sorted(folder.glob("*.yml"))}
 
 # %% ../../nbs/lab/runs.ipynb #fcb2f840
 _KINDS = {t.__name__: t for t in (bool, int, float, str)}
 _KINDS |= {f"list[{name}]": list[t] for name, t in _KINDS.items()}
 
-def type_name(kind: type # a type from a parameters cell
-             ) -> str:
+
+def type_name(
+    kind: type,  # a type from a parameters cell
+) -> str:
     "Write a parameter's type as it would be annotated."
     return next(name for name, k in _KINDS.items() if k == kind)
 
+
 def _kind(default, annotation):
     "Return the type of a parameter from its annotation, or else from its default; `None` when it has no allowed one."
-    if annotation is not None: return _KINDS.get(ast.unparse(annotation))
-    if not isinstance(default, list): return _KINDS.get(type(default).__name__)
+    if annotation is not None:
+        return _KINDS.get(ast.unparse(annotation))
+    if not isinstance(default, list):
+        return _KINDS.get(type(default).__name__)
     kinds = {type(v).__name__ for v in default}
     return _KINDS.get(f"list[{'float' if kinds == {'int', 'float'} else ','.join(kinds)}]")
 
 # %% ../../nbs/lab/runs.ipynb #d826b068
-def typed(name: str, # name of the parameter, for the message
-          value, # the value that came
-          kind: type # `bool`, `int`, `float`, `str`, or a list of one of them
-         ):
+def typed(
+    name: str,  # name of the parameter, for the message
+    value,  # the value that came
+    kind: type,  # `bool`, `int`, `float`, `str`, or a list of one of them
+):
     "Return `value` as `kind`. Raises `ValueError` when it is of another type."
     if get_origin(kind) is list and isinstance(value, list):
         return [typed(f"{name}[{i}]", v, get_args(kind)[0]) for i, v in enumerate(value)]
-    if kind is float and type(value) is int: return float(value)
-    if type(value) is kind: return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind:
+        return value
     raise ValueError(f"parameter {name} must be {type_name(kind)}; got {value!r} ({type(value).__name__})")
 
 # %% ../../nbs/lab/runs.ipynb #fb6134ac
@@ -89,106 +119,140 @@ def _tagged(cells, tag):
     "Return the cells that carry `tag`."
     return [c for c in cells if tag in c["metadata"].get("tags", [])]
 
+
 def _assignment(node, comments):
     "Read one statement of a parameters cell as (name, (type, default, help))."
-    if isinstance(node, ast.Assign) and len(node.targets) == 1: target, annotation = node.targets[0], None
-    elif isinstance(node, ast.AnnAssign) and node.value: target, annotation = node.target, node.annotation
-    else: raise ValueError("not an assignment")
-    if not isinstance(target, ast.Name): raise ValueError("not an assignment to a name")
+    if isinstance(node, ast.Assign) and len(node.targets) == 1:
+        target, annotation = node.targets[0], None
+    elif isinstance(node, ast.AnnAssign) and node.value:
+        target, annotation = node.target, node.annotation
+    else:
+        raise ValueError("not an assignment")
+    if not isinstance(target, ast.Name):
+        raise ValueError("not an assignment to a name")
     default = ast.literal_eval(node.value)
     kind = _kind(default, annotation)
-    if kind is None: raise ValueError("not of an allowed type")
+    if kind is None:
+        raise ValueError("not of an allowed type")
     return target.id, (kind, typed(target.id, default, kind), comments.get(node.end_lineno, ""))
 
 # %% ../../nbs/lab/runs.ipynb #c303a439
-def parameters(experiment: str, # name of an experiment
-               settings: Settings | None = None # `load_settings()` when `None`
-              ) -> dict[str, tuple[type, object, str]]:
+def parameters(
+    experiment: str,  # name of an experiment
+    settings: Settings | None = None,  # `load_settings()` when `None`
+) -> dict[str, tuple[type, object, str]]:
     "Map each parameter of an experiment to (type, default, help). Raises `ValueError` when its cell holds anything but plain literals."
     path = experiment_notebook(experiment, settings)
     cells = _tagged(json.loads(path.read_text(encoding="utf-8"))["cells"], "parameters")
-    if not cells: return {}
+    if not cells:
+        return {}
     source = "".join(cells[0]["source"])
     allowed = f"allowed are name = literal lines with {', '.join(_KINDS)}"
     try:
         tree = ast.parse(source)
-        comments = {t.start[0]: t.string.lstrip("# ") for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
-    except SyntaxError as e: raise ValueError(f"{path}: parameters cell, line {e.lineno}: {e.msg}; {allowed}") from None
+        comments = {
+            t.start[0]: t.string.lstrip("# ")
+            for t in tokenize.generate_tokens(io.StringIO(source).readline)
+            if t.type == tokenize.COMMENT
+        }
+    except SyntaxError as e:
+        raise ValueError(f"{path}: parameters cell, line {e.lineno}: {e.msg}; {allowed}") from None
     out = {}
     for node in tree.body:
-        try: out |= [_assignment(node, comments)]
-        except ValueError as e: raise ValueError(f"{path}: parameters cell, line {node.lineno}: {e}; {allowed}") from None
+        try:
+            out |= [_assignment(node, comments)]
+        except ValueError as e:
+            raise ValueError(f"{path}: parameters cell, line {node.lineno}: {e}; {allowed}") from None
     return out
 
 # %% ../../nbs/lab/runs.ipynb #74940333
-def resolve(experiment: str, # name of an experiment
-            params: dict, # some of its parameters
-            settings: Settings | None = None # `load_settings()` when `None`
-           ) -> dict:
+def resolve(
+    experiment: str,  # name of an experiment
+    params: dict,  # some of its parameters
+    settings: Settings | None = None,  # `load_settings()` when `None`
+) -> dict:
     "Complete `params` with the defaults of an experiment. Raises `ValueError` for an unknown parameter or a wrong type."
     known = {k: v for k, v in parameters(experiment, settings).items() if k != "run_folder"}
-    if "run_folder" in params: raise ValueError("run_folder is set by the launcher; choose the folder with out")
-    for name in params: one_of(f"parameter of {experiment}:", name, known)
+    if "run_folder" in params:
+        raise ValueError("run_folder is set by the launcher; choose the folder with out")
+    for name in params:
+        one_of(f"parameter of {experiment}:", name, known)
     return {name: typed(name, params.get(name, default), kind) for name, (kind, default, _) in known.items()}
 
 # %% ../../nbs/lab/runs.ipynb #5a6d790d
 @dataclass
 class Run:
     "Hold the record of one run."
-    folder: Path # the run's own folder
-    experiment: str # name of the experiment
-    params: dict # every parameter and its value
-    status: str = "running" # running, done, failed or stopped
-    started: str = "" # start of the latest attempt, UTC, ISO 8601
-    seconds: float = 0.0 # duration of the latest attempt
-    attempts: int = 1 # how often it was started: more than 1 when it was resumed
-    error: dict = field(default_factory=dict) # of a failed run: name, message, cell (from 1) and source
-    versions: dict = field(default_factory=dict) # of Python and the packages that results depend on
-    notebook_sha256: str = "" # of the experiment's notebook as it was started
-    process: list = field(default_factory=list) # number and start time of the executing process
+
+    folder: Path  # the run's own folder
+    experiment: str  # name of the experiment
+    params: dict  # every parameter and its value
+    status: str = "running"  # running, done, failed or stopped
+    started: str = ""  # start of the latest attempt, UTC, ISO 8601
+    seconds: float = 0.0  # duration of the latest attempt
+    attempts: int = 1  # how often it was started: more than 1 when it was resumed
+    error: dict = field(default_factory=dict)  # of a failed run: name, message, cell (from 1) and source
+    versions: dict = field(default_factory=dict)  # of Python and the packages that results depend on
+    notebook_sha256: str = ""  # of the experiment's notebook as it was started
+    process: list = field(default_factory=list)  # number and start time of the executing process
 
     @property
-    def notebook(self) -> Path: # `notebook.ipynb`, or the partly executed one while there is no other
-        whole = self.folder/"notebook.ipynb"
-        return whole if whole.exists() else self.folder/"notebook.partial.ipynb"
+    def notebook(self) -> Path:  # `notebook.ipynb`, or the partly executed one while there is no other
+        whole = self.folder / "notebook.ipynb"
+        return whole if whole.exists() else self.folder / "notebook.partial.ipynb"
 
 # %% ../../nbs/lab/runs.ipynb #82d2eabe
 def _process(pid):
     "Return the number of a living process and when it started; an empty list when there is none."
     import psutil
-    try: return [pid, psutil.Process(pid).create_time()]
-    except psutil.NoSuchProcess: return []
+
+    try:
+        return [pid, psutil.Process(pid).create_time()]
+    except psutil.NoSuchProcess:
+        return []
+
 
 def _save(run):
     "Write the record of `run`."
     record = {k: v for k, v in asdict(run).items() if k != "folder"}
-    write_whole(run.folder/"run.json", json.dumps(record, indent=2) + "\n")
+    write_whole(run.folder / "run.json", json.dumps(record, indent=2) + "\n")
     return run
 
-def read_run(folder: Path # a run's folder
-            ) -> Run:
+
+def read_run(
+    folder: Path,  # a run's folder
+) -> Run:
     "Read the record of a run. Raises `ValueError` when the folder holds none that can be read."
     folder = Path(folder).resolve()
-    try: run = Run(folder=folder, **json.loads((folder/"run.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as e: raise ValueError(f"{folder} holds no readable run.json: {e}") from None
-    if run.status == "running" and (not run.process or _process(run.process[0]) != run.process): run.status = "stopped"
+    try:
+        run = Run(folder=folder, **json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as e:
+        raise ValueError(f"{folder} holds no readable run.json: {e}") from None
+    if run.status == "running" and (not run.process or _process(run.process[0]) != run.process):
+        run.status = "stopped"
     return run
 
 # %% ../../nbs/lab/runs.ipynb #bee4b704
-def runs(settings: Settings | None = None # `load_settings()` when `None`
-        ) -> list[Run]:
+def runs(
+    settings: Settings | None = None,  # `load_settings()` when `None`
+) -> list[Run]:
     "List the runs in the runs folder by the time they started."
     found = []
     for file in (settings or load_settings()).runs.glob("*/*/run.json"):
-        try: found.append(read_run(file.parent))
-        except ValueError as e: warnings.warn(str(e))
+        try:
+            found.append(read_run(file.parent))
+        except ValueError as e:
+            warnings.warn(str(e))
     return sorted(found, key=lambda r: (r.started, r.folder))
 
-def find_run(name: str, # a run's folder, `<experiment>/<run>`, `<run>`, or an experiment for its latest run
-             settings: Settings | None = None # `load_settings()` when `None`
-            ) -> Run:
+
+def find_run(
+    name: str,  # a run's folder, `<experiment>/<run>`, `<run>`, or an experiment for its latest run
+    settings: Settings | None = None,  # `load_settings()` when `None`
+) -> Run:
     "Find a run by what a person calls it. Raises `ValueError` when there is none."
-    if (Path(name)/"run.json").is_file(): return read_run(name)
+    if (Path(name) / "run.json").is_file():
+        return read_run(name)
     known = runs(settings)
     names = {key: r for r in known for key in (r.experiment, r.folder.name, f"{r.experiment}/{r.folder.name}")}
     return names[one_of("run", name, names)]
@@ -198,18 +262,27 @@ def _writable(folder):
     "Make sure that files can be written in `folder`. Raises `ValueError` when they cannot."
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder): pass
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as e:
-        raise ValueError(f"cannot write in {folder}: {e.strerror}; make it writable, or choose another in settings.ini or with out") from None
+        raise ValueError(
+            f"cannot write in {folder}: {e.strerror}; make it writable, or choose another in settings.ini or with out"
+        ) from None
+
 
 def _resumable(folder, experiment):
     "Return the run to go on with in `folder`, or `None` when it is new or empty. Raises `ValueError` when it is neither."
-    if not folder.is_dir() or not any(folder.iterdir()): return None
-    if not (folder/"run.json").exists(): raise ValueError(f"{folder} holds files but no run; choose a new or empty folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    if not (folder / "run.json").exists():
+        raise ValueError(f"{folder} holds files but no run; choose a new or empty folder")
     run = read_run(folder)
-    if run.experiment != experiment: raise ValueError(f"{folder} holds a run of {run.experiment}, not of {experiment}; choose another folder")
-    if run.status == "done": raise ValueError(f"{folder} holds a finished run, which is never overwritten; choose another folder")
-    if run.status == "running": raise ValueError(f"{folder} holds a run that is running now, in process {run.process[0]}")
+    if run.experiment != experiment:
+        raise ValueError(f"{folder} holds a run of {run.experiment}, not of {experiment}; choose another folder")
+    if run.status == "done":
+        raise ValueError(f"{folder} holds a finished run, which is never overwritten; choose another folder")
+    if run.status == "running":
+        raise ValueError(f"{folder} holds a run that is running now, in process {run.process[0]}")
     return run
 
 # %% ../../nbs/lab/runs.ipynb #182a4e87
@@ -218,14 +291,19 @@ def _new_folder(experiment, params, settings):
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     name = f"{stamp}-{hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:6]}"
     for n in range(1, 1000):
-        folder = settings.runs/experiment/(name if n == 1 else f"{name}-{n}")
-        try: folder.mkdir()
-        except FileExistsError: continue  # started in the same second
+        folder = settings.runs / experiment / (name if n == 1 else f"{name}-{n}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue  # started in the same second
         return folder
+
 
 def _versions():
     "Return the versions that a result depends on."
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in ("pvlit", "torch", "numpy", "scikit-learn", "papermill")}
+    return {"python": sys.version.split()[0]} | {
+        name: version(name) for name in ("pvlit", "torch", "numpy", "scikit-learn", "papermill")
+    }
 
 # %% ../../nbs/lab/runs.ipynb #e6fce5f0
 def _prepare(experiment, params, out, settings):
@@ -235,39 +313,62 @@ def _prepare(experiment, params, out, settings):
     earlier = _resumable(folder, experiment) if folder else None
     whole = resolve(experiment, earlier.params if earlier and params is None else params or {}, settings)
     if earlier and params is not None and whole != earlier.params:
-        other = ", ".join(f"{k} = {earlier.params.get(k)!r} there, {v!r} now" for k, v in whole.items() if earlier.params.get(k) != v)
-        raise ValueError(f"{folder} holds a run with other parameters: {other}; choose another folder, or give no parameters to go on with its own")
-    for needed in (settings.results, folder or settings.runs/experiment): _writable(needed)
-    return Run(folder or _new_folder(experiment, whole, settings), experiment, whole, attempts=earlier.attempts + 1 if earlier else 1,
-               started=datetime.now(timezone.utc).isoformat(timespec="seconds"), versions=_versions(),
-               notebook_sha256=hashlib.sha256(source.read_bytes()).hexdigest(), process=_process(os.getpid()))
+        other = ", ".join(
+            f"{k} = {earlier.params.get(k)!r} there, {v!r} now" for k, v in whole.items() if earlier.params.get(k) != v
+        )
+        raise ValueError(
+            f"{folder} holds a run with other parameters: {other}; choose another folder, or give no parameters to go on with its own"
+        )
+    for needed in (settings.results, folder or settings.runs / experiment):
+        _writable(needed)
+    return Run(
+        folder or _new_folder(experiment, whole, settings),
+        experiment,
+        whole,
+        attempts=earlier.attempts + 1 if earlier else 1,
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions=_versions(),
+        notebook_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        process=_process(os.getpid()),
+    )
 
 # %% ../../nbs/lab/runs.ipynb #d51022d4
 def _kernel_manager(log):
     "Make the class of a kernel manager whose kernels write to `log` what no cell catches."
     from jupyter_client.manager import AsyncKernelManager
+
     class LoggedKernelManager(AsyncKernelManager):
-        async def start_kernel(self, **kwargs): return await super().start_kernel(stdout=log, stderr=log, **kwargs)
+        async def start_kernel(self, **kwargs):
+            return await super().start_kernel(stdout=log, stderr=log, **kwargs)
+
     return LoggedKernelManager
+
 
 @contextmanager
 def _following(log):
     "Show the newest line of `log` under the bar over the cells: a long cell tells there how far it is. Only for terminals, which can rewrite a line."
     from tqdm import tqdm
+
     over, line = threading.Event(), tqdm(bar_format="{desc}", position=1, leave=False)
+
     def follow():
-        while not over.wait(1): line.set_description_str(last_line(log.read_bytes()[-2000:].decode(errors="replace")))
+        while not over.wait(1):
+            line.set_description_str(last_line(log.read_bytes()[-2000:].decode(errors="replace")))
+
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
-    try: yield
+    try:
+        yield
     finally:
         over.set()
         follower.join()
         line.close()
 
-def last_line(text, # what a program wrote; progress bars separate their states by carriage returns
-              width=100 # characters kept
-             ) -> str: # empty when nothing was written
+
+def last_line(
+    text,  # what a program wrote; progress bars separate their states by carriage returns
+    width=100,  # characters kept
+) -> str:  # empty when nothing was written
     "Return the newest line that is not blank."
     return ([""] + [part.strip() for part in re.split(r"[\r\n]", text) if part.strip()])[-1][:width]
 
@@ -275,55 +376,76 @@ def last_line(text, # what a program wrote; progress bars separate their states 
 def _execute(run, settings, progress):
     "Execute the notebook of `run` cell by cell; leaves `notebook.partial.ipynb` and `log.txt`."
     import papermill
+
     source = experiment_notebook(run.experiment, settings)
     own = {"run_folder": str(run.folder)} if "run_folder" in parameters(run.experiment, settings) else {}
     plain = lambda path: str(path).replace("{", "{{").replace("}", "}}")  # papermill formats its paths
-    with open(run.folder/"log.txt", "a", encoding="utf-8") as log, _following(run.folder/"log.txt") if progress and sys.stderr.isatty() else nullcontext():
+    with (
+        open(run.folder / "log.txt", "a", encoding="utf-8") as log,
+        _following(run.folder / "log.txt") if progress and sys.stderr.isatty() else nullcontext(),
+    ):
         print(f"== attempt {run.attempts}, {run.started}", file=log, flush=True)
-        papermill.execute_notebook(plain(source), plain(run.folder/"notebook.partial.ipynb"), parameters=run.params | own, cwd=source.parent,
-                                   stdout_file=log, stderr_file=log, progress_bar={"desc": run.experiment} if progress else False,
-                                   kernel_manager_class=_kernel_manager(log), extra_arguments=["--IPKernelApp.log_level=ERROR"])
+        papermill.execute_notebook(
+            plain(source),
+            plain(run.folder / "notebook.partial.ipynb"),
+            parameters=run.params | own,
+            cwd=source.parent,
+            stdout_file=log,
+            stderr_file=log,
+            progress_bar={"desc": run.experiment} if progress else False,
+            kernel_manager_class=_kernel_manager(log),
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        )
 
 # %% ../../nbs/lab/runs.ipynb #0d533729
 def _error(e, log):
     "Describe what stopped a run, and append its traceback to `log`."
     lines = getattr(e, "traceback", None) or [f"{type(e).__name__}: {e}"]
-    with open(log, "a", encoding="utf-8") as f: f.write(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines)) + "\n")
-    if not hasattr(e, "ename"): return {"name": type(e).__name__, "message": str(e)}
+    with open(log, "a", encoding="utf-8") as f:
+        f.write(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines)) + "\n")
+    if not hasattr(e, "ename"):
+        return {"name": type(e).__name__, "message": str(e)}
     return {"name": e.ename, "message": e.evalue, "cell": e.cell_index + 1, "source": e.source}
 
 # %% ../../nbs/lab/runs.ipynb #8923a059
-def resume_command(run: Run # a run that failed or was stopped
-                  ) -> str:
+def resume_command(
+    run: Run,  # a run that failed or was stopped
+) -> str:
     "Write the command that goes on with a run."
     return f"pvlit run {run.experiment} --out {shlex.quote(str(run.folder))}"
 
 # %% ../../nbs/lab/runs.ipynb #f38f6387
-def launch(experiment: str, # name of an experiment
-           params: dict | None = None, # some of its parameters; `None` takes the defaults, or those of the run that goes on
-           out: str | Path | None = None, # folder of the run; a new one in the runs folder when `None`
-           progress: bool = True, # show a bar over the cells
-           settings: Settings | None = None # `load_settings()` when `None`
-          ) -> Run:
+def launch(
+    experiment: str,  # name of an experiment
+    params: dict | None = None,  # some of its parameters; `None` takes the defaults, or those of the run that goes on
+    out: str | Path | None = None,  # folder of the run; a new one in the runs folder when `None`
+    progress: bool = True,  # show a bar over the cells
+    settings: Settings | None = None,  # `load_settings()` when `None`
+) -> Run:
     """Execute an experiment in a folder of its own and return its record, with status `done` or `failed`.
 
     Raises `ValueError` before anything starts when the experiment, a parameter, a type or the folder is wrong, and `KeyboardInterrupt` after Ctrl-C."""
     settings = settings or load_settings()
     run, start = _save(_prepare(experiment, params, out, settings)), time.monotonic()
-    if progress: print(f"{experiment} runs in {run.folder}; what it says is in log.txt", file=sys.stderr)
+    if progress:
+        print(f"{experiment} runs in {run.folder}; what it says is in log.txt", file=sys.stderr)
     end = lambda status, **kw: _save(replace(run, status=status, seconds=round(time.monotonic() - start, 2), **kw))
     try:
         _execute(run, settings, progress)
-        os.replace(run.folder/"notebook.partial.ipynb", run.folder/"notebook.ipynb")
+        os.replace(run.folder / "notebook.partial.ipynb", run.folder / "notebook.ipynb")
     except KeyboardInterrupt:
         end("stopped")
         raise KeyboardInterrupt(f"stopped; to go on: {resume_command(run)}") from None
-    except Exception as e: return end("failed", error=_error(e, run.folder/"log.txt"))
+    except Exception as e:
+        return end("failed", error=_error(e, run.folder / "log.txt"))
     return end("done")
 
 # %% ../../nbs/lab/runs.ipynb #8b9fa302
-_OFFLINE = "{% extends 'lab/index.html.j2' %}" + "".join(f"{{% block {b} %}}{{% endblock %}}" for b in (
-    "html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets"))
+_OFFLINE = "{% extends 'lab/index.html.j2' %}" + "".join(
+    f"{{% block {b} %}}{{% endblock %}}"
+    for b in ("html_head_js", "html_head_js_mathjax", "html_head_js_mermaidjs", "jupyter_widgets")
+)
+
 
 def _summary(run):
     "Describe a run as the last section of its report."
@@ -333,26 +455,47 @@ def _summary(run):
     return f"## This run\n\n`{run.experiment}`, {ended}, started {run.started}, {run.seconds:.0f} s. {used}.\n\n| parameter | value |\n|---|---|\n{rows}\n"
 
 # %% ../../nbs/lab/runs.ipynb #b000ee08
-def report(run: Run # a run that has begun
-          ) -> Path:
+def report(
+    run: Run,  # a run that has begun
+) -> Path:
     "Write `report.html` into the run's folder: the executed notebook without its code, as one page that fetches nothing."
     import nbformat
     from nbconvert import HTMLExporter
-    if not run.notebook.exists(): raise ValueError(f"{run.folder} holds no executed notebook yet")
+
+    if not run.notebook.exists():
+        raise ValueError(f"{run.folder} holds no executed notebook yet")
     nb = nbformat.read(run.notebook, as_version=4)
     nb.metadata.title = run.experiment
     for cell in nb.cells:
-        if cell.cell_type != "code": continue
-        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [
+            o
+            for o in cell.outputs
+            if o.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
+        ]
     nb.cells.append(nbformat.v4.new_markdown_cell(_summary(run)))
-    exporter = HTMLExporter(raw_template=_OFFLINE, exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)
-    return write_whole(run.folder/"report.html", exporter.from_notebook_node(nb, {"metadata": {"path": str(run.folder)}})[0])
+    exporter = HTMLExporter(
+        raw_template=_OFFLINE,
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        embed_images=True,
+    )
+    return write_whole(
+        run.folder / "report.html", exporter.from_notebook_node(nb, {"metadata": {"path": str(run.folder)}})[0]
+    )
 
 # %% ../../nbs/lab/runs.ipynb #0e781934
-def verdict(run: Run # a finished run
-           ) -> str:
+def verdict(
+    run: Run,  # a finished run
+) -> str:
     "Return the text of the cell tagged `verdict`; empty when there is none."
     cells = json.loads(run.notebook.read_text(encoding="utf-8"))["cells"]
     outputs = [o for c in _tagged(cells, "verdict") for o in c.get("outputs", [])]
-    texts = [o.get("text") or o.get("data", {}).get("text/markdown") or o.get("data", {}).get("text/plain") or "" for o in outputs if o.get("name") != "stderr"]
+    texts = [
+        o.get("text") or o.get("data", {}).get("text/markdown") or o.get("data", {}).get("text/plain") or ""
+        for o in outputs
+        if o.get("name") != "stderr"
+    ]
     return "\n".join("".join(t).strip() for t in texts).strip()

@@ -32,61 +32,93 @@ VERDICTS = ("supported", "too small", "refuted", "inconclusive")
 @dataclass(frozen=True)
 class Claim:
     "A statement with its source, metric, arms and the rule that will decide it."
-    experiment: str    # name of the experiment that tests it
-    id: str            # name of the claim, unique in the whole ledger
-    statement: str     # one sentence
-    source: dict       # paper, place in it, what of it was read, who checked that and when, the words quoted
-    metric: dict       # name, better (lower or higher), optionally its unit
-    arms: dict         # role -> name of the arm, or {none: reason}
-    rule: dict         # seeds, confidence, kind, pilot, and one comparison or all_of
-    tier: str          # the strongest tier a run of it may have
+
+    experiment: str  # name of the experiment that tests it
+    id: str  # name of the claim, unique in the whole ledger
+    statement: str  # one sentence
+    source: dict  # paper, place in it, what of it was read, who checked that and when, the words quoted
+    metric: dict  # name, better (lower or higher), optionally its unit
+    arms: dict  # role -> name of the arm, or {none: reason}
+    rule: dict  # seeds, confidence, kind, pilot, and one comparison or all_of
+    tier: str  # the strongest tier a run of it may have
     changes_mind: str  # what would change the verdict
-    pages: list        # method pages that it is about, as in pseudo_video/corruption
-    variants: list     # parameter sets that decide it; empty: all of the experiment
-    family: int = 1    # claims that are decided by the same run, this one included
+    pages: list  # method pages that it is about, as in pseudo_video/corruption
+    variants: list  # parameter sets that decide it; empty: all of the experiment
+    family: int = 1  # claims that are decided by the same run, this one included
 
     @property
-    def hash(self): # the source's place may be corrected later, the rule may not
+    def hash(self):  # the source's place may be corrected later, the rule may not
         "Hash of everything that the verdict and its wording rest on."
-        return digest({k: v for k, v in asdict(self).items() if k not in ("source", "changes_mind", "pages") and (k, v) != ("variants", [])})
+        return digest(
+            {
+                k: v
+                for k, v in asdict(self).items()
+                if k not in ("source", "changes_mind", "pages") and (k, v) != ("variants", [])
+            }
+        )
 
 # %% ../../nbs/ledger/claims.ipynb #2841a498
-def strict(given,         # what was written
-           required,      # keys that must be there
-           optional=(),   # keys that may be there
-           where="",      # file and place, for the message
-          ):
+def strict(
+    given,  # what was written
+    required,  # keys that must be there
+    optional=(),  # keys that may be there
+    where="",  # file and place, for the message
+):
     "Return `given` if it is a mapping with the right keys. Raises `ValueError` naming missing or unknown keys."
-    if not isinstance(given, dict): raise ValueError(f"{where}: got {type(given).__name__}, expected keys {', '.join(required)}")
+    if not isinstance(given, dict):
+        raise ValueError(f"{where}: got {type(given).__name__}, expected keys {', '.join(required)}")
     missing, unknown = [k for k in required if k not in given], [k for k in given if k not in (*required, *optional)]
-    if missing: raise ValueError(f"{where}: missing {', '.join(missing)}")
-    if unknown: raise ValueError(f"{where}: unknown {', '.join(map(str, unknown))}; allowed: {', '.join((*required, *optional))}")
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}")
+    if unknown:
+        raise ValueError(
+            f"{where}: unknown {', '.join(map(str, unknown))}; allowed: {', '.join((*required, *optional))}"
+        )
     return given
 
-def number(value,       # what was written
-           low,         # value must be above this
-           high,        # and below this
-           where,       # file and key, for the message
-          ):
+
+def number(
+    value,  # what was written
+    low,  # value must be above this
+    high,  # and below this
+    where,  # file and key, for the message
+):
     "Return a number inside the open interval (low, high). Raises `ValueError` for anything else, also for text such as 1e-3 without a point."
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
-        raise ValueError(f"{where}: got {value!r}, expected a number above {low} and below {high} (YAML reads 1e-3 as text; write 0.001)")
+        raise ValueError(
+            f"{where}: got {value!r}, expected a number above {low} and below {high} (YAML reads 1e-3 as text; write 0.001)"
+        )
     return value
 
 # %% ../../nbs/ledger/claims.ipynb #7e88d302
-def parse_arms(arms,    # role -> arm name, or {none: reason}
-               where,   # file and claim, for the message
-              ):
+def parse_arms(
+    arms,  # role -> arm name, or {none: reason}
+    where,  # file and claim, for the message
+):
     "Return the arms. Raises `ValueError` when a control is missing, has no reason, or is the method itself."
-    if not isinstance(arms, dict): raise ValueError(f"{where} arms: got {arms!r}, expected role: arm name")
+    if not isinstance(arms, dict):
+        raise ValueError(f"{where} arms: got {arms!r}, expected role: arm name")
     for role in ROLES:
-        if role not in arms: raise ValueError(f"{where} arms: no {role}; name an arm" + (
-            ' or write {none: "reason"}' if role in ("compute_matched", "ablation") else "; a claim without one is not accepted"))
+        if role not in arms:
+            raise ValueError(
+                f"{where} arms: no {role}; name an arm"
+                + (
+                    ' or write {none: "reason"}'
+                    if role in ("compute_matched", "ablation")
+                    else "; a claim without one is not accepted"
+                )
+            )
     for role, arm in arms.items():
-        absent = isinstance(arm, dict) and list(arm) == ["none"] and isinstance(arm["none"], str) and arm["none"].strip()
-        if absent and role in ("compute_matched", "ablation"): continue
-        if not isinstance(arm, str) or not arm: raise ValueError(f"{where} arms: {role}: got {arm!r}, expected the name of an arm" + (
-            ' or {none: "reason"}' if role in ("compute_matched", "ablation") else ""))
+        absent = (
+            isinstance(arm, dict) and list(arm) == ["none"] and isinstance(arm["none"], str) and arm["none"].strip()
+        )
+        if absent and role in ("compute_matched", "ablation"):
+            continue
+        if not isinstance(arm, str) or not arm:
+            raise ValueError(
+                f"{where} arms: {role}: got {arm!r}, expected the name of an arm"
+                + (' or {none: "reason"}' if role in ("compute_matched", "ablation") else "")
+            )
     for role, other in combinations(ROLES, 2):
         if isinstance(arms[role], str) and arms[role] == arms[other] and "method" in (role, other):
             raise ValueError(f"{where} arms: {role} and {other} are both {arms[role]!r}; an arm cannot control itself")
@@ -96,61 +128,89 @@ def parse_arms(arms,    # role -> arm name, or {none: reason}
 @dataclass(frozen=True)
 class Comparison:
     "A contrast of roles, the smallest effect worth finding in it, and what is to be shown."
-    label: str              # in words, of roles
-    weights: dict           # role -> weight; they add up to zero
-    smallest_effect: float  # worth finding, > 0, in the units of the rule's kind
-    shows: str              # superiority or equivalence
-    pilot_sd: float         # standard deviation of the paired differences in the pilot, in the same units
 
-def parse_comparison(entry,      # one entry of all_of, or the rule itself
-                     rule,       # the rule, for defaults
-                     arms,       # role -> arm
-                     where,      # file and claim
-                    ):
+    label: str  # in words, of roles
+    weights: dict  # role -> weight; they add up to zero
+    smallest_effect: float  # worth finding, > 0, in the units of the rule's kind
+    shows: str  # superiority or equivalence
+    pilot_sd: float  # standard deviation of the paired differences in the pilot, in the same units
+
+
+def parse_comparison(
+    entry,  # one entry of all_of, or the rule itself
+    rule,  # the rule, for defaults
+    arms,  # role -> arm
+    where,  # file and claim
+):
     "Return the `Comparison` of an entry. Raises `ValueError` for unknown roles, weights that do not cancel, or a missing smallest effect."
-    if ("compare" in entry) == ("contrast" in entry): raise ValueError(f"{where}: expected exactly one of compare: [a, b] and contrast: {{a: 1, b: -1}}")
+    if ("compare" in entry) == ("contrast" in entry):
+        raise ValueError(f"{where}: expected exactly one of compare: [a, b] and contrast: {{a: 1, b: -1}}")
     pair, weights = entry.get("compare"), entry.get("contrast")
     if pair is not None:
-        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]: raise ValueError(f"{where} compare: got {pair!r}, expected two different roles")
+        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
+            raise ValueError(f"{where} compare: got {pair!r}, expected two different roles")
         weights = {pair[0]: 1, pair[1]: -1}
-    if not isinstance(weights, dict): raise ValueError(f"{where} contrast: got {weights!r}, expected role: weight")
+    if not isinstance(weights, dict):
+        raise ValueError(f"{where} contrast: got {weights!r}, expected role: weight")
     for role, weight in weights.items():
         number(weight, -math.inf, math.inf, f"{where} contrast {role}")
-        if not isinstance(arms.get(role), str): raise ValueError(f"{where}: role {role!r} has no arm; roles with one: {', '.join(r for r in arms if isinstance(arms[r], str))}")
-    if not any(weights.values()) or abs(sum(weights.values())) > 1e-12: raise ValueError(f"{where} contrast: weights add up to {sum(weights.values())}, expected 0 with some not 0")
-    smallest = number(entry.get("smallest_effect", rule.get("smallest_effect")), 0, math.inf, f"{where} smallest_effect")
+        if not isinstance(arms.get(role), str):
+            raise ValueError(
+                f"{where}: role {role!r} has no arm; roles with one: {', '.join(r for r in arms if isinstance(arms[r], str))}"
+            )
+    if not any(weights.values()) or abs(sum(weights.values())) > 1e-12:
+        raise ValueError(f"{where} contrast: weights add up to {sum(weights.values())}, expected 0 with some not 0")
+    smallest = number(
+        entry.get("smallest_effect", rule.get("smallest_effect")), 0, math.inf, f"{where} smallest_effect"
+    )
     shows = entry.get("shows", rule.get("shows", "superiority"))
-    if shows not in ("superiority", "equivalence"): raise ValueError(f"{where} shows: got {shows!r}, expected superiority or equivalence")
+    if shows not in ("superiority", "equivalence"):
+        raise ValueError(f"{where} shows: got {shows!r}, expected superiority or equivalence")
     label = " against ".join(pair) if pair else " ".join(f"{w:+g} {r}" for r, w in weights.items())
-    return Comparison(label, weights, smallest, shows, number(entry.get("pilot_sd", rule.get("pilot_sd")), 0, math.inf, f"{where} pilot_sd"))
+    return Comparison(
+        label,
+        weights,
+        smallest,
+        shows,
+        number(entry.get("pilot_sd", rule.get("pilot_sd")), 0, math.inf, f"{where} pilot_sd"),
+    )
 
 # %% ../../nbs/ledger/claims.ipynb #0ce59bfd
-def parse_rule(rule,    # as written
-               arms,    # role -> arm
-               where,   # file and claim
-              ):
+def parse_rule(
+    rule,  # as written
+    arms,  # role -> arm
+    where,  # file and claim
+):
     "Return the list of `Comparison` of a rule. Raises `ValueError` for anything the decision could stumble over."
     one = ("compare", "contrast", "smallest_effect", "shows", "pilot_sd")
     strict(rule, ("seeds", "confidence", "kind", "pilot"), (*one, "all_of"), where)
-    if rule["kind"] not in KINDS: raise ValueError(f"{where} kind: got {rule['kind']!r}, expected {' or '.join(KINDS)}")
-    if not isinstance(rule["pilot"], str) or not rule["pilot"].strip(): raise ValueError(f"{where} pilot: got {rule['pilot']!r}, expected in words where pilot_sd comes from")
+    if rule["kind"] not in KINDS:
+        raise ValueError(f"{where} kind: got {rule['kind']!r}, expected {' or '.join(KINDS)}")
+    if not isinstance(rule["pilot"], str) or not rule["pilot"].strip():
+        raise ValueError(f"{where} pilot: got {rule['pilot']!r}, expected in words where pilot_sd comes from")
     number(rule["confidence"], 0.5, 1, f"{where} confidence")
-    if type(rule["seeds"]) is not int or rule["seeds"] < 3: raise ValueError(f"{where} seeds: got {rule['seeds']!r}, expected a whole number of at least 3")
-    if "all_of" not in rule: return [parse_comparison(rule, rule, arms, where)]
-    if "compare" in rule or "contrast" in rule: raise ValueError(f"{where}: all_of stands beside a compare or contrast; write all comparisons into all_of")
-    if not isinstance(rule["all_of"], list) or not rule["all_of"]: raise ValueError(f"{where} all_of: expected a list of comparisons")
+    if type(rule["seeds"]) is not int or rule["seeds"] < 3:
+        raise ValueError(f"{where} seeds: got {rule['seeds']!r}, expected a whole number of at least 3")
+    if "all_of" not in rule:
+        return [parse_comparison(rule, rule, arms, where)]
+    if "compare" in rule or "contrast" in rule:
+        raise ValueError(f"{where}: all_of stands beside a compare or contrast; write all comparisons into all_of")
+    if not isinstance(rule["all_of"], list) or not rule["all_of"]:
+        raise ValueError(f"{where} all_of: expected a list of comparisons")
     entries = [strict(entry, (), one, f"{where} all_of") for entry in rule["all_of"]]
     return [parse_comparison(entry, rule, arms, f"{where} all_of {i + 1}") for i, entry in enumerate(entries)]
 
 # %% ../../nbs/ledger/claims.ipynb #c2b02235
 POWER = 0.85
 
-def power(n,            # paired seeds
-          sd,           # standard deviation of the paired differences
-          smallest,     # smallest effect worth finding, in the same units
-          confidence,   # of the interval
-          shows="superiority",   # or "equivalence"
-         ):
+
+def power(
+    n,  # paired seeds
+    sd,  # standard deviation of the paired differences
+    smallest,  # smallest effect worth finding, in the same units
+    confidence,  # of the interval
+    shows="superiority",  # or "equivalence"
+):
     "Return the chance that n seeds support a superiority claim whose true effect is `smallest`, or an equivalence claim whose true difference is 0."
     quantiles = (np.arange(400) + 0.5) / 400
     s = sd * np.sqrt(chdtri(n - 1, quantiles) / (n - 1))
@@ -158,213 +218,315 @@ def power(n,            # paired seeds
     return float((ndtr(room) if shows == "superiority" else np.maximum(0, 2 * ndtr(room) - 1)).mean())
 
 # %% ../../nbs/ledger/claims.ipynb #c144aa61
-def corrected(confidence,   # wanted for all of them together
-              count,        # of intervals
-             ):
+def corrected(
+    confidence,  # wanted for all of them together
+    count,  # of intervals
+):
     "Return the confidence of each of several intervals that hold together with `confidence` (Bonferroni)."
     return 1 - (1 - confidence) / count
 
 # %% ../../nbs/ledger/claims.ipynb #578b55d8
-def chance(claim,   # a `Claim`
-           n,       # paired seeds
-          ):
+def chance(
+    claim,  # a `Claim`
+    n,  # paired seeds
+):
     "Return a lower bound on the chance that n seeds support a claim whose effects are exactly the smallest worth finding."
     level = corrected(claim.rule["confidence"], claim.family)
-    return max(0.0, 1 - sum(1 - power(n, c.pilot_sd, c.smallest_effect, level, c.shows) for c in parse_rule(claim.rule, claim.arms, claim.id)))
+    return max(
+        0.0,
+        1
+        - sum(
+            1 - power(n, c.pilot_sd, c.smallest_effect, level, c.shows)
+            for c in parse_rule(claim.rule, claim.arms, claim.id)
+        ),
+    )
 
-def seeds_needed(claim,       # a `Claim`
-                 most=1000,   # give up there
-                ):
+
+def seeds_needed(
+    claim,  # a `Claim`
+    most=1000,  # give up there
+):
     "Return the smallest number of seeds with which the claim's effects are found with a chance of 85 %. Raises `ValueError` when that is more than `most`."
     low, high = 2, 3
     while chance(claim, high) < POWER:
         low, high = high, 2 * high
-        if low > most: raise ValueError(f"{claim.id}: more than {most} seeds are needed; ask for a larger smallest_effect")
+        if low > most:
+            raise ValueError(f"{claim.id}: more than {most} seeds are needed; ask for a larger smallest_effect")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if chance(claim, middle) >= POWER else (middle, high)
     return high
 
-def enough_seeds(claim,   # a `Claim`
-                 where,   # file, for the message
-                ):
+
+def enough_seeds(
+    claim,  # a `Claim`
+    where,  # file, for the message
+):
     "Raise `ValueError` when the rule has fewer seeds than its pilot asks for."
     if chance(claim, n := claim.rule["seeds"]) < POWER:
-        raise ValueError(f"{where}, claim {claim.id}: {n} seeds find the smallest effects in {chance(claim, n):.0%} of all runs, {seeds_needed(claim)} are needed for {POWER:.0%}; "
-                         "take more seeds, or ask for a larger smallest_effect")
+        raise ValueError(
+            f"{where}, claim {claim.id}: {n} seeds find the smallest effects in {chance(claim, n):.0%} of all runs, {seeds_needed(claim)} are needed for {POWER:.0%}; "
+            "take more seeds, or ask for a larger smallest_effect"
+        )
 
 # %% ../../nbs/ledger/claims.ipynb #1447a734
-def parse_source(source,   # as written
-                 where,    # file and claim
-                ):
+def parse_source(
+    source,  # as written
+    where,  # file and claim
+):
     "Return the source as texts. Raises `ValueError` when it cannot be looked up, or quotes more than a short phrase."
     own = isinstance(source, dict) and source.get("paper") == "ours"
-    strict(source, ("paper", "place", "read", "checked", *(() if own else ("quote",))), () if own else ("number", "text"), where)
+    strict(
+        source,
+        ("paper", "place", "read", "checked", *(() if own else ("quote",))),
+        () if own else ("number", "text"),
+        where,
+    )
     strict(source["checked"], ("by", "date"), (), f"{where} checked")
     flat = {**source, "checked": f"{source['checked']['date']}, {source['checked']['by']}"}
     for key, text in flat.items():
-        if not str(text).strip(): raise ValueError(f"{where} {key}: got {text!r}, expected text")
-    if not own and len(source["quote"].split()) > 15: raise ValueError(f"{where} quote: {len(source['quote'].split())} words, at most 15; quote the phrase that matters")
+        if not str(text).strip():
+            raise ValueError(f"{where} {key}: got {text!r}, expected text")
+    if not own and len(source["quote"].split()) > 15:
+        raise ValueError(
+            f"{where} quote: {len(source['quote'].split())} words, at most 15; quote the phrase that matters"
+        )
     return {key: str(text) for key, text in flat.items()}
 
-def quoted(source,   # of a claim
-           text,     # text of the paper
-          ):
+
+def quoted(
+    source,  # of a claim
+    text,  # text of the paper
+):
     "Return what a source quotes but the paper's text does not hold; spaces, line breaks and hyphenation do not count."
     plain = lambda s: re.sub(r"[\s\-\u00ad\u2010-\u2015]+", "", s).casefold()
     return [key for key in ("quote", "number") if key in source and plain(source[key]) not in plain(text)]
 
 # %% ../../nbs/ledger/claims.ipynb #962b89e5
-def parse_claim(raw,          # one entry of the file
-                experiment,   # name of the experiment
-                file,         # name of the file, for messages
-               ):
+def parse_claim(
+    raw,  # one entry of the file
+    experiment,  # name of the experiment
+    file,  # name of the file, for messages
+):
     "Return a validated `Claim`. Raises `ValueError` naming file, claim and key."
     where = f"{file}, claim {raw.get('id', '?') if isinstance(raw, dict) else raw!r}"
-    strict(raw, ("id", "statement", "source", "metric", "arms", "rule", "tier", "changes_mind"), ("pages", "variants"), where)
+    strict(
+        raw,
+        ("id", "statement", "source", "metric", "arms", "rule", "tier", "changes_mind"),
+        ("pages", "variants"),
+        where,
+    )
     strict(raw["metric"], ("name", "better"), ("unit",), f"{where} metric")
-    for key, text in {"statement": raw["statement"], "changes_mind": raw["changes_mind"], "metric name": raw["metric"]["name"]}.items():
-        if not (isinstance(text, str) and text.strip()): raise ValueError(f"{where} {key}: got {text!r}, expected text")
-    if not re.fullmatch("[a-z0-9_]+", str(raw["id"])): raise ValueError(f"{where}: id: expected only a-z, 0-9 and _")
-    if raw["metric"]["better"] not in ("lower", "higher"): raise ValueError(f"{where} metric better: got {raw['metric']['better']!r}, expected lower or higher")
-    if raw["tier"] not in TIERS: raise ValueError(f"{where} tier: got {raw['tier']!r}, expected one of {', '.join(TIERS)}")
+    for key, text in {
+        "statement": raw["statement"],
+        "changes_mind": raw["changes_mind"],
+        "metric name": raw["metric"]["name"],
+    }.items():
+        if not (isinstance(text, str) and text.strip()):
+            raise ValueError(f"{where} {key}: got {text!r}, expected text")
+    if not re.fullmatch("[a-z0-9_]+", str(raw["id"])):
+        raise ValueError(f"{where}: id: expected only a-z, 0-9 and _")
+    if raw["metric"]["better"] not in ("lower", "higher"):
+        raise ValueError(f"{where} metric better: got {raw['metric']['better']!r}, expected lower or higher")
+    if raw["tier"] not in TIERS:
+        raise ValueError(f"{where} tier: got {raw['tier']!r}, expected one of {', '.join(TIERS)}")
     arms = parse_arms(raw["arms"], where)
     parse_rule(raw["rule"], arms, f"{where} rule")
-    return Claim(experiment, **{"pages": [], "variants": [], **raw, "source": parse_source(raw["source"], f"{where} source"), "arms": arms})
+    return Claim(
+        experiment,
+        **{"pages": [], "variants": [], **raw, "source": parse_source(raw["source"], f"{where} source"), "arms": arms},
+    )
 
 # %% ../../nbs/ledger/claims.ipynb #692b5a0b
-def load_claims(experiment,      # name of the experiment
-                settings=None,   # `Settings`; found from the working folder by default
-               ):
+def load_claims(
+    experiment,  # name of the experiment
+    settings=None,  # `Settings`; found from the working folder by default
+):
     "Read the declared claims of an experiment. Raises `FileNotFoundError` without a file, `ValueError` for a faulty or repeated claim, and for one with fewer seeds than its pilot asks for."
     file = (settings or load_settings()).data / "claims" / f"{experiment}.yml"
-    if not file.is_file(): raise FileNotFoundError(f"no claims are declared for {experiment!r}; write data/claims/{file.name} before the run")
-    try: raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error: raise ValueError(f"{file.name}: not valid YAML: {error}") from None
-    if not isinstance(raw, list) or not raw: raise ValueError(f"{file.name}: expected a list of claims")
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no claims are declared for {experiment!r}; write data/claims/{file.name} before the run"
+        )
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file.name}: not valid YAML: {error}") from None
+    if not isinstance(raw, list) or not raw:
+        raise ValueError(f"{file.name}: expected a list of claims")
     claims = [parse_claim(entry, experiment, file.name) for entry in raw]
-    claims = [replace(c, family=sum(not c.variants or not d.variants or bool({*c.variants} & {*d.variants}) for d in claims)) for c in claims]
+    claims = [
+        replace(c, family=sum(not c.variants or not d.variants or bool({*c.variants} & {*d.variants}) for d in claims))
+        for c in claims
+    ]
     repeated = sorted({c.id for c in claims if [d.id for d in claims].count(c.id) > 1})
-    if repeated: raise ValueError(f"{file.name}: claim {', '.join(repeated)} is declared twice")
-    for claim in claims: enough_seeds(claim, file.name)
+    if repeated:
+        raise ValueError(f"{file.name}: claim {', '.join(repeated)} is declared twice")
+    for claim in claims:
+        enough_seeds(claim, file.name)
     return claims
 
-def declared(settings=None,   # `Settings`
-            ):
+
+def declared(
+    settings=None,  # `Settings`
+):
     "Read the claims of all experiments, in the order of the files. Raises `ValueError` when two files use one id."
     settings = settings or load_settings()
-    claims = [claim for file in sorted((settings.data / "claims").glob("*.yml")) for claim in load_claims(file.stem, settings)]
+    claims = [
+        claim for file in sorted((settings.data / "claims").glob("*.yml")) for claim in load_claims(file.stem, settings)
+    ]
     for a, b in combinations(claims, 2):
-        if a.id == b.id: raise ValueError(f"claim {a.id} is declared in both {a.experiment}.yml and {b.experiment}.yml")
+        if a.id == b.id:
+            raise ValueError(f"claim {a.id} is declared in both {a.experiment}.yml and {b.experiment}.yml")
     return claims
 
 # %% ../../nbs/ledger/claims.ipynb #5d69f6b9
-def paired(claim,   # a `Claim`
-           rows,    # dictionaries with "arm", "seed" and the metric
-          ):
+def paired(
+    claim,  # a `Claim`
+    rows,  # dictionaries with "arm", "seed" and the metric
+):
     "Return (values by arm (seeds,), seeds) for all arms of a claim. Raises `ValueError` for missing arms, too few, repeated or unequal seeds, and numbers that are not finite."
     metric, table = claim.metric["name"], {}
     arms = [arm for arm in claim.arms.values() if isinstance(arm, str)]
     for row in rows:
         strict(row, ("arm", "seed"), row, f"{claim.id}: a row")
         arm, seed = row["arm"], row["seed"]
-        if arm not in arms: continue
-        if "seal" in row and not intact(row): raise ValueError(f"{claim.id}: arm {arm!r}, seed {seed}: the row was changed after it was written (its seal does not match)")
-        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral): raise ValueError(f"{claim.id}: arm {arm!r}: seed {seed!r} is not a whole number")
-        if seed in table.setdefault(arm, {}): raise ValueError(f"{claim.id}: arm {arm!r}: seed {seed} appears twice; a repeated run is no new evidence")
+        if arm not in arms:
+            continue
+        if "seal" in row and not intact(row):
+            raise ValueError(
+                f"{claim.id}: arm {arm!r}, seed {seed}: the row was changed after it was written (its seal does not match)"
+            )
+        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+            raise ValueError(f"{claim.id}: arm {arm!r}: seed {seed!r} is not a whole number")
+        if seed in table.setdefault(arm, {}):
+            raise ValueError(f"{claim.id}: arm {arm!r}: seed {seed} appears twice; a repeated run is no new evidence")
         value = row.get(metric)
         if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise ValueError(f"{claim.id}: arm {arm!r}, seed {seed}: {metric} is {value!r}, expected a finite number")
         table[arm][int(seed)] = float(value)
     for role, arm in claim.arms.items():
-        if isinstance(arm, str) and arm not in table: raise ValueError(f"{claim.id}: no rows for {arm!r}, the {role}; run it, no verdict is given without it")
+        if isinstance(arm, str) and arm not in table:
+            raise ValueError(f"{claim.id}: no rows for {arm!r}, the {role}; run it, no verdict is given without it")
     seeds = sorted(table[claim.arms["method"]])
     for arm in arms:
-        if sorted(table[arm]) != seeds: raise ValueError(f"{claim.id}: arm {arm!r} has seeds {sorted(table[arm])}, the method has {seeds}; pairs need equal seeds")
-    if len(seeds) < 3: raise ValueError(f"{claim.id}: {len(seeds)} paired seeds, at least 3 are needed for an interval")
+        if sorted(table[arm]) != seeds:
+            raise ValueError(
+                f"{claim.id}: arm {arm!r} has seeds {sorted(table[arm])}, the method has {seeds}; pairs need equal seeds"
+            )
+    if len(seeds) < 3:
+        raise ValueError(f"{claim.id}: {len(seeds)} paired seeds, at least 3 are needed for an interval")
     values = {arm: np.array([table[arm][seed] for seed in seeds]) for arm in arms}
     refuse_copies(claim, [row for row in rows if row["arm"] in arms], seeds)
     return values, seeds
 
 # %% ../../nbs/ledger/claims.ipynb #ab9d52b2
-def refuse_copies(claim,   # a `Claim`
-                  rows,    # the rows of its arms
-                  seeds,   # their seeds
-                 ):
+def refuse_copies(
+    claim,  # a `Claim`
+    rows,  # the rows of its arms
+    seeds,  # their seeds
+):
     "Raise `ValueError` when two seeds agree in everything that was recorded but the time it took; one metric alone may agree by chance, such as a recall of 0."
     kept = lambda row: {k: v for k, v in row.items() if k not in ("seed", "seal") and "seconds" not in k}
-    content = {seed: sorted((kept(row) for row in rows if row["seed"] == seed), key=lambda row: row["arm"]) for seed in seeds}
+    content = {
+        seed: sorted((kept(row) for row in rows if row["seed"] == seed), key=lambda row: row["arm"]) for seed in seeds
+    }
     for i, j in combinations(seeds, 2):
         if content[i] == content[j]:
-            raise ValueError(f"{claim.id}: seeds {i} and {j} gave identical numbers in every arm; one run was counted twice, or the seed never reached it")
+            raise ValueError(
+                f"{claim.id}: seeds {i} and {j} gave identical numbers in every arm; one run was counted twice, or the seed never reached it"
+            )
 
 # %% ../../nbs/ledger/claims.ipynb #7eeb5d35
-def mean_interval(x,           # paired differences, (seeds,)
-                  confidence,  # in (0, 1)
-                 ):
+def mean_interval(
+    x,  # paired differences, (seeds,)
+    confidence,  # in (0, 1)
+):
     "Return mean, lower and upper bound of the mean of paired differences (Student 1908)."
     mean, n = float(x.mean()), len(x)
     half = float(stdtrit(n - 1, (1 + confidence) / 2) * x.std(ddof=1) / math.sqrt(n))
     return mean, mean - half, mean + half
 
 # %% ../../nbs/ledger/claims.ipynb #e17e47b7
-def judge(low,        # lower bound of the effect, positive = better
-          high,       # upper bound
-          wide,       # (low, high) at the confidence corrected for several comparisons in one claim; these speak against it
-          smallest,   # smallest effect worth finding, > 0
-          shows,      # "superiority" or "equivalence"
-         ):
+def judge(
+    low,  # lower bound of the effect, positive = better
+    high,  # upper bound
+    wide,  # (low, high) at the confidence corrected for several comparisons in one claim; these speak against it
+    smallest,  # smallest effect worth finding, > 0
+    shows,  # "superiority" or "equivalence"
+):
     "Return the verdict of one comparison."
-    if low == high: return "inconclusive"  # no spread at all over seeds: nothing was sampled
+    if low == high:
+        return "inconclusive"  # no spread at all over seeds: nothing was sampled
     if shows == "equivalence":
-        if wide[0] > smallest or wide[1] < -smallest: return "refuted"
+        if wide[0] > smallest or wide[1] < -smallest:
+            return "refuted"
         return "supported" if -smallest < low and high < smallest else "inconclusive"
-    if wide[1] < 0: return "refuted"
-    if wide[1] < smallest: return "too small"
+    if wide[1] < 0:
+        return "refuted"
+    if wide[1] < smallest:
+        return "too small"
     return "supported" if low > 0 else "inconclusive"
 
 # %% ../../nbs/ledger/claims.ipynb #3a3ef714
 @dataclass(frozen=True)
 class Decision:
     "Verdict of a claim with the numbers of the comparison that decided it, all comparisons, and the reason in words."
-    claim: str              # id of the claim
-    verdict: str            # supported, too small, refuted or inconclusive
-    effect: float           # mean paired effect, positive = better
-    low: float              # lower bound of its interval
-    high: float             # upper bound of its interval
-    confidence: float       # of the interval: the rule's, corrected for the family
-    n: int                  # paired seeds
+
+    claim: str  # id of the claim
+    verdict: str  # supported, too small, refuted or inconclusive
+    effect: float  # mean paired effect, positive = better
+    low: float  # lower bound of its interval
+    high: float  # upper bound of its interval
+    confidence: float  # of the interval: the rule's, corrected for the family
+    n: int  # paired seeds
     smallest_effect: float  # of the comparison that decided
-    reason: str             # the verdict in one sentence
-    planned: bool           # whether n is the number of seeds in the rule
+    reason: str  # the verdict in one sentence
+    planned: bool  # whether n is the number of seeds in the rule
     comparisons: list = field(default_factory=list)  # all comparisons with their numbers and paired differences
 
 # %% ../../nbs/ledger/claims.ipynb #92cd713a
-def compare(comparison,   # a `Comparison`
-            claim,        # the `Claim`
-            values,       # values by arm, (seeds,)
-            parts,        # comparisons in the claim
-            family,       # claims that are decided together
-           ):
+def compare(
+    comparison,  # a `Comparison`
+    claim,  # the `Claim`
+    values,  # values by arm, (seeds,)
+    parts,  # comparisons in the claim
+    family,  # claims that are decided together
+):
     "Return effect, interval and verdict of one comparison as a dictionary. Raises `ValueError` for a log ratio of values that are not positive."
     rule, sign = claim.rule, -1 if claim.metric["better"] == "lower" else 1
     used = {role: values[claim.arms[role]] for role in comparison.weights}
     if rule["kind"] == "log_ratio":
-        if any((v <= 0).any() for v in used.values()): raise ValueError(f"{claim.id}: a log ratio needs positive values of {claim.metric['name']}; use kind: difference")
+        if any((v <= 0).any() for v in used.values()):
+            raise ValueError(
+                f"{claim.id}: a log ratio needs positive values of {claim.metric['name']}; use kind: difference"
+            )
         used = {role: np.log(v) for role, v in used.items()}
     x = sign * sum(weight * used[role] for role, weight in comparison.weights.items())
     level = corrected(rule["confidence"], family)
     effect, low, high = mean_interval(x, level)
     _, *wide = mean_interval(x, corrected(level, parts))
     _, *alone = mean_interval(x, rule["confidence"])
-    if np.ptp(x) <= 1e-12 * max(np.abs(v).max() for v in used.values()): low, high, wide, alone = effect, effect, [effect] * 2, [effect] * 2
-    return dict(label=comparison.label, shows=comparison.shows, smallest_effect=comparison.smallest_effect, effect=effect, low=low, high=high, against=wide,
-                alone=alone, differences=x.tolist(), verdict=judge(low, high, wide, comparison.smallest_effect, comparison.shows))
+    if np.ptp(x) <= 1e-12 * max(np.abs(v).max() for v in used.values()):
+        low, high, wide, alone = effect, effect, [effect] * 2, [effect] * 2
+    return dict(
+        label=comparison.label,
+        shows=comparison.shows,
+        smallest_effect=comparison.smallest_effect,
+        effect=effect,
+        low=low,
+        high=high,
+        against=wide,
+        alone=alone,
+        differences=x.tolist(),
+        verdict=judge(low, high, wide, comparison.smallest_effect, comparison.shows),
+    )
 
 # %% ../../nbs/ledger/claims.ipynb #4d0dd047
-def decide(claim,   # a `Claim`
-           rows,    # dictionaries with "arm", "seed" and the claim's metric
-          ):
+def decide(
+    claim,  # a `Claim`
+    rows,  # dictionaries with "arm", "seed" and the claim's metric
+):
     "Decide a claim from its rows. Raises `ValueError` when the rows are not sound; never guesses around a missing arm or number."
     values, seeds = paired(claim, rows)
     plan = parse_rule(claim.rule, claim.arms, claim.id)
@@ -375,39 +537,65 @@ def decide(claim,   # a `Claim`
     verdict = next((v for v in ("refuted", "too small", "inconclusive") if v in verdicts), "supported")
     binding = min((p for p in parts if p["verdict"] == verdict), key=margin)
     level = corrected(claim.rule["confidence"], family)
-    reason = explain(binding, level) + ("" if planned else f" Provisional: {len(seeds)} seeds, the rule asks for {claim.rule['seeds']}; judged alone.")
-    return Decision(claim.id, verdict, binding["effect"], binding["low"], binding["high"], level, len(seeds), binding["smallest_effect"], reason, planned, parts)
+    reason = explain(binding, level) + (
+        "" if planned else f" Provisional: {len(seeds)} seeds, the rule asks for {claim.rule['seeds']}; judged alone."
+    )
+    return Decision(
+        claim.id,
+        verdict,
+        binding["effect"],
+        binding["low"],
+        binding["high"],
+        level,
+        len(seeds),
+        binding["smallest_effect"],
+        reason,
+        planned,
+        parts,
+    )
 
 # %% ../../nbs/ledger/claims.ipynb #e85ea107
-def margin(part,   # a comparison with its numbers
-          ):
+def margin(
+    part,  # a comparison with its numbers
+):
     "How far a comparison is from failing, in units of its smallest effect."
     near = part["low"] if part["shows"] == "superiority" else part["smallest_effect"] - max(part["high"], -part["low"])
     return near / part["smallest_effect"]
 
-def percent(confidence,   # in (0, 1)
-           ):
+
+def percent(
+    confidence,  # in (0, 1)
+):
     "Write a confidence such that 0.95 and 0.9962 can be told apart."
     return f"{100 * confidence:.4g} %"
 
-def explain(part,    # a comparison with its numbers
-            level,   # confidence of its interval
-           ):
+
+def explain(
+    part,  # a comparison with its numbers
+    level,  # confidence of its interval
+):
     "Say in one sentence why a comparison has its verdict."
-    d, what = part["smallest_effect"], f"{part['label']}: {part['effect']:+.3g}, {percent(level)} interval {part['low']:+.3g} to {part['high']:+.3g}"
-    if part["low"] == part["high"]: return f"{what}: the differences do not vary over seeds, so no interval can be had."
-    why = {("superiority", "supported"): f"there is a gain, and one of {d:g} is possible",
-           ("superiority", "too small"): f"a gain of {d:g} is excluded",
-           ("superiority", "refuted"): "the opposite holds",
-           ("superiority", "inconclusive"): f"a gain of {d:g} is possible, none at all is too",
-           ("equivalence", "supported"): f"the difference is smaller than {d:g} either way",
-           ("equivalence", "refuted"): f"the difference is larger than {d:g}",
-           ("equivalence", "inconclusive"): f"a difference of {d:g} is not excluded"}
+    d, what = (
+        part["smallest_effect"],
+        f"{part['label']}: {part['effect']:+.3g}, {percent(level)} interval {part['low']:+.3g} to {part['high']:+.3g}",
+    )
+    if part["low"] == part["high"]:
+        return f"{what}: the differences do not vary over seeds, so no interval can be had."
+    why = {
+        ("superiority", "supported"): f"there is a gain, and one of {d:g} is possible",
+        ("superiority", "too small"): f"a gain of {d:g} is excluded",
+        ("superiority", "refuted"): "the opposite holds",
+        ("superiority", "inconclusive"): f"a gain of {d:g} is possible, none at all is too",
+        ("equivalence", "supported"): f"the difference is smaller than {d:g} either way",
+        ("equivalence", "refuted"): f"the difference is larger than {d:g}",
+        ("equivalence", "inconclusive"): f"a difference of {d:g} is not excluded",
+    }
     return f"{what}: {why[part['shows'], part['verdict']]}."
 
 # %% ../../nbs/ledger/claims.ipynb #abe11e63
-def pilot(claim,   # a `Claim`; its own seeds and pilot_sd are not used
-          rows,    # of the pilot, at least three seeds
-         ):
+def pilot(
+    claim,  # a `Claim`; its own seeds and pilot_sd are not used
+    rows,  # of the pilot, at least three seeds
+):
     "Return [(comparison, standard deviation of its paired differences)] of a pilot, for `pilot_sd` in the declaration."
     return [(part["label"], float(np.std(part["differences"], ddof=1))) for part in decide(claim, rows).comparisons]

@@ -14,7 +14,6 @@ import ast
 import importlib.metadata
 import importlib.util
 import inspect
-import platform
 import re
 import symtable
 import sys
@@ -23,92 +22,140 @@ from pathlib import Path
 from ..core.files import digest
 
 # %% ../../nbs/ledger/closure.ipynb #4d20b504
-def canonical(node,   # a syntax tree, a list of them, or a constant
-             ):
+def canonical(
+    node,  # a syntax tree, a list of them, or a constant
+):
     "Write a syntax tree in a form that does not depend on formatting, docstrings, function annotations or the version of Python."
-    if isinstance(node, list): return "[" + ",".join(canonical(n) for n in node) + "]"
-    if not isinstance(node, ast.AST): return repr(node)
-    parts = [f"{key}={canonical(value)}" for key, value in ast.iter_fields(node)
-             if key not in ("ctx", "kind", "type_comment") and value is not None and value != []]
+    if isinstance(node, list):
+        return "[" + ",".join(canonical(n) for n in node) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    parts = [
+        f"{key}={canonical(value)}"
+        for key, value in ast.iter_fields(node)
+        if key not in ("ctx", "kind", "type_comment") and value is not None and value != []
+    ]
     return f"{type(node).__name__}({','.join(parts)})"
 
-def patched(node,   # a syntax tree
-           ):
+
+def patched(
+    node,  # a syntax tree
+):
     "Names of the classes that fastcore's `@patch` or `@patch_to` adds a function to, read from the annotation of its first parameter."
-    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or not node.args.args: return []
-    marks = [m for m in node.decorator_list if any(isinstance(n, ast.Name) and n.id in ("patch", "patch_to") for n in ast.walk(m))]
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or not node.args.args:
+        return []
+    marks = [
+        m
+        for m in node.decorator_list
+        if any(isinstance(n, ast.Name) and n.id in ("patch", "patch_to") for n in ast.walk(m))
+    ]
     said = [*marks, node.args.args[0].annotation] if marks else []
     return [n.id for m in said if m is not None for n in ast.walk(m) if isinstance(n, ast.Name)]
 
+
 class Plain(ast.NodeTransformer):
     "Drop what cannot change a result: docstrings and the annotations of functions."
+
     def visit(self, node):
         owners = patched(node)
         node = self.generic_visit(node)
-        if owners: node.owners = owners  # not a field of the tree, so not part of its form
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): node.returns = None
-        if isinstance(node, ast.arg): node.annotation = None
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and ast.get_docstring(node, clean=False) is not None:
+        if owners:
+            node.owners = owners  # not a field of the tree, so not part of its form
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if (
+            isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
         return node
 
 # %% ../../nbs/ledger/closure.ipynb #8d8cfa00
 class Module:
     "The top level of one source file: definitions, imports and loose statements."
-    def __init__(self,
-                 name,        # dotted name
-                 file=None,   # its source file; None for a folder without `__init__.py`
-                ):
+
+    def __init__(
+        self,
+        name,  # dotted name
+        file=None,  # its source file; None for a folder without `__init__.py`
+    ):
         self.package = name if file is None or file.name == "__init__.py" else name.rpartition(".")[0]
         self.definitions, self.imports, self.stars, self.loose = {}, {}, [], []
         nodes = [] if file is None else list(flat(Plain().visit(ast.parse(file.read_text(encoding="utf-8"))).body))
-        for node in sorted(nodes, key=lambda n: hasattr(n, "owners")): self.add(node)  # patched methods after their classes
+        for node in sorted(nodes, key=lambda n: hasattr(n, "owners")):
+            self.add(node)  # patched methods after their classes
 
-    def add(self,
-            node,   # a statement of the top level
-           ):
+    def add(
+        self,
+        node,  # a statement of the top level
+    ):
         "File a statement under what it is; a name may have several definitions, and then all of them count."
         if hasattr(node, "owners"):
             homes = [self.definitions[name] for name in node.owners if name in self.definitions]
-            for home in homes or [self.loose]: home.append(node)
+            for home in homes or [self.loose]:
+                home.append(node)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             found = imported(node, self.package)
             self.stars += [module for name, (module, _) in found if name == "*"]
             self.imports.update((name, target) for name, target in found if name != "*")
         elif names := [node.name] if hasattr(node, "name") else assigned(node):
-            for name in names: self.definitions.setdefault(name, []).append(node)
-        elif not (isinstance(node, ast.Pass) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)): self.loose.append(node)
+            for name in names:
+                self.definitions.setdefault(name, []).append(node)
+        elif not (isinstance(node, ast.Pass) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            self.loose.append(node)
 
 # %% ../../nbs/ledger/closure.ipynb #bfe5b315
-def flat(body,   # list of statements
-        ):
+def flat(
+    body,  # list of statements
+):
     "Yield the statements of a module, looking into `if`, `try` and `with`; the part under `if __name__ == ...` never runs on import."
     for node in body:
-        if isinstance(node, ast.If) and "__name__" in ast.dump(node.test): continue
-        inner = [getattr(node, key, []) for key in ("body", "orelse", "finalbody")] + [h.body for h in getattr(node, "handlers", [])]
-        if isinstance(node, (ast.If, ast.Try, ast.With)): yield from flat(sum(inner, []))
-        else: yield node
+        if isinstance(node, ast.If) and "__name__" in ast.dump(node.test):
+            continue
+        inner = [getattr(node, key, []) for key in ("body", "orelse", "finalbody")] + [
+            h.body for h in getattr(node, "handlers", [])
+        ]
+        if isinstance(node, (ast.If, ast.Try, ast.With)):
+            yield from flat(sum(inner, []))
+        else:
+            yield node
 
-def assigned(node,   # a statement
-            ):
+
+def assigned(
+    node,  # a statement
+):
     "Names that an assignment at the top level binds; none for other statements and for `a.b = c` or `a[b] = c`."
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, (ast.AnnAssign, ast.AugAssign)) else []
+    targets = (
+        node.targets
+        if isinstance(node, ast.Assign)
+        else [node.target]
+        if isinstance(node, (ast.AnnAssign, ast.AugAssign))
+        else []
+    )
     plain = [t for t in targets if isinstance(t, (ast.Name, ast.Tuple, ast.List, ast.Starred))]
     return [n.id for t in plain for n in ast.walk(t) if isinstance(n, ast.Name)]
 
-def imported(node,      # an import statement
-             package,   # package of the module it stands in, for relative imports
-            ):
+
+def imported(
+    node,  # an import statement
+    package,  # package of the module it stands in, for relative imports
+):
     "Return [(local name, (module, name in it or None))] of an import statement."
     if isinstance(node, ast.Import):
-        return [(a.asname or a.name.partition(".")[0], (a.name if a.asname else a.name.partition(".")[0], None)) for a in node.names]
-    base = ".".join(package.split(".")[:len(package.split(".")) - node.level + 1]) if node.level else ""
+        return [
+            (a.asname or a.name.partition(".")[0], (a.name if a.asname else a.name.partition(".")[0], None))
+            for a in node.names
+        ]
+    base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
     module = ".".join(part for part in (base, node.module) if part)
     return [(a.asname or a.name, (module, a.name)) for a in node.names]
 
 # %% ../../nbs/ledger/closure.ipynb #e1e4f957
-def outside(node,   # a definition or statement
-           ):
+def outside(
+    node,  # a definition or statement
+):
     "Return the chains of names, such as ('metrics', 'frechet_distance'), that a definition takes from outside, and its own imports."
     names, tables = set(), [symtable.symtable(ast.unparse(node), "definition", "exec")]
     while tables:
@@ -122,74 +169,93 @@ def outside(node,   # a definition or statement
     chains = [chain(n) for n in ast.walk(node) if isinstance(n, (ast.Name, ast.Attribute)) and id(n) not in inner]
     return {c for c in chains if c and c[0] in names | local}, own
 
-def chain(node,   # an expression
-         ):
+
+def chain(
+    node,  # an expression
+):
     "Return the names of a dotted expression, or None when it does not start with a plain name."
     parts = []
-    while isinstance(node, ast.Attribute): parts, node = [node.attr, *parts], node.value
+    while isinstance(node, ast.Attribute):
+        parts, node = [node.attr, *parts], node.value
     return (node.id, *parts) if isinstance(node, ast.Name) else None
 
 # %% ../../nbs/ledger/closure.ipynb #f58e0689
 class Sources:
     "The source files of a package, read when first needed."
-    def __init__(self,
-                 package="pvlit",   # name of the package
-                 folder=None,       # its folder, when it is not installed
-                ):
+
+    def __init__(
+        self,
+        package="pvlit",  # name of the package
+        folder=None,  # its folder, when it is not installed
+    ):
         self.package, self.modules, self.examined = package, {}, {}
         if folder is None:
             spec = importlib.util.find_spec(package)
-            if spec is None or not spec.submodule_search_locations: raise ValueError(f"no package {package!r} is installed here")
+            if spec is None or not spec.submodule_search_locations:
+                raise ValueError(f"no package {package!r} is installed here")
             folder = spec.submodule_search_locations[0]
         self.folder = Path(folder)
 
-    def module(self,
-               name,   # dotted name
-              ):
+    def module(
+        self,
+        name,  # dotted name
+    ):
         "Return the `Module` of this dotted name, or None when it is not in the package."
-        if name not in self.modules: self.modules[name] = self.read(name)
+        if name not in self.modules:
+            self.modules[name] = self.read(name)
         return self.modules[name]
 
-    def read(self,
-             name,   # dotted name
-            ):
+    def read(
+        self,
+        name,  # dotted name
+    ):
         "Read a module or a package; a folder without `__init__.py` is an empty one."
         first, *rest = name.split(".")
-        if first != self.package: return None
+        if first != self.package:
+            return None
         place = self.folder.joinpath(*rest)
         files = [place / "__init__.py"] + ([place.with_name(place.name + ".py")] if rest else [])
         file = next((f for f in files if f.is_file()), None)
         return Module(name, file) if file or place.is_dir() else None
 
 # %% ../../nbs/ledger/closure.ipynb #4b8168c9
-def find(sources,   # `Sources`
-         module,    # dotted name of a module
-         name,      # a name in it
-         seen=(),   # what is being looked up, to stop at circular imports
-        ):
+def find(
+    sources,  # `Sources`
+    module,  # dotted name of a module
+    name,  # a name in it
+    seen=(),  # what is being looked up, to stop at circular imports
+):
     "Return (module, name) of the definition that a name stands for, (module, None) for a module, or None when it is foreign."
     source, seen = sources.module(module), (*seen, (module, name))
-    if source is None or (module, name) in seen[:-1]: return None
-    if name in source.definitions: return module, name
-    if name in source.imports: return follow(sources, source.imports[name], seen)
+    if source is None or (module, name) in seen[:-1]:
+        return None
+    if name in source.definitions:
+        return module, name
+    if name in source.imports:
+        return follow(sources, source.imports[name], seen)
     for star in source.stars:
-        if found := find(sources, star, name, seen): return found
+        if found := find(sources, star, name, seen):
+            return found
     return (f"{module}.{name}", None) if sources.module(f"{module}.{name}") else None
 
-def follow(sources,   # `Sources`
-           target,    # (module, name or None), as an import statement says it
-           seen=(),   # as for `find`
-          ):
+
+def follow(
+    sources,  # `Sources`
+    target,  # (module, name or None), as an import statement says it
+    seen=(),  # as for `find`
+):
     "Return what an import means, in the form of `find`."
     module, name = target
-    if name is None: return (module, None) if sources.module(module) else None
+    if name is None:
+        return (module, None) if sources.module(module) else None
     return find(sources, module, name, seen)
 
 # %% ../../nbs/ledger/closure.ipynb #8158656b
-def meanings(sources,   # `Sources`
-             module,    # dotted name of the module that holds the node
-             node,      # syntax tree of a definition or statement
-            ):
+def meanings(
+    sources,  # `Sources`
+    module,  # dotted name of the module that holds the node
+    node,  # syntax tree of a definition or statement
+):
     "Yield the definitions (module, name) of the package that a node refers to; name None stands for the whole module."
     names, own = outside(node)
     local = dict(pair for n in own for pair in imported(n, sources.module(module).package))
@@ -197,55 +263,70 @@ def meanings(sources,   # `Sources`
         found = [follow(sources, local[first])] if first in local else []
         for target in (*found, find(sources, module, first)):
             for part in rest:
-                if target is None or target[1] is not None: break
+                if target is None or target[1] is not None:
+                    break
                 target = find(sources, target[0], part)
-            if target: yield target
+            if target:
+                yield target
 
 # %% ../../nbs/ledger/closure.ipynb #f89e4b33
-def root(function,   # callable, or "package.module:name"
-         package,    # its package
-        ):
+def root(
+    function,  # callable, or "package.module:name"
+    package,  # its package
+):
     "Return (module, name of the top-level definition). Raises `ValueError` for what is not defined in the package, such as a function of a notebook."
     if isinstance(function, str):
         module, _, name = function.partition(":")
     else:
-        while isinstance(function, partial): function = function.func
+        while isinstance(function, partial):
+            function = function.func
         function = inspect.unwrap(function)
         module, name = getattr(function, "__module__", None) or "", getattr(function, "__qualname__", "")
     name = name.partition(".")[0]
     if module.partition(".")[0] != package or not name or name == "<lambda>":
-        raise ValueError(f"{function!r} is not a named definition of {package!r}; name the functions of the package that it calls")
+        raise ValueError(
+            f"{function!r} is not a named definition of {package!r}; name the functions of the package that it calls"
+        )
     return module, name
 
 # %% ../../nbs/ledger/closure.ipynb #166359bf
-def examine(sources,   # `Sources`
-            module,    # dotted name of a module
-            name,      # of a definition in it, or None for its statements on import
-           ):
+def examine(
+    sources,  # `Sources`
+    module,  # dotted name of a module
+    name,  # of a definition in it, or None for its statements on import
+):
     "Return (hash, definitions it refers to, packages outside that it refers to) of one definition; read once."
     key = module, name
     if key not in sources.examined:
         source = sources.module(module)
         nodes = source.loose if name is None else source.definitions[name]
         inside = list(dict.fromkeys(target for node in nodes for target in meanings(sources, module, node)))
-        sources.examined[key] = digest(canonical(nodes)), inside, {p for node in nodes for p in foreign(sources, module, node)}
+        sources.examined[key] = (
+            digest(canonical(nodes)),
+            inside,
+            {p for node in nodes for p in foreign(sources, module, node)},
+        )
     return sources.examined[key]
 
-def foreign(sources,   # `Sources`
-            module,    # dotted name of the module that holds the node
-            node,      # syntax tree of a definition or statement
-           ):
+
+def foreign(
+    sources,  # `Sources`
+    module,  # dotted name of the module that holds the node
+    node,  # syntax tree of a definition or statement
+):
     "Yield the top-level packages outside that a node refers to."
     names, own = outside(node)
     local = dict(pair for n in own for pair in imported(n, sources.module(module).package))
     for first, *_ in names:
         target = local.get(first) or sources.module(module).imports.get(first)
-        if target and (package := target[0].partition(".")[0]) not in (sources.package, "", *sys.stdlib_module_names): yield package
+        if target and (package := target[0].partition(".")[0]) not in (sources.package, "", *sys.stdlib_module_names):
+            yield package
 
 # %% ../../nbs/ledger/closure.ipynb #add38ff0
-def walk(sources,   # `Sources`
-         roots,     # (module, name) of the functions
-        ):
+def walk(
+    sources,  # `Sources`
+    roots,  # (module, name) of the functions
+):
     "Yield (module, name, examined) for every definition that can be reached; name None stands for the statements on import of a module."
     todo, seen = list(roots), set()
     while todo:
@@ -254,65 +335,94 @@ def walk(sources,   # `Sources`
         if name is None:  # a module as a whole
             todo += [(module, n) for n in source.definitions]
             continue
-        if name not in source.definitions: todo.append(find(sources, module, name)); continue  # a re-export
+        if name not in source.definitions:
+            todo.append(find(sources, module, name))
+            continue  # a re-export
         for key in [(module, name)] + [(module, None)] * bool(source.loose):
-            if key in seen: continue
+            if key in seen:
+                continue
             seen.add(key)
             found = examine(sources, *key)
             yield *key, found
             todo += found[1]
 
 # %% ../../nbs/ledger/closure.ipynb #ddae772d
-def known_roots(functions,   # callables, or texts "package.module:name"
-                sources,     # `Sources`
-               ):
+def known_roots(
+    functions,  # callables, or texts "package.module:name"
+    sources,  # `Sources`
+):
     "Return [(module, name)] of the functions. Raises `ValueError` when there are none, or one is not defined in the package."
     roots = [root(f, sources.package) for f in functions]
-    if not roots: raise ValueError("functions: got none, expected the functions that made the rows")
+    if not roots:
+        raise ValueError("functions: got none, expected the functions that made the rows")
     lost = [f"{module}:{name}" for module, name in roots if find(sources, module, name) is None]
-    if lost: raise ValueError(f"{', '.join(lost)} is not defined (any more) in {sources.package!r}")
+    if lost:
+        raise ValueError(f"{', '.join(lost)} is not defined (any more) in {sources.package!r}")
     return roots
 
-def closure(*functions,         # callables defined in the package, or texts "package.module:name"
-            package="pvlit",    # only definitions of this package are followed
-            folder=None,        # its folder, when it is not installed
-            sources=None,       # `Sources` already read, to save time
-           ):
-    "Return {\"module:name\": hash} of every definition that the functions can reach. Raises `ValueError` for unknown functions."
+
+def closure(
+    *functions,  # callables defined in the package, or texts "package.module:name"
+    package="pvlit",  # only definitions of this package are followed
+    folder=None,  # its folder, when it is not installed
+    sources=None,  # `Sources` already read, to save time
+):
+    'Return {"module:name": hash} of every definition that the functions can reach. Raises `ValueError` for unknown functions.'
     sources = sources or Sources(package, folder)
     reached = walk(sources, known_roots(functions, sources))
     return dict(sorted((f"{module}:{name or 'on import'}", found[0]) for module, name, found in reached))
 
 # %% ../../nbs/ledger/closure.ipynb #6028ab27
-def fingerprint(*functions,        # as for `closure`
-                package="pvlit",   # as for `closure`
-                folder=None,       # as for `closure`
-               ):
+def fingerprint(
+    *functions,  # as for `closure`
+    package="pvlit",  # as for `closure`
+    folder=None,  # as for `closure`
+):
     "Return one hash for the call closure of the functions. Raises `ValueError` for unknown functions."
     return digest(closure(*functions, package=package, folder=folder))
 
 # %% ../../nbs/ledger/closure.ipynb #ecf0428d
-CANNOT_CHANGE_NUMBERS = {"tqdm", "joblib", "fastcore", "matplotlib", "IPython", "ipywidgets", "psutil", "yaml", "nbformat", "papermill", "nbdev"}
+CANNOT_CHANGE_NUMBERS = {
+    "tqdm",
+    "joblib",
+    "fastcore",
+    "matplotlib",
+    "IPython",
+    "ipywidgets",
+    "psutil",
+    "yaml",
+    "nbformat",
+    "papermill",
+    "nbdev",
+}
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}  # where the package is not called as what one installs
 
-def libraries(*functions,         # as for `closure`
-              package="pvlit",    # as for `closure`
-              folder=None,        # as for `closure`
-              sources=None,       # as for `closure`
-             ):
+
+def libraries(
+    *functions,  # as for `closure`
+    package="pvlit",  # as for `closure`
+    folder=None,  # as for `closure`
+    sources=None,  # as for `closure`
+):
     "Return {library: version} of the libraries that the functions can reach and that can change a number; None for one that is not installed."
     sources = sources or Sources(package, folder)
     reached = walk(sources, known_roots(functions, sources))
     names = {p for _, _, found in reached for p in found[2]} - CANNOT_CHANGE_NUMBERS
     return {name: version(name) for name in sorted(DISTRIBUTIONS.get(p, p) for p in names)}
 
-def version(library,   # as one installs it
-           ):
-    "Return the installed version of a library without importing it, or None."
-    try: return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError: return None
 
-def series(version,   # as in 2.13.0+cpu, or None
-          ):
+def version(
+    library,  # as one installs it
+):
+    "Return the installed version of a library without importing it, or None."
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def series(
+    version,  # as in 2.13.0+cpu, or None
+):
     "Return the part of a version that may change results: its first two numbers."
     return ".".join(re.findall(r"\d+", version)[:2]) if version else version

@@ -26,7 +26,17 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import numpy as np
-from .claims import TIERS, corrected, decide, declared, load_claims, parse_claim, parse_rule, percent, strict
+from pvlit.ledger.claims import (
+    TIERS,
+    corrected,
+    decide,
+    declared,
+    load_claims,
+    parse_claim,
+    parse_rule,
+    percent,
+    strict,
+)
 from .closure import Sources, closure, libraries, root, series
 from ..core.files import digest, intact, sealed, write_whole
 from ..core.settings import load_settings
@@ -34,241 +44,399 @@ from ..core.settings import load_settings
 # %% ../../nbs/ledger/evidence.ipynb #81b667e1
 SCHEMA = 2
 
-def plain(value,   # anything
-         ):
+
+def plain(
+    value,  # anything
+):
     "Return a value as JSON can hold it: numpy scalars and arrays, paths, tuples and mappings are converted."
-    if isinstance(value, dict) or hasattr(value, "items"): return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)): return [plain(v) for v in (sorted(value) if isinstance(value, set) else value)]
-    if isinstance(value, (np.ndarray, np.generic)): return value.tolist()
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(v) for v in (sorted(value) if isinstance(value, set) else value)]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
     return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
+
 
 def machine():
     "Describe this machine in words: system, processor type, cores, Python."
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 # %% ../../nbs/ledger/evidence.ipynb #1f65360d
-def git(root,     # folder of the repository
-        *words,   # command and arguments
-       ):
+def git(
+    root,  # folder of the repository
+    *words,  # command and arguments
+):
     "Return what git prints, as bytes, or None where that fails."
-    try: return subprocess.run(["git", *words], cwd=root, capture_output=True, timeout=60, check=True).stdout
-    except (OSError, subprocess.SubprocessError): return None
+    try:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
 
 @lru_cache(maxsize=64)
-def closure_at(commit,      # hash of a commit
-               functions,   # tuple of texts "package.module:name"
-               root,        # folder of the repository, with the package in it
-               package,     # name of the package
-              ):
+def closure_at(
+    commit,  # hash of a commit
+    functions,  # tuple of texts "package.module:name"
+    root,  # folder of the repository, with the package in it
+    package,  # name of the package
+):
     "Return the call closure of the functions as it was in a commit; None when git does not know the commit (a shallow clone, an archive), an empty one when the functions were not there."
     files = git(root, "archive", "--format=tar", commit, package)
-    if files is None: return None
+    if files is None:
+        return None
     with TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(files)) as archive: archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
-        try: return closure(*functions, package=package, folder=Path(folder) / package)
-        except ValueError: return {}
+        with tarfile.open(fileobj=io.BytesIO(files)) as archive:
+            archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        try:
+            return closure(*functions, package=package, folder=Path(folder) / package)
+        except ValueError:
+            return {}
 
 # %% ../../nbs/ledger/evidence.ipynb #08cbb74b
-def same(before,   # name -> fingerprint, before the run
-         after,    # the same, after it
-         what,     # "inputs" or "code", for the message
-        ):
+def same(
+    before,  # name -> fingerprint, before the run
+    after,  # the same, after it
+    what,  # "inputs" or "code", for the message
+):
     "Raise `ValueError` naming what changed during the run; the run is then void."
     changed = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
-    if changed: raise ValueError(f"the run is void: {what} changed while it ran: {', '.join(changed)}; run it again")
+    if changed:
+        raise ValueError(f"the run is void: {what} changed while it ran: {', '.join(changed)}; run it again")
 
-def weaker(tier,    # of the claim
-           other,   # of the run, or None
-          ):
+
+def weaker(
+    tier,  # of the claim
+    other,  # of the run, or None
+):
     "Return the weaker of two tiers: a run can take away from a claim's tier, never add to it."
-    if other is not None and other not in TIERS: raise ValueError(f"tier: got {other!r}, expected one of {', '.join(TIERS)}")
+    if other is not None and other not in TIERS:
+        raise ValueError(f"tier: got {other!r}, expected one of {', '.join(TIERS)}")
     return min(tier, other or tier, key=TIERS.index)
 
 # %% ../../nbs/ledger/evidence.ipynb #cf0e7351
-def evidence_path(experiment,   # name of the experiment
-                  variant,      # name of the parameter set
-                  folder,       # where to, or None for the tracked evidence
-                  settings,     # `Settings`
-                 ):
+def evidence_path(
+    experiment,  # name of the experiment
+    variant,  # name of the parameter set
+    folder,  # where to, or None for the tracked evidence
+    settings,  # `Settings`
+):
     "Return (path, whether it is tracked evidence). Raises `ValueError` for names that are not plain file names."
     for name in (experiment, variant):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name): raise ValueError(f"got the name {name!r}, expected letters, digits, _ - . only")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError(f"got the name {name!r}, expected letters, digits, _ - . only")
     place = Path(folder).resolve() if folder is not None else settings.results / experiment
     return place / f"{variant}.json", place.resolve().is_relative_to(settings.results.resolve())
 
-def on_plan(claim,     # a `Claim`
-            rows,      # the rows of the run
-            tier,      # tier of the run, or None
-            tracked,   # whether this becomes tracked evidence
-           ):
+
+def on_plan(
+    claim,  # a `Claim`
+    rows,  # the rows of the run
+    tier,  # tier of the run, or None
+    tracked,  # whether this becomes tracked evidence
+):
     "Decide a claim and add its tier. Raises `ValueError` when tracked evidence has another number of seeds than the rule."
     decision = decide(claim, rows)
-    if tracked and not decision.planned: raise ValueError(f"{claim.id}: {decision.reason} Tracked evidence keeps to the plan; pass folder= for a trial run.")
+    if tracked and not decision.planned:
+        raise ValueError(
+            f"{claim.id}: {decision.reason} Tracked evidence keeps to the plan; pass folder= for a trial run."
+        )
     return {**asdict(decision), "tier": weaker(claim.tier, tier)}
 
 # %% ../../nbs/ledger/evidence.ipynb #f2532f22
-def publishable(rows,       # of the run
-                rehash,     # as given to `record`
-                only,       # as given to `record`
-                known,      # as given by `circumstances`
-                settings,   # `Settings`
-                package,    # name of the package
-               ):
+def publishable(
+    rows,  # of the run
+    rehash,  # as given to `record`
+    only,  # as given to `record`
+    known,  # as given by `circumstances`
+    settings,  # `Settings`
+    package,  # name of the package
+):
     "Raise `ValueError` unless the run may become tracked evidence: all claims decided, inputs hashed again, rows sealed and intact, code committed."
-    if only: raise ValueError("tracked evidence decides all claims of an experiment; only= is for trial runs")
-    if rehash is None: raise ValueError("tracked evidence needs rehash=, a function that takes the inputs' fingerprints again after the run")
+    if only:
+        raise ValueError("tracked evidence decides all claims of an experiment; only= is for trial runs")
+    if rehash is None:
+        raise ValueError(
+            "tracked evidence needs rehash=, a function that takes the inputs' fingerprints again after the run"
+        )
     loose = [f"{row.get('arm')}, seed {row.get('seed')}" for row in rows if not intact(row)]
-    if loose: raise ValueError(f"tracked evidence needs rows that were sealed when they were made; not so: {'; '.join(loose[:3])}")
-    then, now = closure_at(known["commit"], tuple(known["functions"]), settings.root, package) if known["commit"] else None, known["closure"]
+    if loose:
+        raise ValueError(
+            f"tracked evidence needs rows that were sealed when they were made; not so: {'; '.join(loose[:3])}"
+        )
+    then, now = (
+        closure_at(known["commit"], tuple(known["functions"]), settings.root, package) if known["commit"] else None,
+        known["closure"],
+    )
     differ = sorted(k for k in {*then, *now} if then.get(k) != now.get(k)) if then is not None else []
-    if differ: raise ValueError(f"the code of this run is not committed ({', '.join(differ[:3])}{' ...' if differ[3:] else ''}); commit it, then run again, so that readers can look it up")
+    if differ:
+        raise ValueError(
+            f"the code of this run is not committed ({', '.join(differ[:3])}{' ...' if differ[3:] else ''}); commit it, then run again, so that readers can look it up"
+        )
 
 # %% ../../nbs/ledger/evidence.ipynb #a3660166
-def circumstances(functions,   # as given to `record`
-                  sources,     # `Sources`
-                  settings,    # `Settings`
-                 ):
+def circumstances(
+    functions,  # as given to `record`
+    sources,  # `Sources`
+    settings,  # `Settings`
+):
     "Return the functions as texts, their closure, the libraries they reach, the machine, the commit and the date, for the evidence file."
     head = git(settings.root, "rev-parse", "HEAD")
-    return dict(functions=[":".join(root(f, sources.package)) for f in functions], closure=closure(*functions, package=sources.package, sources=sources),
-        libraries=libraries(*functions, package=sources.package, sources=sources), machine=machine(), commit=head.decode().strip() if head else None,
-        date=datetime.now(timezone.utc).date().isoformat())
+    return dict(
+        functions=[":".join(root(f, sources.package)) for f in functions],
+        closure=closure(*functions, package=sources.package, sources=sources),
+        libraries=libraries(*functions, package=sources.package, sources=sources),
+        machine=machine(),
+        commit=head.decode().strip() if head else None,
+        date=datetime.now(timezone.utc).date().isoformat(),
+    )
 
 # %% ../../nbs/ledger/evidence.ipynb #427c009a
-def record(experiment,      # name of the experiment; its claims are in data/claims/<experiment>.yml
-           variant,         # name of the parameter set, as in `pvlit run EXPERIMENT --params VARIANT`
-           rows,            # dictionaries with "arm", "seed", the metric and anything else worth keeping
-           *,
-           params,          # parameters of the run
-           inputs,          # name -> fingerprint of every input, taken before the run
-           functions,       # callables (or "pvlit.module:name") that made the rows
-           seconds,         # wall time of the run
-           rehash=None,     # function without arguments that takes the inputs' fingerprints again
-           code=None,       # `closure(*functions)` taken before the run, to be compared
-           tier=None,       # weakens the claims' tiers for this run
-           device="cpu",    # what it ran on, in words
-           folder=None,     # where to write; None for the tracked evidence
-           settings=None,   # `Settings`
-           package="pvlit", # package of the functions
-          only=None,       # ids of claims to decide when not all arms were run; never for tracked evidence
-          ):
+def record(
+    experiment,  # name of the experiment; its claims are in data/claims/<experiment>.yml
+    variant,  # name of the parameter set, as in `pvlit run EXPERIMENT --params VARIANT`
+    rows,  # dictionaries with "arm", "seed", the metric and anything else worth keeping
+    *,
+    params,  # parameters of the run
+    inputs,  # name -> fingerprint of every input, taken before the run
+    functions,  # callables (or "pvlit.module:name") that made the rows
+    seconds,  # wall time of the run
+    rehash=None,  # function without arguments that takes the inputs' fingerprints again
+    code=None,  # `closure(*functions)` taken before the run, to be compared
+    tier=None,  # weakens the claims' tiers for this run
+    device="cpu",  # what it ran on, in words
+    folder=None,  # where to write; None for the tracked evidence
+    settings=None,  # `Settings`
+    package="pvlit",  # package of the functions
+    only=None,  # ids of claims to decide when not all arms were run; never for tracked evidence
+):
     "Decide the claims of an experiment and write the evidence; returns its path. Raises `ValueError` for unsound rows, changed inputs or code, and tracked runs off plan."
     settings = settings or load_settings()
     path, tracked = evidence_path(experiment, variant, folder, settings)
     known = circumstances(functions, Sources(package), settings)
-    if tracked: publishable(rows, rehash, only, known, settings, package)
+    if tracked:
+        publishable(rows, rehash, only, known, settings, package)
     after = rehash() if rehash else None
     same(inputs, inputs if after is None else after, "inputs")
     same(code or known["closure"], known["closure"], "code")
-    claims = [c for c in load_claims(experiment, settings) if (not only or c.id in only) and (only or not c.variants or variant in c.variants)]
-    evidence = plain(dict(schema=SCHEMA, experiment=experiment, variant=variant, claims=[{**asdict(c), "hash": c.hash} for c in claims],
-        decisions=[on_plan(claim, rows, tier, tracked) for claim in claims], rows=rows, params=params, inputs=dict(before=inputs, after=after),
-        device=device, seconds=round(float(seconds), 1), **known))
+    claims = [
+        c
+        for c in load_claims(experiment, settings)
+        if (not only or c.id in only) and (only or not c.variants or variant in c.variants)
+    ]
+    evidence = plain(
+        dict(
+            schema=SCHEMA,
+            experiment=experiment,
+            variant=variant,
+            claims=[{**asdict(c), "hash": c.hash} for c in claims],
+            decisions=[on_plan(claim, rows, tier, tracked) for claim in claims],
+            rows=rows,
+            params=params,
+            inputs=dict(before=inputs, after=after),
+            device=device,
+            seconds=round(float(seconds), 1),
+            **known,
+        )
+    )
     return write_whole(path, json.dumps(sealed(evidence), indent=1, ensure_ascii=False) + "\n")
 
 # %% ../../nbs/ledger/evidence.ipynb #6a3b1fa7
-KEYS = ("schema", "experiment", "variant", "date", "claims", "decisions", "rows", "params", "inputs", "functions", "closure", "libraries", "machine", "device", "seconds", "commit", "seal")
+KEYS = (
+    "schema",
+    "experiment",
+    "variant",
+    "date",
+    "claims",
+    "decisions",
+    "rows",
+    "params",
+    "inputs",
+    "functions",
+    "closure",
+    "libraries",
+    "machine",
+    "device",
+    "seconds",
+    "commit",
+    "seal",
+)
 
-def load_evidence(path,   # an evidence file
-                 ):
+
+def load_evidence(
+    path,  # an evidence file
+):
     "Read an evidence file. Raises `FileNotFoundError` or `ValueError` when it is absent, not JSON, of another schema, or lies under another name than it was written for."
     path = Path(path)
-    try: evidence = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: float(name.replace("Infinity", "inf")))
-    except json.JSONDecodeError as error: raise ValueError(f"{path.name}: not JSON: {error}") from None
-    if isinstance(evidence, dict) and evidence.get("schema", SCHEMA) != SCHEMA: raise ValueError(f"{path.name}: written in schema {evidence['schema']!r}, this version reads {SCHEMA}; run it again")
+    try:
+        evidence = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=lambda name: float(name.replace("Infinity", "inf"))
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name}: not JSON: {error}") from None
+    if isinstance(evidence, dict) and evidence.get("schema", SCHEMA) != SCHEMA:
+        raise ValueError(
+            f"{path.name}: written in schema {evidence['schema']!r}, this version reads {SCHEMA}; run it again"
+        )
     strict(evidence, KEYS, where=path.name)
-    if evidence["variant"] != path.stem: raise ValueError(f"{path.name}: was written as variant {evidence['variant']!r}; evidence cannot be renamed")
+    if evidence["variant"] != path.stem:
+        raise ValueError(f"{path.name}: was written as variant {evidence['variant']!r}; evidence cannot be renamed")
     return evidence
 
-def close(a,   # stored value
-          b,   # value computed again
-         ):
+
+def close(
+    a,  # stored value
+    b,  # value computed again
+):
     "Whether two JSON-like values agree, numbers to one part in a million."
-    if isinstance(a, dict) and isinstance(b, dict): return a.keys() == b.keys() and all(close(a[k], b[k]) for k in a)
-    if isinstance(a, list) and isinstance(b, list): return len(a) == len(b) and all(map(close, a, b))
-    if isinstance(a, float) or isinstance(b, float): return isinstance(a, numbers.Real) and isinstance(b, numbers.Real) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(close(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(close, a, b))
+    if isinstance(a, float) or isinstance(b, float):
+        return (
+            isinstance(a, numbers.Real)
+            and isinstance(b, numbers.Real)
+            and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+        )
     return a == b
 
 # %% ../../nbs/ledger/evidence.ipynb #618ae52d
-def restored(stored,   # a claim as evidence holds it
-            ):
+def restored(
+    stored,  # a claim as evidence holds it
+):
     "Return the `Claim` of an evidence file, checked like a declared one. Raises `ValueError` for a faulty one."
     date, _, by = stored["source"]["checked"].partition(", ")
     raw = {k: v for k, v in stored.items() if k not in ("hash", "experiment", "family")}
-    claim = parse_claim({**raw, "source": {**raw["source"], "checked": dict(by=by, date=date)}}, stored["experiment"], "evidence")
+    claim = parse_claim(
+        {**raw, "source": {**raw["source"], "checked": dict(by=by, date=date)}}, stored["experiment"], "evidence"
+    )
     return replace(claim, family=stored["family"])
 
-def unsound(evidence,   # content of an evidence file
-           ):
+
+def unsound(
+    evidence,  # content of an evidence file
+):
     "Yield (claim id or None, problem) for everything in which the file does not agree with itself."
-    if not intact(evidence): yield None, "the file was edited after it was written (its seal does not match)"
-    if any(not intact(row) for row in evidence["rows"]): yield None, "rows were edited after they were made (their seals do not match)"
+    if not intact(evidence):
+        yield None, "the file was edited after it was written (its seal does not match)"
+    if any(not intact(row) for row in evidence["rows"]):
+        yield None, "rows were edited after they were made (their seals do not match)"
     inputs = evidence["inputs"]
-    if inputs["before"] != inputs["after"]: yield None, "the inputs after the run are not those before it, or were not hashed again"
+    if inputs["before"] != inputs["after"]:
+        yield None, "the inputs after the run are not those before it, or were not hashed again"
     decisions = {d["claim"]: d for d in evidence["decisions"]}
-    if len(decisions) != len(evidence["decisions"]) or set(decisions) != {c["id"] for c in evidence["claims"]}: yield None, "claims and decisions do not belong together"
+    if len(decisions) != len(evidence["decisions"]) or set(decisions) != {c["id"] for c in evidence["claims"]}:
+        yield None, "claims and decisions do not belong together"
     for stored in evidence["claims"]:
-        try: again = plain(asdict(decide(claim := restored(stored), evidence["rows"])))
-        except ValueError as error: yield stored["id"], f"no verdict can be given: {error}"; continue
-        if claim.hash != stored["hash"]: yield claim.id, f"{claim.id}: the rule in the file was edited after the run"
+        try:
+            again = plain(asdict(decide(claim := restored(stored), evidence["rows"])))
+        except ValueError as error:
+            yield stored["id"], f"no verdict can be given: {error}"
+            continue
+        if claim.hash != stored["hash"]:
+            yield claim.id, f"{claim.id}: the rule in the file was edited after the run"
         given = {k: v for k, v in decisions.get(claim.id, {}).items() if k in again and k != "reason"}
         again.pop("reason")
-        if given.get("verdict") != again["verdict"]: yield claim.id, f"{claim.id}: the file says {given.get('verdict')}, its rows say {again['verdict']}"
-        elif not close(given, again): yield claim.id, f"{claim.id}: the numbers of the decision do not follow from the rows"
-        if not again["planned"]: yield claim.id, f"{claim.id}: {again['n']} seeds, the rule asks for {claim.rule['seeds']}"
+        if given.get("verdict") != again["verdict"]:
+            yield claim.id, f"{claim.id}: the file says {given.get('verdict')}, its rows say {again['verdict']}"
+        elif not close(given, again):
+            yield claim.id, f"{claim.id}: the numbers of the decision do not follow from the rows"
+        if not again["planned"]:
+            yield claim.id, f"{claim.id}: {again['n']} seeds, the rule asks for {claim.rule['seeds']}"
 
 # %% ../../nbs/ledger/evidence.ipynb #f0030583
 OTHER_LIBRARIES = "the libraries here are of another series than those of the run"
 
-def outdated(evidence,   # content of an evidence file
-             settings,   # `Settings`
-             sources,    # `Sources` of the package as it is now
-            ):
+
+def outdated(
+    evidence,  # content of an evidence file
+    settings,  # `Settings`
+    sources,  # `Sources` of the package as it is now
+):
     "Yield (claim id or None, problem) for every rule or function that has changed since the run."
     rerun = f"; rerun: pvlit run {evidence['experiment']} --params {evidence['variant']}"
-    try: now = {claim.id: claim for claim in load_claims(evidence["experiment"], settings)}
-    except (ValueError, FileNotFoundError) as error: now = {}; yield None, f"the claims cannot be read: {error}"
+    try:
+        now = {claim.id: claim for claim in load_claims(evidence["experiment"], settings)}
+    except (ValueError, FileNotFoundError) as error:
+        now = {}
+        yield None, f"the claims cannot be read: {error}"
     for stored in evidence["claims"]:
-        if stored["id"] not in now: yield stored["id"], f"{stored['id']}: is no longer declared"
-        elif now[stored["id"]].hash != stored["hash"]: yield stored["id"], f"{stored['id']}: the declaration was changed after the run{rerun}"
-    try: current, old = closure(*evidence["functions"], package=sources.package, sources=sources), evidence["closure"]
-    except (ValueError, SyntaxError) as error: yield None, f"the code cannot be found: {error}{rerun}"; return
+        if stored["id"] not in now:
+            yield stored["id"], f"{stored['id']}: is no longer declared"
+        elif now[stored["id"]].hash != stored["hash"]:
+            yield stored["id"], f"{stored['id']}: the declaration was changed after the run{rerun}"
+    try:
+        current, old = closure(*evidence["functions"], package=sources.package, sources=sources), evidence["closure"]
+    except (ValueError, SyntaxError) as error:
+        yield None, f"the code cannot be found: {error}{rerun}"
+        return
     changed = [name for name in old if name in current and current[name] != old[name]]
-    parts = {"changed": changed, "gone": [n for n in old if n not in current], "new": [n for n in current if n not in old]}
-    if any(parts.values()): yield None, "the code has changed since the run (" + "; ".join(f"{k}: {', '.join(v)}" for k, v in parts.items() if v) + f"){rerun}"
+    parts = {
+        "changed": changed,
+        "gone": [n for n in old if n not in current],
+        "new": [n for n in current if n not in old],
+    }
+    if any(parts.values()):
+        yield (
+            None,
+            "the code has changed since the run ("
+            + "; ".join(f"{k}: {', '.join(v)}" for k, v in parts.items() if v)
+            + f"){rerun}",
+        )
     here = libraries(*evidence["functions"], package=sources.package, sources=sources)
-    drift = [f"{name} {series(was)} -> {series(here[name])}" for name, was in evidence["libraries"].items() if here.get(name) and series(here[name]) != series(was)]
-    if drift: yield None, f"{OTHER_LIBRARIES}: {', '.join(drift)}{rerun}"
+    drift = [
+        f"{name} {series(was)} -> {series(here[name])}"
+        for name, was in evidence["libraries"].items()
+        if here.get(name) and series(here[name]) != series(was)
+    ]
+    if drift:
+        yield None, f"{OTHER_LIBRARIES}: {', '.join(drift)}{rerun}"
 
 # %% ../../nbs/ledger/evidence.ipynb #149412d0
-def misplaced(evidence,   # content of an evidence file
-              settings,   # `Settings`
-              package,    # name of the package
-             ):
+def misplaced(
+    evidence,  # content of an evidence file
+    settings,  # `Settings`
+    package,  # name of the package
+):
     "Yield (None, problem) when the commit that evidence names holds other code than the evidence was made with."
-    then = closure_at(evidence["commit"], tuple(evidence["functions"]), settings.root, package) if evidence["commit"] else None
-    if then is not None and then != evidence["closure"]: yield None, f"the code of commit {evidence['commit'][:7]} is not the code this result was made with"
+    then = (
+        closure_at(evidence["commit"], tuple(evidence["functions"]), settings.root, package)
+        if evidence["commit"]
+        else None
+    )
+    if then is not None and then != evidence["closure"]:
+        yield None, f"the code of commit {evidence['commit'][:7]} is not the code this result was made with"
 
 # %% ../../nbs/ledger/evidence.ipynb #7d6f9454
-def findings(evidence,   # content of an evidence file
-             settings,   # `Settings`
-             sources,    # `Sources` of the package as it is now
-            ):
+def findings(
+    evidence,  # content of an evidence file
+    settings,  # `Settings`
+    sources,  # `Sources` of the package as it is now
+):
     "Return (void, expired), two lists of (claim id or None, problem); a file without the expected structure is void."
-    try: return [*unsound(evidence), *misplaced(evidence, settings, sources.package)], list(outdated(evidence, settings, sources))
-    except (KeyError, TypeError, AttributeError) as error: return [(None, f"the file is malformed ({type(error).__name__}: {error})")], []
+    try:
+        return [*unsound(evidence), *misplaced(evidence, settings, sources.package)], list(
+            outdated(evidence, settings, sources)
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        return [(None, f"the file is malformed ({type(error).__name__}: {error})")], []
 
-def check(evidence,       # path or content of an evidence file
-          settings=None,  # `Settings`
-          sources=None,   # `Sources` already read
-         ):
+
+def check(
+    evidence,  # path or content of an evidence file
+    settings=None,  # `Settings`
+    sources=None,  # `Sources` already read
+):
     "Return everything that is wrong with an evidence file, as a list of sentences; an empty list means that its verdicts stand. Raises `ValueError` for a file that cannot be read."
-    if not isinstance(evidence, dict): evidence = load_evidence(evidence)
+    if not isinstance(evidence, dict):
+        evidence = load_evidence(evidence)
     return [text for _, text in sum(findings(evidence, settings or load_settings(), sources or Sources()), [])]
 
 # %% ../../nbs/ledger/evidence.ipynb #d5540d30
-def ledger(settings=None,   # `Settings`
-          ):
+def ledger(
+    settings=None,  # `Settings`
+):
     "Return one dictionary for each claim and variant; `blank` lists its keys, `data/ledger.schema.json` describes them."
     settings, sources, table = settings or load_settings(), Sources(), []
     files = {file: examined(file, settings, sources) for file in sorted(settings.results.glob("*/*.json"))}
@@ -277,38 +445,79 @@ def ledger(settings=None,   # `Settings`
         table += [row for row in found if row] or [blank(claim)]
     return table
 
-def examined(file,      # path of an evidence file
-            settings,   # `Settings`
-            sources,    # `Sources`
-           ):
+
+def examined(
+    file,  # path of an evidence file
+    settings,  # `Settings`
+    sources,  # `Sources`
+):
     "Return the content of an evidence file and its `findings`; for a file that cannot be read, None and the reason."
-    try: evidence = load_evidence(file)
-    except ValueError as error: return None, str(error)
+    try:
+        evidence = load_evidence(file)
+    except ValueError as error:
+        return None, str(error)
     return evidence, findings(evidence, settings, sources)
 
 # %% ../../nbs/ledger/evidence.ipynb #ac608dc0
-def blank(claim,     # a `Claim`
-          **other,   # entries that differ
-         ):
+def blank(
+    claim,  # a `Claim`
+    **other,  # entries that differ
+):
     "The ledger's row of a claim without evidence."
-    row = dict(claim=claim.id, experiment=claim.experiment, variant=None, statement=claim.statement, paper=claim.source["paper"], place=claim.source["place"], checked=claim.source["checked"],
-               verdict="untested", words="not tested", tier=claim.tier, effect=None, low=None, high=None, confidence=None, n=0, smallest_effect=None,
-               metric=claim.metric["name"], kind=claim.rule["kind"], family=claim.family, stale=False, problems=[], reason="No evidence is recorded.",
-               date=None, commit=None, machine=None, seconds=None, pages=claim.pages)
+    row = dict(
+        claim=claim.id,
+        experiment=claim.experiment,
+        variant=None,
+        statement=claim.statement,
+        paper=claim.source["paper"],
+        place=claim.source["place"],
+        checked=claim.source["checked"],
+        verdict="untested",
+        words="not tested",
+        tier=claim.tier,
+        effect=None,
+        low=None,
+        high=None,
+        confidence=None,
+        n=0,
+        smallest_effect=None,
+        metric=claim.metric["name"],
+        kind=claim.rule["kind"],
+        family=claim.family,
+        stale=False,
+        problems=[],
+        reason="No evidence is recorded.",
+        date=None,
+        commit=None,
+        machine=None,
+        seconds=None,
+        pages=claim.pages,
+    )
     return {**row, **other}
 
 # %% ../../nbs/ledger/evidence.ipynb #ecc45c75
-def entry(claim,      # a `Claim`
-          file,       # path of an evidence file
-          evidence,   # its content, or None when it cannot be read
-          found,      # its findings, or why it cannot be read
-         ):
+def entry(
+    claim,  # a `Claim`
+    file,  # path of an evidence file
+    evidence,  # its content, or None when it cannot be read
+    found,  # its findings, or why it cannot be read
+):
     "The ledger's row of a claim in one evidence file, or None when the file is silent about it."
-    if evidence is None: return blank(claim, variant=file.stem, verdict="void", words=worded("void", claim.tier), problems=[found], reason=found)
-    if claim.id not in {stored.get("id") for stored in evidence["claims"] if isinstance(stored, dict)}: return None
+    if evidence is None:
+        return blank(
+            claim, variant=file.stem, verdict="void", words=worded("void", claim.tier), problems=[found], reason=found
+        )
+    if claim.id not in {stored.get("id") for stored in evidence["claims"] if isinstance(stored, dict)}:
+        return None
     void, old = ([text for name, text in kind if name in (None, claim.id)] for kind in found)
-    row = blank(claim, stale=bool(old), problems=void + old, **{k: evidence[k] for k in ("variant", "date", "commit", "machine", "seconds")})
-    if void: return {**row, "verdict": "void", "words": worded("void", claim.tier), "reason": void[0]}
+    row = blank(
+        claim,
+        stale=bool(old),
+        problems=void + old,
+        **{k: evidence[k] for k in ("variant", "date", "commit", "machine", "seconds")},
+    )
+    if void:
+        return {**row, "verdict": "void", "words": worded("void", claim.tier), "reason": void[0]}
     stored = next(d for d in evidence["decisions"] if d["claim"] == claim.id)
     verdict = f"expired (was {stored['verdict']})" if old else stored["verdict"]
     kept = {k: stored[k] for k in ("effect", "low", "high", "confidence", "n", "smallest_effect", "tier", "reason")}
@@ -316,87 +525,169 @@ def entry(claim,      # a `Claim`
 
 # %% ../../nbs/ledger/evidence.ipynb #43de94f2
 WORDS = {
-    "exact protocol": {"supported": "reproduced", "too small": "not reproduced: the effect is too small", "refuted": "contradicted", "inconclusive": "left open by a full run"},
-    "proxy": {"supported": "holds on a stand-in", "too small": "too small to matter on a stand-in", "refuted": "the opposite holds on a stand-in", "inconclusive": "left open on a stand-in"},
-    "toy": {"supported": "holds in miniature", "too small": "too small to matter in miniature", "refuted": "the opposite holds in miniature", "inconclusive": "left open in miniature"}}
+    "exact protocol": {
+        "supported": "reproduced",
+        "too small": "not reproduced: the effect is too small",
+        "refuted": "contradicted",
+        "inconclusive": "left open by a full run",
+    },
+    "proxy": {
+        "supported": "holds on a stand-in",
+        "too small": "too small to matter on a stand-in",
+        "refuted": "the opposite holds on a stand-in",
+        "inconclusive": "left open on a stand-in",
+    },
+    "toy": {
+        "supported": "holds in miniature",
+        "too small": "too small to matter in miniature",
+        "refuted": "the opposite holds in miniature",
+        "inconclusive": "left open in miniature",
+    },
+}
 RESERVED = re.compile(r"\b(reproduc|replicat|contradict|confirm|disprov|debunk)\w*", re.I)  # for exact protocols only
 
-def worded(verdict,   # of the ledger
-           tier,      # toy, proxy or exact protocol
-          ):
+
+def worded(
+    verdict,  # of the ledger
+    tier,  # toy, proxy or exact protocol
+):
     "Say what a verdict means at its tier. Raises `KeyError` for an unknown tier."
     old = re.fullmatch(r"expired \(was (.+)\)", verdict)
-    if old: return f"no longer shown ({WORDS[tier][old[1]]} when it was)"
+    if old:
+        return f"no longer shown ({WORDS[tier][old[1]]} when it was)"
     return WORDS[tier].get(verdict) or {"void": "void: the evidence cannot be trusted"}.get(verdict, "not tested")
 
 # %% ../../nbs/ledger/evidence.ipynb #6515ee8e
-def expected_false(rows,   # of the ledger
-                  ):
+def expected_false(
+    rows,  # of the ledger
+):
     "Return (families with a decided claim, at most so many of them with a false verdict, the same for claims had none been corrected)."
     decided = [row for row in rows if row["verdict"] in ("supported", "refuted", "too small")]
     families = {(row["experiment"], row["variant"]): (1 - row["confidence"]) * row["family"] for row in decided}
     return len(families), sum(families.values()), sum((1 - row["confidence"]) * row["family"] for row in decided)
 
 # %% ../../nbs/ledger/evidence.ipynb #2c0754aa
-def ledger_json(rows,   # of the ledger
-               ):
+def ledger_json(
+    rows,  # of the ledger
+):
     "Return the ledger as a JSON-like dictionary with a version, counts and the expected number of false verdicts."
     families, at_most, uncorrected = expected_false(rows)
-    counts = {verdict: sum(row["verdict"].split(" (")[0] == verdict for row in rows) for verdict in ("supported", "too small", "refuted", "inconclusive", "untested", "expired", "void")}
-    return plain(dict(schema="pvlit-ledger/1", counts=counts, expected_false=dict(families=families, families_at_most=at_most, claims_uncorrected=uncorrected), claims=rows))
+    counts = {
+        verdict: sum(row["verdict"].split(" (")[0] == verdict for row in rows)
+        for verdict in ("supported", "too small", "refuted", "inconclusive", "untested", "expired", "void")
+    }
+    return plain(
+        dict(
+            schema="pvlit-ledger/1",
+            counts=counts,
+            expected_false=dict(families=families, families_at_most=at_most, claims_uncorrected=uncorrected),
+            claims=rows,
+        )
+    )
 
 # %% ../../nbs/ledger/evidence.ipynb #84832aae
-def strip(part,       # a comparison of a decision
-          width=60,   # characters
-         ):
+def strip(
+    part,  # a comparison of a decision
+    width=60,  # characters
+):
     "Draw the paired differences of a comparison, its interval, zero and the smallest effect, in two lines of text and an axis."
-    ends = [0, part["smallest_effect"], part["low"], part["high"], *part["differences"]] + [-part["smallest_effect"]] * (part["shows"] == "equivalence")
+    ends = [0, part["smallest_effect"], part["low"], part["high"], *part["differences"]] + [
+        -part["smallest_effect"]
+    ] * (part["shows"] == "equivalence")
     low, high = min(ends), max(ends)
     at = lambda value: round((value - low) / (high - low) * (width - 1))
-    marks = {at(0): "|", at(part["smallest_effect"]): ":"} | ({at(-part["smallest_effect"]): ":"} if part["shows"] == "equivalence" else {})
-    def line(drawn): return "".join(drawn.get(i) or marks.get(i, " ") for i in range(width)).rstrip()
-    span = {i: "-" for i in range(at(part["low"]), at(part["high"]) + 1)} | {at(part["low"]): "[", at(part["high"]): "]", at(part["effect"]): "+"}
+    marks = {at(0): "|", at(part["smallest_effect"]): ":"} | (
+        {at(-part["smallest_effect"]): ":"} if part["shows"] == "equivalence" else {}
+    )
+
+    def line(drawn):
+        return "".join(drawn.get(i) or marks.get(i, " ") for i in range(width)).rstrip()
+
+    span = {i: "-" for i in range(at(part["low"]), at(part["high"]) + 1)} | {
+        at(part["low"]): "[",
+        at(part["high"]): "]",
+        at(part["effect"]): "+",
+    }
     axis = f"| 0    : {part['smallest_effect']:g}, the smallest effect    from {low:+.3g} to {high:+.3g}"
     return "\n".join([line({at(x): "o" for x in part["differences"]}), line(span), axis])
 
 # %% ../../nbs/ledger/evidence.ipynb #666b5518
-def why(claim_id,        # id of a declared claim
-        settings=None,   # `Settings`
-        rows=None,       # of the ledger, if it is at hand
-       ):
+def why(
+    claim_id,  # id of a declared claim
+    settings=None,  # `Settings`
+    rows=None,  # of the ledger, if it is at hand
+):
     "Explain the verdicts of a claim in plain text: rule, numbers, plot, what would change them, how to run it again. Raises `ValueError` for an unknown id."
     settings = settings or load_settings()
     rows = ledger(settings) if rows is None else rows
     claim = find_claim(claim_id, settings, rows)
-    rule, arms = claim.rule, "; ".join(f"{role}: {arm if isinstance(arm, str) else 'none, ' + arm['none']}" for role, arm in claim.arms.items())
+    rule, arms = (
+        claim.rule,
+        "; ".join(
+            f"{role}: {arm if isinstance(arm, str) else 'none, ' + arm['none']}" for role, arm in claim.arms.items()
+        ),
+    )
     source = claim.source
-    lines = [claim.statement, f"Source: {source['paper']}, {source['place']}" + (f', "{source["quote"]}"' if "quote" in source else "") + f" (read: {source['read']}; checked {source['checked']}).",
-             f"Metric: {claim.metric['name']}, {claim.metric['better']} is better. Arms: {arms}.",
-             f"Rule: {rule['seeds']} paired seeds, intervals of the {rule['kind'].replace('_', ' ')} that hold together with {rule['confidence']:.0%} for the {claim.family} claims of the experiment; all of:"]
-    lines += [f"  {c.label}: {c.shows}, smallest effect {c.smallest_effect:g}, pilot's spread {c.pilot_sd:g}" for c in parse_rule(rule, claim.arms, claim.id)]
+    lines = [
+        claim.statement,
+        f"Source: {source['paper']}, {source['place']}"
+        + (f', "{source["quote"]}"' if "quote" in source else "")
+        + f" (read: {source['read']}; checked {source['checked']}).",
+        f"Metric: {claim.metric['name']}, {claim.metric['better']} is better. Arms: {arms}.",
+        f"Rule: {rule['seeds']} paired seeds, intervals of the {rule['kind'].replace('_', ' ')} that hold together with {rule['confidence']:.0%} for the {claim.family} claims of the experiment; all of:",
+    ]
+    lines += [
+        f"  {c.label}: {c.shows}, smallest effect {c.smallest_effect:g}, pilot's spread {c.pilot_sd:g}"
+        for c in parse_rule(rule, claim.arms, claim.id)
+    ]
     lines += [f"Seeds: planned from {rule['pilot']}."]
     for row in (r for r in rows if r["claim"] == claim_id):
-        lines += ["", f"Verdict{' of ' + row['variant'] if row['variant'] else ''}: {row['verdict']} ({row['tier']}: {row['words']}). {row['reason']}"]
+        lines += [
+            "",
+            f"Verdict{' of ' + row['variant'] if row['variant'] else ''}: {row['verdict']} ({row['tier']}: {row['words']}). {row['reason']}",
+        ]
         lines += [f"  ! {problem}" for problem in row["problems"]] + plots(row, settings)
-        if row["seconds"] is not None: lines += [f"Recorded {row['date']} at commit {(row['commit'] or 'unknown')[:7]} on {row['machine']}, {row['seconds']:.0f} s for the whole experiment."]
-    return "\n".join([*lines, "", f"What would change it: {claim.changes_mind.strip().rstrip('.')}.", f"To see it happen: pvlit claims rerun {claim_id}"])
+        if row["seconds"] is not None:
+            lines += [
+                f"Recorded {row['date']} at commit {(row['commit'] or 'unknown')[:7]} on {row['machine']}, {row['seconds']:.0f} s for the whole experiment."
+            ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"What would change it: {claim.changes_mind.strip().rstrip('.')}.",
+            f"To see it happen: pvlit claims rerun {claim_id}",
+        ]
+    )
 
 # %% ../../nbs/ledger/evidence.ipynb #21b06c8c
-def find_claim(claim_id,   # id of a declared claim
-               settings,   # `Settings`
-               rows=(),    # of the ledger, which know where the claim stands
-              ):
+def find_claim(
+    claim_id,  # id of a declared claim
+    settings,  # `Settings`
+    rows=(),  # of the ledger, which know where the claim stands
+):
     "Return the declared claim. Raises `ValueError` with the ids there are."
     place = next((row["experiment"] for row in rows if row["claim"] == claim_id), None)
     claims = {claim.id: claim for claim in (load_claims(place, settings) if place else declared(settings))}
-    if claim_id not in claims: raise ValueError(f"unknown claim {claim_id!r}; declared: {', '.join(claims) or 'none'}")
+    if claim_id not in claims:
+        raise ValueError(f"unknown claim {claim_id!r}; declared: {', '.join(claims) or 'none'}")
     return claims[claim_id]
 
-def plots(row,        # of the ledger
-          settings,   # `Settings`
-         ):
+
+def plots(
+    row,  # of the ledger
+    settings,  # `Settings`
+):
     "Return the lines of the text plots of all comparisons of a row with a decision."
-    if row["effect"] is None: return []
+    if row["effect"] is None:
+        return []
     evidence = load_evidence(settings.results / row["experiment"] / f"{row['variant']}.json")
     parts = next(d for d in evidence["decisions"] if d["claim"] == row["claim"])["comparisons"]
-    return [line for part in parts for line in (f"  {part['label']} ({percent(row['confidence'])} interval)", *("    " + t for t in strip(part).splitlines()))]
+    return [
+        line
+        for part in parts
+        for line in (
+            f"  {part['label']} ({percent(row['confidence'])} interval)",
+            *("    " + t for t in strip(part).splitlines()),
+        )
+    ]

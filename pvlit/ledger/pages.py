@@ -16,83 +16,180 @@ from ..lab.runs import experiments
 from ..core.settings import load_settings
 
 # %% ../../nbs/ledger/pages.ipynb #1d07db35
-MARKS = {"supported": "●", "too small": "◐", "refuted": "✖", "inconclusive": "◆", "untested": "–", "expired": "□", "void": "▼"}
+MARKS = {
+    "supported": "●",
+    "too small": "◐",
+    "refuted": "✖",
+    "inconclusive": "◆",
+    "untested": "–",
+    "expired": "□",
+    "void": "▼",
+}
 
-def badge(page,       # as in pseudo_video/corruption
-          rows,       # of the ledger
-          root=".",   # address of the site's root, as links on the page write it
-         ):
+
+def badge(
+    page,  # as in pseudo_video/corruption
+    rows,  # of the ledger
+    root=".",  # address of the site's root, as links on the page write it
+):
     "Return the badge of a page as HTML; empty when no claim is about it."
     mine = [row for row in rows if page in row["pages"]]
-    if not mine: return ""
+    if not mine:
+        return ""
     kinds = Counter(row["verdict"].split(" (")[0] for row in mine)
-    counted = ", ".join(f'<span class="{kind.replace(" ", "-")}">{MARKS[kind]} {kinds[kind]} {kind}</span>' for kind in MARKS if kinds[kind])
+    counted = ", ".join(
+        f'<span class="{kind.replace(" ", "-")}">{MARKS[kind]} {kinds[kind]} {kind}</span>'
+        for kind in MARKS
+        if kinds[kind]
+    )
     fresh = not any(kinds[kind] for kind in ("expired", "void", "untested"))
     tiers = " and ".join(sorted({row["tier"] for row in mine}))
     runs = {(row["experiment"], row["variant"]): row for row in mine if row["date"]}
-    said = "; ".join(f"{row['date']}, commit {(row['commit'] or 'unknown')[:7]}, {row['machine']}, {row['seconds']:.0f} s" for row in runs.values())
-    return (f'<aside class="badge {"fresh" if fresh else "stale"}" aria-label="Verdicts of the claims about this page"><a href="{root}/ledger.html?page={html.escape(page)}">'
-            f'{len(mine)} claim{"s" * (len(mine) != 1)}</a>: {counted}. Tier: {tiers}. {"Verified" if fresh else "Not all verified by the code as it is now; last run"} {html.escape(said) or "never"}.</aside>')
+    said = "; ".join(
+        f"{row['date']}, commit {(row['commit'] or 'unknown')[:7]}, {row['machine']}, {row['seconds']:.0f} s"
+        for row in runs.values()
+    )
+    return (
+        f'<aside class="badge {"fresh" if fresh else "stale"}" aria-label="Verdicts of the claims about this page"><a href="{root}/ledger.html?page={html.escape(page)}">'
+        f"{len(mine)} claim{'s' * (len(mine) != 1)}</a>: {counted}. Tier: {tiers}. {'Verified' if fresh else 'Not all verified by the code as it is now; last run'} {html.escape(said) or 'never'}.</aside>"
+    )
 
 # %% ../../nbs/ledger/pages.ipynb #acb68681
-def distribution_svg(part,        # a comparison of a decision
-                     width=640,   # in pixels; it shrinks with the page
-                    ):
+def distribution_svg(
+    part,  # a comparison of a decision
+    width=640,  # in pixels; it shrinks with the page
+):
     "Draw the paired differences of a comparison with its intervals, as SVG that needs nothing from outside."
     d, equal = part["smallest_effect"], part["shows"] == "equivalence"
     ends = [0, d, -d * equal, part["low"], part["high"], *part["differences"]]
     low, high = min(ends), max(ends)
     x = lambda value: round(20 + (value - low) / (high - low) * (width - 40), 1)
-    shapes = [f'<line x1="{x(v)}" x2="{x(v)}" y1="8" y2="78" stroke="currentColor" stroke-width="1" opacity="{o}"{dash}/><text x="{x(v)}" y="94" font-size="12" text-anchor="middle" fill="currentColor">{label}</text>'
-              for v, o, dash, label in [(0, 0.9, "", "0"), (d, 0.6, ' stroke-dasharray="3 3"', f"{d:g}")] + ([(-d, 0.6, ' stroke-dasharray="3 3"', f"{-d:g}")] if equal else [])]
-    shapes += [f'<circle cx="{x(v)}" cy="{24 + 7 * (i % 2)}" r="4.5" fill="currentColor" opacity=".55"/>' for i, v in enumerate(sorted(part["differences"]))]
+    shapes = [
+        f'<line x1="{x(v)}" x2="{x(v)}" y1="8" y2="78" stroke="currentColor" stroke-width="1" opacity="{o}"{dash}/><text x="{x(v)}" y="94" font-size="12" text-anchor="middle" fill="currentColor">{label}</text>'
+        for v, o, dash, label in [(0, 0.9, "", "0"), (d, 0.6, ' stroke-dasharray="3 3"', f"{d:g}")]
+        + ([(-d, 0.6, ' stroke-dasharray="3 3"', f"{-d:g}")] if equal else [])
+    ]
+    shapes += [
+        f'<circle cx="{x(v)}" cy="{24 + 7 * (i % 2)}" r="4.5" fill="currentColor" opacity=".55"/>'
+        for i, v in enumerate(sorted(part["differences"]))
+    ]
     for (a, b), thick in (((part["low"], part["high"]), 1.5), (part["alone"], 5)):
-        shapes.append(f'<line x1="{x(a)}" x2="{x(b)}" y1="60" y2="60" stroke="currentColor" stroke-width="{thick}" stroke-linecap="round"/>')
+        shapes.append(
+            f'<line x1="{x(a)}" x2="{x(b)}" y1="60" y2="60" stroke="currentColor" stroke-width="{thick}" stroke-linecap="round"/>'
+        )
     shapes.append(f'<circle cx="{x(part["effect"])}" cy="60" r="6" fill="currentColor"/>')
     words = f"{part['label']}: effect {part['effect']:+.3g}, interval {part['low']:+.3g} to {part['high']:+.3g}, {len(part['differences'])} seeds, smallest effect {d:g}"
     return f'<svg viewBox="0 0 {width} 100" role="img" aria-label="{html.escape(words)}" style="max-width:{width}px;width:100%">{"".join(shapes)}</svg>'
 
 # %% ../../nbs/ledger/pages.ipynb #f97afac2
-def claim_page(claim_id,        # id of a declared claim
-               rows,            # of the ledger
-               settings=None,   # `Settings`
-              ):
+def claim_page(
+    claim_id,  # id of a declared claim
+    rows,  # of the ledger
+    settings=None,  # `Settings`
+):
     "Return the evidence page of a claim as Markdown."
     settings = settings or load_settings()
     claim = find_claim(claim_id, settings, rows)
     source, nbs = claim.source, settings.root / "nbs"
-    notebook = experiments(settings).get(claim.experiment, nbs / "experiments" / f"{claim.experiment}.ipynb").relative_to(nbs).as_posix()
+    notebook = (
+        experiments(settings)
+        .get(claim.experiment, nbs / "experiments" / f"{claim.experiment}.ipynb")
+        .relative_to(nbs)
+        .as_posix()
+    )
     quote = f' in the words "{source["quote"]}"' if "quote" in source else ""
-    lines = [claim.statement.strip(), "", f"**Where it was read.** {source['paper']}, {source['place']}{quote}. What was at hand: {source['read']}. Checked {source['checked']}.", "", *rule_lines(claim)]
-    for row in (row for row in rows if row["claim"] == claim_id): lines += verdict_lines(row, claim, settings)
-    return "\n".join([*lines, "", "## What would change it", "", claim.changes_mind.strip(), "", "## See it happen", "",
-        "```", f"pvlit claims rerun {claim_id}          # its own arms, less than a minute on two cores, decides nothing", f"pvlit claims rerun {claim_id} --full   # the whole experiment", "```", "",
-        f"The experiment is [{claim.experiment}](../{notebook}); all claims stand in [the ledger](../ledger.ipynb)."])
+    lines = [
+        claim.statement.strip(),
+        "",
+        f"**Where it was read.** {source['paper']}, {source['place']}{quote}. What was at hand: {source['read']}. Checked {source['checked']}.",
+        "",
+        *rule_lines(claim),
+    ]
+    for row in (row for row in rows if row["claim"] == claim_id):
+        lines += verdict_lines(row, claim, settings)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "## What would change it",
+            "",
+            claim.changes_mind.strip(),
+            "",
+            "## See it happen",
+            "",
+            "```",
+            f"pvlit claims rerun {claim_id}          # its own arms, less than a minute on two cores, decides nothing",
+            f"pvlit claims rerun {claim_id} --full   # the whole experiment",
+            "```",
+            "",
+            f"The experiment is [{claim.experiment}](../{notebook}); all claims stand in [the ledger](../ledger.ipynb).",
+        ]
+    )
 
-def rule_lines(claim,   # a `Claim`
-              ):
+
+def rule_lines(
+    claim,  # a `Claim`
+):
     "Return the rule and the arms of a claim as lines of Markdown."
     rule, parts = claim.rule, parse_rule(claim.rule, claim.arms, claim.id)
-    arms = [f"| {role.replace('_', ' ')} | {arm if isinstance(arm, str) else 'none: ' + arm['none']} |" for role, arm in claim.arms.items()]
-    return [f"**The rule, fixed before the run.** {rule['seeds']} paired seeds, planned from a pilot ({rule['pilot']}) to find the smallest effects with a chance of 85 %; metric {claim.metric['name']}, {claim.metric['better']} is better; "
-            f"effects are {'log ratios' if rule['kind'] == 'log_ratio' else 'differences'}; intervals that hold together for the {claim.family} claims of the experiment with {percent(rule['confidence'])}.", "",
-            "| comparison | shows | smallest effect | pilot's spread |", "|---|---|---|---|", *(f"| {p.label.replace('_', ' ')} | {p.shows} | {p.smallest_effect:g} | {p.pilot_sd:g} |" for p in parts), "",
-            "| role | arm |", "|---|---|", *arms, ""]
+    arms = [
+        f"| {role.replace('_', ' ')} | {arm if isinstance(arm, str) else 'none: ' + arm['none']} |"
+        for role, arm in claim.arms.items()
+    ]
+    return [
+        f"**The rule, fixed before the run.** {rule['seeds']} paired seeds, planned from a pilot ({rule['pilot']}) to find the smallest effects with a chance of 85 %; metric {claim.metric['name']}, {claim.metric['better']} is better; "
+        f"effects are {'log ratios' if rule['kind'] == 'log_ratio' else 'differences'}; intervals that hold together for the {claim.family} claims of the experiment with {percent(rule['confidence'])}.",
+        "",
+        "| comparison | shows | smallest effect | pilot's spread |",
+        "|---|---|---|---|",
+        *(f"| {p.label.replace('_', ' ')} | {p.shows} | {p.smallest_effect:g} | {p.pilot_sd:g} |" for p in parts),
+        "",
+        "| role | arm |",
+        "|---|---|",
+        *arms,
+        "",
+    ]
 
 # %% ../../nbs/ledger/pages.ipynb #5ddb5e52
-def verdict_lines(row,        # of the ledger
-                  claim,      # a `Claim`
-                  settings,   # `Settings`
-                 ):
+def verdict_lines(
+    row,  # of the ledger
+    claim,  # a `Claim`
+    settings,  # `Settings`
+):
     "Return what one run says about a claim as lines of Markdown."
     kind = row["verdict"].split(" (")[0]
-    lines = [f"## {row['variant'] or 'No evidence yet'}", "", f"**{MARKS[kind]} {row['verdict']}** ({row['tier']}: {row['words']}). {row['reason']}", ""] + [f"- {problem}" for problem in row["problems"] if problem != row["reason"]] + [""]
-    if row["effect"] is None: return lines
+    lines = (
+        [
+            f"## {row['variant'] or 'No evidence yet'}",
+            "",
+            f"**{MARKS[kind]} {row['verdict']}** ({row['tier']}: {row['words']}). {row['reason']}",
+            "",
+        ]
+        + [f"- {problem}" for problem in row["problems"] if problem != row["reason"]]
+        + [""]
+    )
+    if row["effect"] is None:
+        return lines
     evidence = load_evidence(settings.results / row["experiment"] / f"{row['variant']}.json")
     for part in next(d for d in evidence["decisions"] if d["claim"] == claim.id)["comparisons"]:
-        lines += [f"{part['label'].replace('_', ' ')}: {part['effect']:+.3g}, {percent(row['confidence'])} interval {part['low']:+.3g} to {part['high']:+.3g}; {part['verdict']}.", "", "```{=html}", distribution_svg(part), "```", ""]
+        lines += [
+            f"{part['label'].replace('_', ' ')}: {part['effect']:+.3g}, {percent(row['confidence'])} interval {part['low']:+.3g} to {part['high']:+.3g}; {part['verdict']}.",
+            "",
+            "```{=html}",
+            distribution_svg(part),
+            "```",
+            "",
+        ]
     arms, name = list(dict.fromkeys(arm for arm in claim.arms.values() if isinstance(arm, str))), claim.metric["name"]
     values = {(r["arm"], r["seed"]): r[name] for r in evidence["rows"] if r["arm"] in arms}
-    lines += [f"| seed | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)] + [f"| {seed} | " + " | ".join(f"{values[arm, seed]:.4g}" for arm in arms) + " |" for seed in sorted({s for _, s in values})]
-    return lines + ["", f"Recorded {row['date']} at commit `{(row['commit'] or 'unknown')[:7]}` on {row['machine']}, device {evidence['device']}, {row['seconds']:.0f} s for the whole experiment; libraries: "
-                    + ", ".join(f"{k} {v}" for k, v in evidence["libraries"].items()) + f". [Evidence file](../../data/results/{row['experiment']}/{row['variant']}.json).", ""]
+    lines += [f"| seed | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)] + [
+        f"| {seed} | " + " | ".join(f"{values[arm, seed]:.4g}" for arm in arms) + " |"
+        for seed in sorted({s for _, s in values})
+    ]
+    return lines + [
+        "",
+        f"Recorded {row['date']} at commit `{(row['commit'] or 'unknown')[:7]}` on {row['machine']}, device {evidence['device']}, {row['seconds']:.0f} s for the whole experiment; libraries: "
+        + ", ".join(f"{k} {v}" for k, v in evidence["libraries"].items())
+        + f". [Evidence file](../../data/results/{row['experiment']}/{row['variant']}.json).",
+        "",
+    ]

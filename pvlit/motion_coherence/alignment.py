@@ -21,8 +21,10 @@ from .swapmix import SwapMix, check_probability, cpu_generator, gate_opens
 def _check_logits(clean: Tensor, augmented: Tensor) -> None:
     "Raise `ValueError` when the logits are not two equally shaped, non-empty floating point tensors (batch, classes)."
     if clean.ndim != 2 or clean.shape != augmented.shape or clean.numel() == 0:
-        raise ValueError(f"logits: got {tuple(clean.shape)} and {tuple(augmented.shape)}, expected two equal shapes (batch, classes); "
-                         "average the logits of frames or crops first")
+        raise ValueError(
+            f"logits: got {tuple(clean.shape)} and {tuple(augmented.shape)}, expected two equal shapes (batch, classes); "
+            "average the logits of frames or crops first"
+        )
     if not (clean.is_floating_point() and augmented.is_floating_point()):
         raise ValueError(f"logits: got {clean.dtype} and {augmented.dtype}, expected floats, before any softmax")
 
@@ -93,8 +95,10 @@ def _check_augmented(clips, augmented) -> None:
     same_kind = isinstance(augmented, (list, tuple)) == isinstance(clips, (list, tuple))
     if not same_kind or _count(augmented) != _count(clips):
         came = f"{_count(augmented)} clips" if same_kind else type(augmented).__name__
-        raise ValueError(f"augment: got {came}, expected {_count(clips)} clips of the same kind, the changed ones only; "
-                         "a `SwapMix` needs pair=False here")
+        raise ValueError(
+            f"augment: got {came}, expected {_count(clips)} clips of the same kind, the changed ones only; "
+            "a `SwapMix` needs pair=False here"
+        )
 
 # %% ../../nbs/motion_coherence/alignment.ipynb #24b822e9
 def _check_choices(weight: float, probability: float, batch_norm: str) -> None:
@@ -110,7 +114,9 @@ class MotionCoherentLoss(nn.Module):
     """Compute cross-entropy on clean clips plus `weight` times Variation Alignment (Zhang et al., ICLR 2024).
 
     Raises `ValueError` when an argument, here or in a call, breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         weight: float = 1.0,  # weight of the alignment term, at least 0; three times the published command-line value for TSM
         probability: float = 1.0,  # chance that a step is augmented, in [0, 1]; 0 is plain training
         batch_norm: str = "joint",  # "joint", "split" or "clean", see the table above
@@ -122,7 +128,9 @@ class MotionCoherentLoss(nn.Module):
         self.weight, self.probability, self.batch_norm = weight, probability, batch_norm
         self.augment, self.criterion = SwapMix() if augment is None else augment, criterion
 
-    def forward(self, model, clips, labels, generator=None):  # classifier, (B, T, C, H, W) or pathways, (B,) classes, CPU generator or seed
+    def forward(
+        self, model, clips, labels, generator=None
+    ):  # classifier, (B, T, C, H, W) or pathways, (B,) classes, CPU generator or seed
         _check_labels(labels, _count(clips))
         generator = cpu_generator(generator)
         if self.training and gate_opens(self.probability, generator):
@@ -135,4 +143,6 @@ class MotionCoherentLoss(nn.Module):
             alignment = clean.new_zeros((), dtype=torch.float32)
         error = self.criterion(clean, labels)
         correct = (clean.detach().argmax(1) == labels).float().mean()
-        return error + self.weight * alignment, dict(cross_entropy=error.detach(), alignment=alignment.detach(), accuracy=correct)
+        return error + self.weight * alignment, dict(
+            cross_entropy=error.detach(), alignment=alignment.detach(), accuracy=correct
+        )

@@ -18,14 +18,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .swapmix import PERMUTATIONS, check_probability, cpu_generator, gate_opens, sample_swapmix, swapmix
+from pvlit.motion_coherence.swapmix import (
+    PERMUTATIONS,
+    check_probability,
+    cpu_generator,
+    gate_opens,
+    sample_swapmix,
+    swapmix,
+)
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #9bcb1d60
 def _check_rgb(clips: Tensor) -> None:
     "Raise `ValueError` when `clips` is not a non-empty batch of RGB clips with floats in [0, 1]."
     if not isinstance(clips, Tensor) or clips.ndim != 5 or clips.numel() == 0:
         came = f"shape {tuple(clips.shape)}" if isinstance(clips, Tensor) else type(clips).__name__
-        raise ValueError(f"clips: got {came}, expected a tensor (batch, time, 3, height, width) with at least one clip; add or drop axes")
+        raise ValueError(
+            f"clips: got {came}, expected a tensor (batch, time, 3, height, width) with at least one clip; add or drop axes"
+        )
     if clips.shape[2] != 3:
         hint = "use clips.transpose(1, 2)" if clips.shape[1] == 3 else "convert the clips to RGB"
         raise ValueError(f"clips: got {clips.shape[2]} channels on axis 2 of {tuple(clips.shape)}, expected 3; {hint}")
@@ -33,14 +42,18 @@ def _check_rgb(clips: Tensor) -> None:
         raise ValueError(f"clips: got {clips.dtype}, expected floats; use clips.float() / 255")
     low, high = torch.stack(clips.detach().aminmax()).tolist()
     if not (low >= 0 and high <= 1):  # true for NaN
-        raise ValueError(f"clips: got values from {low:.4g} to {high:.4g}, expected [0, 1]; augment before normalizing, or clamp")
+        raise ValueError(
+            f"clips: got values from {low:.4g} to {high:.4g}, expected [0, 1]; augment before normalizing, or clamp"
+        )
 
 
 def _check_each(name: str, value: Tensor | Sequence[float], batch: int) -> Tensor:
     "Return `value` as a tensor (batch,); raise `ValueError` when it is not one finite float a clip."
     value = torch.as_tensor(value)
     if value.shape != (batch,) or not value.is_floating_point() or not value.isfinite().all():
-        raise ValueError(f"{name}: got {value.dtype} of shape {tuple(value.shape)}, expected {batch} finite floats, one a clip")
+        raise ValueError(
+            f"{name}: got {value.dtype} of shape {tuple(value.shape)}, expected {batch} finite floats, one a clip"
+        )
     return value
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #2eee9368
@@ -60,8 +73,11 @@ def _rotate_hue(clips: Tensor, turn: Tensor) -> Tensor:
     high, low = clips.amax(2), clips.amin(2)
     chroma = high - low
     width = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
-    sixths = torch.where(high == red, (green - blue) / width,
-                         torch.where(high == green, 2 + (blue - red) / width, 4 + (red - green) / width))
+    sixths = torch.where(
+        high == red,
+        (green - blue) / width,
+        torch.where(high == green, 2 + (blue - red) / width, 4 + (red - green) / width),
+    )
     sixths = sixths + 6 * _each(turn, clips)[:, :, 0]
     places = [(sixths + first).remainder(6) for first in (5, 3, 1)]
     return torch.stack([high - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in places], 2)
@@ -112,7 +128,9 @@ class ClipAugmentation(nn.Module):
     """Change each clip of a training batch by a draw of its own, the same for all its frames; hand clips back as they are in evaluation mode.
 
     Subclasses say what one clip draws (`_draw`) and how many are changed (`_change`). Raises `ValueError` when an argument, here or in a call, breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         probability: float = 1.0,  # chance that a batch is changed, in [0, 1]
         per_frame: bool = False,  # draw for every frame instead of every clip: incoherent, for ablations
     ):
@@ -126,7 +144,9 @@ class ClipAugmentation(nn.Module):
     def _change(self, clips: Tensor, *drawn: Tensor) -> Tensor:  # what was drawn has one row a clip
         raise NotImplementedError
 
-    def forward(self, clips, generator=None):  # (B, T, 3, H, W) in [0, 1], or a list of pathways; CPU generator, seed or None
+    def forward(
+        self, clips, generator=None
+    ):  # (B, T, 3, H, W) in [0, 1], or a list of pathways; CPU generator, seed or None
         generator = cpu_generator(generator)
         if not self.training or not gate_opens(self.probability, generator):
             return clips
@@ -135,7 +155,9 @@ class ClipAugmentation(nn.Module):
         return changed if several else changed[0]
 
     def extra_repr(self):
-        return ", ".join(f"{name}={value}" for name, value in vars(self).items() if name[0] != "_" and name != "training")
+        return ", ".join(
+            f"{name}={value}" for name, value in vars(self).items() if name[0] != "_" and name != "training"
+        )
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #f2c45092
 def _check_pathways(pathways: list, per_frame: bool) -> None:
@@ -144,9 +166,13 @@ def _check_pathways(pathways: list, per_frame: bool) -> None:
         _check_rgb(clips)
     counts = [len(clips) for clips in pathways]
     if len(set(counts)) != 1:
-        raise ValueError(f"pathways: got {counts} clips, expected at least one pathway and equal numbers; all pathways show the same clips")
+        raise ValueError(
+            f"pathways: got {counts} clips, expected at least one pathway and equal numbers; all pathways show the same clips"
+        )
     if per_frame and len(pathways) > 1:
-        raise ValueError(f"per_frame=True: got {len(pathways)} pathways, whose frames differ in number; expected a single tensor")
+        raise ValueError(
+            f"per_frame=True: got {len(pathways)} pathways, whose frames differ in number; expected a single tensor"
+        )
 
 
 def _change_alike(augment: ClipAugmentation, pathways: list, generator: torch.Generator | None) -> list:
@@ -162,7 +188,10 @@ def _change_alike(augment: ClipAugmentation, pathways: list, generator: torch.Ge
 def _check_between(name: str, value: float, least: float, most: float = math.inf) -> None:
     "Raise `ValueError` when a setting is no finite number from `least` to `most`."
     if not (isinstance(value, (int, float)) and least <= value <= most and value < math.inf):
-        raise ValueError(f"{name}={value!r}: expected a number " + (f"of at least {least}" if most == math.inf else f"from {least} to {most}"))
+        raise ValueError(
+            f"{name}={value!r}: expected a number "
+            + (f"of at least {least}" if most == math.inf else f"from {least} to {most}")
+        )
 
 
 def _uniform(low: float, high: float, generator: torch.Generator | None, shape: tuple = ()) -> Tensor:
@@ -172,7 +201,9 @@ def _uniform(low: float, high: float, generator: torch.Generator | None, shape: 
 # %% ../../nbs/motion_coherence/appearance.ipynb #bfacbb42
 class HueRotation(ClipAugmentation):
     "Rotate the hue of each clip in HSV by an angle of its own. Raises `ValueError` as `ClipAugmentation` does."
-    def __init__(self,
+
+    def __init__(
+        self,
         max_turn: float = 0.5,  # largest rotation to either side, in turns, in [0, 0.5]
         probability: float = 1.0,  # chance that a batch is changed, in [0, 1]
         per_frame: bool = False,  # draw for every frame instead of every clip
@@ -181,21 +212,28 @@ class HueRotation(ClipAugmentation):
         _check_between("max_turn", max_turn, 0, 0.5)
         self.max_turn = max_turn
 
-    def _draw(self, generator): return (_uniform(-self.max_turn, self.max_turn, generator),)
+    def _draw(self, generator):
+        return (_uniform(-self.max_turn, self.max_turn, generator),)
 
-    def _change(self, clips, turn): return _rotate_hue(clips, turn)
+    def _change(self, clips, turn):
+        return _rotate_hue(clips, turn)
 
 
 class YIQRotation(HueRotation):
     "Turn the colors of each clip in YIQ by an angle of its own and clamp; arguments and errors are those of `HueRotation`."
-    def _change(self, clips, turn): return _rotate_hue_yiq(clips, turn)
+
+    def _change(self, clips, turn):
+        return _rotate_hue_yiq(clips, turn)
 
 
 class ChannelShuffle(ClipAugmentation):
     "Permute the channels of each clip, never by the identity; arguments and errors are those of `ClipAugmentation`."
-    def _draw(self, generator): return (torch.tensor(PERMUTATIONS)[torch.randint(len(PERMUTATIONS), (), generator=generator)],)
 
-    def _change(self, clips, order): return swapmix(clips, torch.zeros(len(clips)), order)
+    def _draw(self, generator):
+        return (torch.tensor(PERMUTATIONS)[torch.randint(len(PERMUTATIONS), (), generator=generator)],)
+
+    def _change(self, clips, order):
+        return swapmix(clips, torch.zeros(len(clips)), order)
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #7774f11d
 def _luma(clips: Tensor) -> Tensor:
@@ -234,7 +272,9 @@ class ColorJitter(ClipAugmentation):
     """Change brightness, contrast, saturation and hue of each clip, in an order of its own.
 
     Factors are uniform in [max(0, 1 - s), 1 + s] for strength s, as in torchvision. Raises `ValueError` when an argument breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         brightness: float = 0.4,  # strength, at least 0
         contrast: float = 0.4,  # strength, at least 0
         saturation: float = 0.4,  # strength, at least 0
@@ -251,11 +291,15 @@ class ColorJitter(ClipAugmentation):
     def _draw(self, generator):
         strengths = torch.tensor([self.brightness, self.contrast, self.saturation], dtype=torch.float32)
         factors = torch.lerp((1 - strengths).clamp(min=0), 1 + strengths, torch.rand(3, generator=generator))
-        return torch.cat((factors, _uniform(-self.hue, self.hue, generator, (1,)))), torch.randperm(4, generator=generator)
+        return torch.cat((factors, _uniform(-self.hue, self.hue, generator, (1,)))), torch.randperm(
+            4, generator=generator
+        )
 
     def _change(self, clips, values, order):
         for step in order.T:
-            clips = _change_by_choice(clips, step, values.gather(1, step[:, None])[:, 0], (_brightness, _contrast, _saturation, _rotate_hue))
+            clips = _change_by_choice(
+                clips, step, values.gather(1, step[:, None])[:, 0], (_brightness, _contrast, _saturation, _rotate_hue)
+            )
         return clips
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #49f0543d
@@ -290,7 +334,9 @@ def _solarize(clips: Tensor, magnitude: Tensor) -> Tensor:
 
 def _solarize_add(clips: Tensor, magnitude: Tensor) -> Tensor:
     "Add 11 |m| of 255 to the values below 128 of 255."
-    return torch.where(255 * clips < 127.5, (clips + _each((11 * magnitude.abs()).floor() / 255, clips)).clamp(max=1), clips)
+    return torch.where(
+        255 * clips < 127.5, (clips + _each((11 * magnitude.abs()).floor() / 255, clips)).clamp(max=1), clips
+    )
 
 
 def _posterize(clips: Tensor, magnitude: Tensor) -> Tensor:
@@ -317,7 +363,9 @@ def _sharpness(clips: Tensor, magnitude: Tensor) -> Tensor:
 def _warp(clips: Tensor, matrix: Sequence[Sequence]) -> Tensor:
     "Take each pixel from where `matrix`, 2 x 3 numbers or (B,), sends its offset from the center, in pixels; fill with gray."
     height, width = clips.shape[-2:]
-    rows = torch.stack([torch.stack([torch.as_tensor(v).float().expand(len(clips)) for v in row], -1) for row in matrix], -2)
+    rows = torch.stack(
+        [torch.stack([torch.as_tensor(v).float().expand(len(clips)) for v in row], -1) for row in matrix], -2
+    )
     scale = torch.tensor([[1, height / width, 2 / width], [width / height, 1, 2 / height]])
     grid = F.affine_grid((rows * scale).to(clips), (len(clips), 1, height, width), align_corners=False)
     moved = F.grid_sample(clips.flatten(1, 2), grid, align_corners=False).reshape(clips.shape)
@@ -343,19 +391,48 @@ def _translate_y(clips: Tensor, magnitude: Tensor) -> Tensor:
 # %% ../../nbs/motion_coherence/appearance.ipynb #29633835
 OPERATIONS = dict(  # operation(clips, magnitude): clips (B, T, 3, H, W) in [0, 1], magnitude (B,) in [-10, 10]
     identity=lambda clips, magnitude: clips,
-    autocontrast=_autocontrast, equalize=_equalize, invert=lambda clips, magnitude: 1 - clips,
-    solarize=_solarize, solarize_add=_solarize_add, posterize=_posterize,
+    autocontrast=_autocontrast,
+    equalize=_equalize,
+    invert=lambda clips, magnitude: 1 - clips,
+    solarize=_solarize,
+    solarize_add=_solarize_add,
+    posterize=_posterize,
     color=lambda clips, magnitude: _saturation(clips, _factor(magnitude)),
     contrast=lambda clips, magnitude: _contrast(clips, _factor(magnitude)),
     brightness=lambda clips, magnitude: _brightness(clips, _factor(magnitude)),
-    sharpness=_sharpness, rotate=_rotate, translate_x=_translate_x, translate_y=_translate_y,
+    sharpness=_sharpness,
+    rotate=_rotate,
+    translate_x=_translate_x,
+    translate_y=_translate_y,
     shear_x=lambda clips, magnitude: _warp(clips, [[1, 0.03 * magnitude, 0], [0, 1, 0]]),
     shear_y=lambda clips, magnitude: _warp(clips, [[1, 0, 0], [0.03 * magnitude, 1, 0]]),
 )
-GEOMETRIC_OPERATIONS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")  # these move pixels, in all frames alike
-COLOR_OPERATIONS = ("identity", "autocontrast", "equalize", "solarize", "posterize", "color", "contrast", "brightness", "sharpness")
+GEOMETRIC_OPERATIONS = (
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+)  # these move pixels, in all frames alike
+COLOR_OPERATIONS = (
+    "identity",
+    "autocontrast",
+    "equalize",
+    "solarize",
+    "posterize",
+    "color",
+    "contrast",
+    "brightness",
+    "sharpness",
+)
 RAND_AUGMENT_OPERATIONS = (*COLOR_OPERATIONS, *GEOMETRIC_OPERATIONS)  # the fourteen of Cubuk et al. (2020)
-AUGMIX_OPERATIONS = ("autocontrast", "equalize", "posterize", "solarize", *GEOMETRIC_OPERATIONS)  # the nine of Hendrycks et al. (2020)
+AUGMIX_OPERATIONS = (
+    "autocontrast",
+    "equalize",
+    "posterize",
+    "solarize",
+    *GEOMETRIC_OPERATIONS,
+)  # the nine of Hendrycks et al. (2020)
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #77f13373
 def _check_operations(operations: Sequence[str]) -> None:
@@ -386,7 +463,9 @@ class RandAugment(ClipAugmentation):
     """Change each clip by a few operations of one magnitude, drawn with replacement (Cubuk, Zoph, Shlens and Le, 2020).
 
     Raises `ValueError` when an argument breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         count: int = 2,  # operations a clip, at least 1
         magnitude: float = 9.0,  # their strength, in [0, 10]
         operations: Sequence[str] = RAND_AUGMENT_OPERATIONS,  # names out of `OPERATIONS`
@@ -397,10 +476,20 @@ class RandAugment(ClipAugmentation):
     ):
         super().__init__(probability, per_frame)
         _check_count("count", count)
-        for name, value, most in (("magnitude", magnitude, 10), ("deviation", deviation, math.inf), ("chance", chance, 1)):
+        for name, value, most in (
+            ("magnitude", magnitude, 10),
+            ("deviation", deviation, math.inf),
+            ("chance", chance, 1),
+        ):
             _check_between(name, value, 0, most)
         _check_operations(operations)
-        self.count, self.magnitude, self.operations, self.deviation, self.chance = count, magnitude, tuple(operations), deviation, chance
+        self.count, self.magnitude, self.operations, self.deviation, self.chance = (
+            count,
+            magnitude,
+            tuple(operations),
+            deviation,
+            chance,
+        )
 
     def _draw(self, generator):
         shape = (self.count,)
@@ -409,14 +498,17 @@ class RandAugment(ClipAugmentation):
         skipped = torch.rand(shape, generator=generator) >= self.chance
         return choice.masked_fill(skipped, -1), magnitude * _sign(shape, generator)
 
-    def _change(self, clips, choice, magnitude): return _change_by_name(clips, choice, magnitude, self.operations)
+    def _change(self, clips, choice, magnitude):
+        return _change_by_name(clips, choice, magnitude, self.operations)
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #c75ad7a2
 class AugMix(ClipAugmentation):
     """Mix each clip with a mixture of several chains of operations on it (Hendrycks et al., 2020).
 
     Raises `ValueError` when an argument breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int = 3,  # chains, at least 1
         depth: int | None = None,  # operations a chain, at least 1; None draws 1, 2 or 3 for each chain
         alpha: float = 1.0,  # of Dirichlet(alpha, ...) for the chains and Beta(alpha, alpha) for their share, positive
@@ -427,35 +519,55 @@ class AugMix(ClipAugmentation):
     ):
         super().__init__(probability, per_frame)
         _check_count("width", width)
-        if depth is not None: _check_count("depth", depth)
+        if depth is not None:
+            _check_count("depth", depth)
         _check_between("alpha", alpha, 1e-3)
         _check_between("severity", severity, 0.1, 10)
         _check_operations(operations)
-        self.width, self.depth, self.alpha, self.severity, self.operations = width, depth, alpha, severity, tuple(operations)
+        self.width, self.depth, self.alpha, self.severity, self.operations = (
+            width,
+            depth,
+            alpha,
+            severity,
+            tuple(operations),
+        )
 
-    def _draw(self, generator): return _draw_augmix(self, generator)
+    def _draw(self, generator):
+        return _draw_augmix(self, generator)
 
     def _change(self, clips, weights, share, choice, magnitude):
         mixture = torch.zeros_like(clips)
         for i in range(self.width):
-            mixture = mixture + _each(weights[:, i], clips) * _change_by_name(clips, choice[:, i], magnitude[:, i], self.operations)
+            mixture = mixture + _each(weights[:, i], clips) * _change_by_name(
+                clips, choice[:, i], magnitude[:, i], self.operations
+            )
         return torch.lerp(clips, mixture, _each(share, clips))
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #d372bc43
 def _draw_augmix(augment: AugMix, generator: torch.Generator | None) -> tuple[Tensor, ...]:
     "Draw weights (width,), share, operations and magnitudes (width, steps) of one clip; steps behind the end of a chain are -1."
     shape = (augment.width, augment.depth or 3)
-    weights, share = (torch._sample_dirichlet(torch.full((n,), augment.alpha, dtype=torch.float64), generator) for n in (augment.width, 2))
+    weights, share = (
+        torch._sample_dirichlet(torch.full((n,), augment.alpha, dtype=torch.float64), generator)
+        for n in (augment.width, 2)
+    )
     choice = torch.randint(len(augment.operations), shape, generator=generator)
     magnitude = _uniform(0.1, augment.severity, generator, shape) * _sign(shape, generator)
-    length = torch.full(shape[:1], augment.depth) if augment.depth else torch.randint(1, 4, shape[:1], generator=generator)
+    length = (
+        torch.full(shape[:1], augment.depth) if augment.depth else torch.randint(1, 4, shape[:1], generator=generator)
+    )
     return weights, share[0], choice.masked_fill(torch.arange(shape[1]) >= length[:, None], -1), magnitude
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #9341e359
 AUGMENTATIONS = dict(  # name -> factory; all take `probability` and `per_frame` besides settings of their own
-    hue_rotation=HueRotation, yiq_rotation=YIQRotation, channel_shuffle=ChannelShuffle, color_jitter=ColorJitter,
-    rand_augment=RandAugment, rand_augment_color=partial(RandAugment, operations=COLOR_OPERATIONS),
-    augmix=AugMix, augmix_color=partial(AugMix, operations=COLOR_OPERATIONS),
+    hue_rotation=HueRotation,
+    yiq_rotation=YIQRotation,
+    channel_shuffle=ChannelShuffle,
+    color_jitter=ColorJitter,
+    rand_augment=RandAugment,
+    rand_augment_color=partial(RandAugment, operations=COLOR_OPERATIONS),
+    augmix=AugMix,
+    augmix_color=partial(AugMix, operations=COLOR_OPERATIONS),
 )
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #89f1d8dc
@@ -468,10 +580,21 @@ def _check_mixing(clips: Tensor, targets: Tensor, partner: Tensor | Sequence[int
     "Return `partner` as a tensor; raise `ValueError` when clips, targets (B, K) and partners (B,) do not fit together."
     if not isinstance(clips, Tensor) or clips.ndim != 5 or len(clips) == 0 or not clips.is_floating_point():
         raise ValueError(f"clips: got {_came(clips)}, expected floats (batch, time, channel, height, width)")
-    if not isinstance(targets, Tensor) or targets.ndim != 2 or len(targets) != len(clips) or not targets.is_floating_point():
-        raise ValueError(f"targets: got {_came(targets)}, expected floats ({len(clips)}, classes); use F.one_hot(labels, classes).float()")
+    if (
+        not isinstance(targets, Tensor)
+        or targets.ndim != 2
+        or len(targets) != len(clips)
+        or not targets.is_floating_point()
+    ):
+        raise ValueError(
+            f"targets: got {_came(targets)}, expected floats ({len(clips)}, classes); use F.one_hot(labels, classes).float()"
+        )
     partner = torch.as_tensor(partner)
-    if partner.dtype != torch.int64 or tuple(partner.shape) != (len(clips),) or not ((partner >= 0) & (partner < len(clips))).all():
+    if (
+        partner.dtype != torch.int64
+        or tuple(partner.shape) != (len(clips),)
+        or not ((partner >= 0) & (partner < len(clips))).all()
+    ):
         raise ValueError(f"partner: got {partner.tolist()}, expected {len(clips)} integers from 0 to {len(clips) - 1}")
     return partner
 
@@ -479,9 +602,16 @@ def _check_mixing(clips: Tensor, targets: Tensor, partner: Tensor | Sequence[int
 def _check_boxes(box: Tensor | Sequence, batch: int, height: int, width: int) -> Tensor:
     "Return boxes as a tensor (batch, 4); raise `ValueError` when one does not lie in the frame."
     box = torch.as_tensor(box)
-    if tuple(box.shape) != (batch, 4) or box.dtype != torch.int64 or not all(
-            0 <= top <= bottom <= height and 0 <= left <= right <= width for top, bottom, left, right in box.tolist()):
-        raise ValueError(f"box: got {box.tolist()}, expected {batch} rows of integers top, bottom, left, right within a frame of {height} x {width}")
+    if (
+        tuple(box.shape) != (batch, 4)
+        or box.dtype != torch.int64
+        or not all(
+            0 <= top <= bottom <= height and 0 <= left <= right <= width for top, bottom, left, right in box.tolist()
+        )
+    ):
+        raise ValueError(
+            f"box: got {box.tolist()}, expected {batch} rows of integers top, bottom, left, right within a frame of {height} x {width}"
+        )
     return box
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #a0aa9127
@@ -504,7 +634,8 @@ def mixup(
 def cutmix(
     clips: Tensor,  # clips (B, T, C, H, W), floats of any range
     targets: Tensor,  # class probabilities (B, K)
-    box: Tensor | Sequence,  # top, bottom, left, right of each clip's box, (B, 4), pixels; bottom and right lie outside it
+    box: Tensor
+    | Sequence,  # top, bottom, left, right of each clip's box, (B, 4), pixels; bottom and right lie outside it
     partner: Tensor | Sequence[int],  # number of the clip that fills each box, (B,)
 ) -> tuple[Tensor, Tensor]:  # clips and targets, same shapes and types; a label's share is the area of its pixels
     """Fill a box of each clip, the same in every frame, from a partner, and mix the targets by area (Yun et al., 2019).
@@ -513,18 +644,30 @@ def cutmix(
     height, width = clips.shape[-2:] if isinstance(clips, Tensor) and clips.ndim > 1 else (0, 0)
     partner = _check_mixing(clips, targets, partner)
     top, bottom, left, right = _check_boxes(box, len(clips), height, width).cpu().T[:, :, None]
-    rows, columns = ((torch.arange(n) >= low) & (torch.arange(n) < high) for n, low, high in ((height, top, bottom), (width, left, right)))
+    rows, columns = (
+        (torch.arange(n) >= low) & (torch.arange(n) < high)
+        for n, low, high in ((height, top, bottom), (width, left, right))
+    )
     inside = (rows[:, :, None] & columns[:, None])[:, None, None].to(clips.device)
     share = (rows.sum(1) * columns.sum(1) / (height * width)).to(targets)[:, None]
-    return torch.where(inside, clips[partner.to(clips.device)], clips), torch.lerp(targets, targets[partner.to(targets.device)], share)
+    return torch.where(inside, clips[partner.to(clips.device)], clips), torch.lerp(
+        targets, targets[partner.to(targets.device)], share
+    )
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #05d51206
 def _targets(labels: Tensor, classes: int) -> Tensor:
     "Return class probabilities (B, K) for labels (B,); raise `ValueError` for labels out of range or of another form."
     if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] == classes and labels.is_floating_point():
         return labels
-    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64 or not ((labels >= 0) & (labels < classes)).all():
-        raise ValueError(f"labels: got {_came(labels)}, expected int64 (batch,) from 0 to {classes - 1}, or floats (batch, {classes})")
+    if (
+        not isinstance(labels, Tensor)
+        or labels.ndim != 1
+        or labels.dtype != torch.int64
+        or not ((labels >= 0) & (labels < classes)).all()
+    ):
+        raise ValueError(
+            f"labels: got {_came(labels)}, expected int64 (batch,) from 0 to {classes - 1}, or floats (batch, {classes})"
+        )
     return F.one_hot(labels, classes).float()
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #8db54720
@@ -532,7 +675,9 @@ class MixUp(nn.Module):
     """Mix each training clip and label with those of another clip of the batch (Zhang et al., 2018); return clips and soft targets.
 
     Raises `ValueError` when an argument, here or in a call, breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         classes: int,  # number of classes K, at least 1
         alpha: float = 0.8,  # of Beta(alpha, alpha) for the coefficient, positive
         probability: float = 1.0,  # chance that a batch is mixed, in [0, 1]
@@ -544,21 +689,27 @@ class MixUp(nn.Module):
         check_probability(probability)
         self.classes, self.alpha, self.probability, self.per_clip = classes, alpha, probability, per_clip
 
-    def forward(self, clips, labels, generator=None):  # (B, T, C, H, W); classes (B,) or probabilities (B, K); CPU generator, seed or None
+    def forward(
+        self, clips, labels, generator=None
+    ):  # (B, T, C, H, W); classes (B,) or probabilities (B, K); CPU generator, seed or None
         generator, targets = cpu_generator(generator), _targets(labels, self.classes)
         if not self.training or not gate_opens(self.probability, generator):
             return clips, targets
         lam = sample_swapmix(len(clips) if self.per_clip else 1, self.alpha, generator=generator)[0]
         return self._mix(clips, targets, lam, torch.randperm(len(clips), generator=generator), generator)
 
-    def _mix(self, clips, targets, lam, partner, generator): return mixup(clips, targets, lam.expand(len(clips)), partner)
+    def _mix(self, clips, targets, lam, partner, generator):
+        return mixup(clips, targets, lam.expand(len(clips)), partner)
 
-    def extra_repr(self): return f"classes={self.classes}, alpha={self.alpha}, probability={self.probability}, per_clip={self.per_clip}"
+    def extra_repr(self):
+        return f"classes={self.classes}, alpha={self.alpha}, probability={self.probability}, per_clip={self.per_clip}"
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #aa1f51ea
 class CutMix(MixUp):
     "Fill a box of each training clip from another clip of the batch (Yun et al., 2019); arguments and errors are those of `MixUp`."
-    def __init__(self,
+
+    def __init__(
+        self,
         classes: int,  # number of classes K, at least 1
         alpha: float = 1.0,  # of Beta(alpha, alpha) for the share that is kept, positive
         probability: float = 1.0,  # chance that a batch is mixed, in [0, 1]

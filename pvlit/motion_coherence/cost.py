@@ -37,20 +37,26 @@ def augmentation_cost(
     generator: torch.Generator | int | None = None,  # CPU generator or seed of all draws
 ) -> dict[str, float]:  # median milliseconds a call, by name
     "Time augmentations of the same clips, taking turns. Raises `ValueError` for none of them or fewer than three rounds."
-    if not augmentations: raise ValueError("augmentations: got none, expected name -> callable")
-    if not isinstance(rounds, int) or rounds < 3: raise ValueError(f"rounds={rounds!r}: expected a whole number of at least 3, or the median means little")
-    if not isinstance(generator, torch.Generator): generator = torch.Generator().manual_seed(generator or 0)
+    if not augmentations:
+        raise ValueError("augmentations: got none, expected name -> callable")
+    if not isinstance(rounds, int) or rounds < 3:
+        raise ValueError(f"rounds={rounds!r}: expected a whole number of at least 3, or the median means little")
+    if not isinstance(generator, torch.Generator):
+        generator = torch.Generator().manual_seed(generator or 0)
     names, times = list(augmentations), {name: [] for name in augmentations}
     for turn in range(rounds + 1):
-        for name in names[turn % len(names):] + names[: turn % len(names)]:
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
             spent = _milliseconds(augmentations[name], clips, generator)
-            if turn: times[name].append(spent)
+            if turn:
+                times[name].append(spent)
     return {name: statistics.median(spent) for name, spent in times.items()}
 
 # %% ../../nbs/motion_coherence/cost.ipynb #f6189931
 class Copy(torch.nn.Module):
     "Return the clips in fresh memory: the floor of every augmentation that changes all of them."
-    def forward(self, clips, generator=None): return clips.clone()
+
+    def forward(self, clips, generator=None):
+        return clips.clone()
 
 
 CONTENDERS = {"SwapMix": SwapMix, "hue in HSV": HueRotation, "hue in YIQ": YIQRotation, "copy": Copy}
@@ -71,7 +77,10 @@ def cost_rows(
             generator = torch.Generator().manual_seed(seed)
             clips = torch.rand(shape, generator=generator).to(device)
             cost = augmentation_cost({name: make() for name, make in CONTENDERS.items()}, clips, rounds, generator)
-            rows += [sealed({"arm": name, "seed": seed, "ms": ms, "over_copy": ms / cost["copy"]}) for name, ms in cost.items()]
+            rows += [
+                sealed({"arm": name, "seed": seed, "ms": ms, "over_copy": ms / cost["copy"]})
+                for name, ms in cost.items()
+            ]
     finally:
         torch.set_num_threads(before)
     return rows

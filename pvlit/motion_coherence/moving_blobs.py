@@ -48,6 +48,7 @@ def _check_name(what: str, name: str, known: Sequence[str]) -> None:
 @dataclass(frozen=True)
 class Blobs:
     "Describe clips of moving blobs. Raises `ValueError` for an unknown variant or a number out of range."
+
     variant: str = "orbit"  # one of `VARIANTS`
     rho: float = 0.9  # probability that a clip of the split `id` has its class' color on purpose, in [0, 1]
     noise: float = 0.15  # standard deviation of the noise drawn anew for each frame, intensity, at least 0
@@ -62,16 +63,20 @@ class Blobs:
         _check_name("variant", self.variant, VARIANTS)
         _check_range("rho", self.rho, 0, 1)
         _check_range("background", self.background, 0, 1)
-        for name in ("noise", "static"): _check_range(name, getattr(self, name), 0, 10)
+        for name in ("noise", "static"):
+            _check_range(name, getattr(self, name), 0, 10)
         _check_range("frames", self.frames, 2, 1000)
         _check_range("size", self.size, 8, 1000)
-        for name in ("width", "speed"): _check_span(name, getattr(self, name), self.size / 2)
+        for name in ("width", "speed"):
+            _check_span(name, getattr(self, name), self.size / 2)
 
     @property
-    def directions(self): return 3 if self.variant == "legitimate" else 6
+    def directions(self):
+        return 3 if self.variant == "legitimate" else 6
 
     @property
-    def classes(self): return 6
+    def classes(self):
+        return 6
 
 # %% ../../nbs/motion_coherence/moving_blobs.ipynb #fed84db8
 def _check_range(name: str, value: float, low: float, high: float) -> None:
@@ -118,10 +123,13 @@ def _turn(split: str) -> float | None:
         return None
     head, _, angle = str(split).partition(" ")
     try:
-        if head == "hue" and math.isfinite(float(angle)): return float(angle)
+        if head == "hue" and math.isfinite(float(angle)):
+            return float(angle)
     except ValueError:
         pass
-    raise ValueError(f"split {split!r}: expected one of {', '.join(map(repr, SPLITS))}, or 'hue 30' for a rotation by 30 degrees")
+    raise ValueError(
+        f"split {split!r}: expected one of {', '.join(map(repr, SPLITS))}, or 'hue 30' for a rotation by 30 degrees"
+    )
 
 
 def _colors(y: Tensor, split: str, rho: float, colors: int, generator: torch.Generator | None) -> Tensor:
@@ -139,6 +147,7 @@ def _colors(y: Tensor, split: str, rho: float, colors: int, generator: torch.Gen
 @dataclass(frozen=True, eq=False)
 class Clips:
     "Hold clips with their labels and what is known about them. Raises `ValueError` when the lengths differ."
+
     x: Tensor  # clips (N, T, 3, H, W), float32 in [0, 1]
     y: Tensor  # classes (N,), int64
     color: Tensor  # index into the palette (N,), int64; -1 where there is no color
@@ -150,9 +159,11 @@ class Clips:
         if len(set(lengths)) > 1:
             raise ValueError(f"clips: got {lengths} clips, labels, colors and blobs, expected equal numbers")
 
-    def __len__(self): return len(self.x)
+    def __len__(self):
+        return len(self.x)
 
-    def to(self,
+    def to(
+        self,
         device: str | torch.device,  # where the tensors are wanted
     ):
         "Return the same clips on another device."
@@ -170,7 +181,9 @@ def _check_request(n: int, split: str, variant: str) -> None:
         raise ValueError(f"n={n!r}: expected the number of clips, an integer of at least 1")
     _turn(split)
     if variant == "legitimate" and split != "id":
-        raise ValueError(f"split {split!r}: in the variant 'legitimate' color is part of the class, so only the split 'id' has right answers")
+        raise ValueError(
+            f"split {split!r}: in the variant 'legitimate' color is part of the class, so only the split 'id' has right answers"
+        )
 
 
 def _between(span: Sequence[float], n: int, generator: torch.Generator | None) -> Tensor:
@@ -200,7 +213,11 @@ def moving_blobs(
     _check_request(n, split, config.variant)
     g, size = cpu_generator(generator), config.size
     y = _balanced(n, config.classes, g)
-    start, speed, width = size * torch.rand(n, 2, generator=g), _between(config.speed, n, g), _between(config.width, n, g)
+    start, speed, width = (
+        size * torch.rand(n, 2, generator=g),
+        _between(config.speed, n, g),
+        _between(config.width, n, g),
+    )
     colors = palette(config.variant, _turn(split) or 0.0)
     rho = {"no cue": 0.0, "legitimate": 1.0}.get(config.variant, config.rho)
     color = _colors(y, split, rho, len(colors), g)
@@ -212,19 +229,28 @@ def moving_blobs(
 
 # %% ../../nbs/motion_coherence/moving_blobs.ipynb #d1861ae8
 CUES = ("orbit", "luminance", "background")
-MOTIONS = tuple(f"{angle}°" for angle in range(0, 360, 45)) + ("zoom in", "zoom out", "turn right", "turn left")  # angles count from the right, clockwise
+MOTIONS = tuple(f"{angle}°" for angle in range(0, 360, 45)) + (
+    "zoom in",
+    "zoom out",
+    "turn right",
+    "turn left",
+)  # angles count from the right, clockwise
 
 
 @dataclass(frozen=True)
 class Textures:
     "Describe clips of moving textures. Raises `ValueError` for an unknown cue or a number out of range."
+
     cue: str = "orbit"  # what the class is tied to: the hue of the target, out of one `orbit`, its `luminance`, or the hue of the `background`
     rho: float = 0.9  # probability that a clip of the split `id` has its class' color on purpose, in [0, 1]
     noise: float = 0.1  # standard deviation of gray noise drawn anew for each frame, intensity
     frames: int = 16  # T, at least 2
     size: int = 64  # height and width, pixels, at least 16
     speed: tuple[float, float] = (1.0, 2.5)  # of translations, pixels per frame
-    spin: tuple[float, float] = (0.1, 0.25)  # of rotations, radian per frame, and of zooms, logarithm of the radius per frame
+    spin: tuple[float, float] = (
+        0.1,
+        0.25,
+    )  # of rotations, radian per frame, and of zooms, logarithm of the radius per frame
 
     def __post_init__(self):
         _check_name("cue", self.cue, CUES)
@@ -236,7 +262,8 @@ class Textures:
         _check_span("spin", self.spin, 0.5)
 
     @property
-    def classes(self): return len(MOTIONS)
+    def classes(self):
+        return len(MOTIONS)
 
 # %% ../../nbs/motion_coherence/moving_blobs.ipynb #70944059
 _OCTAVE = 1.6  # period of the textures in the logarithm of the radius
@@ -244,7 +271,10 @@ _OCTAVE = 1.6  # period of the textures in the logarithm of the radius
 
 def _velocity(motion: Tensor, speed: Tensor, spin: Tensor) -> Tensor:
     "Return the four velocities (n, 4) of each motion: down, right (pixels), logarithm of the radius, angle (radian) per frame."
-    angle, kind = motion * (math.pi / 4), motion.clamp(min=7) - 7  # kind 0: translation, 1 and 2: zoom, 3 and 4: rotation
+    angle, kind = (
+        motion * (math.pi / 4),
+        motion.clamp(min=7) - 7,
+    )  # kind 0: translation, 1 and 2: zoom, 3 and 4: rotation
     zoom, turn = ((kind == a).float() - (kind == b).float() for a, b in ((1, 2), (3, 4)))
     move = speed * (kind == 0)
     return torch.stack((move * angle.sin(), move * angle.cos(), spin * zoom, spin * turn), 1)
@@ -258,7 +288,9 @@ def _periodic(texture: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return F.grid_sample(padded, grid, align_corners=True).view(u.shape)
 
 
-def _thing(start: Tensor, velocity: Tensor, texture: Tensor, frames: int, size: int, square: bool) -> tuple[Tensor, Tensor]:
+def _thing(
+    start: Tensor, velocity: Tensor, texture: Tensor, frames: int, size: int, square: bool
+) -> tuple[Tensor, Tensor]:
     "Return the texture (n, T, size, size) of a moving thing and its soft outline, both in [0, 1]."
     state = start[:, None] + velocity[:, None] * torch.arange(frames, device=start.device)[None, :, None]
     offset = (torch.arange(size, device=start.device) - state[..., :2, None] + size / 2).remainder(size) - size / 2
@@ -296,7 +328,9 @@ def moving_textures(
     generator: torch.Generator | int | None = None,  # CPU generator or seed; None draws from torch's global one
     device: str | torch.device = "cpu",  # where the clips are painted
     chunk: int = 256,  # clips painted at a time
-) -> Clips:  # clips (n, T, 3, size, size); `blob` is the outline of the target, `color` is y % 6 where it follows the class
+) -> (
+    Clips
+):  # clips (n, T, 3, size, size); `blob` is the outline of the target, `color` is y % 6 where it follows the class
     "Draw clips of a textured target and a distractor in one of twelve motions. Raises `ValueError` for an unknown split or no clips."
     _check_request(n, split, config.cue)
     g = cpu_generator(generator)
@@ -304,13 +338,20 @@ def moving_textures(
     color = _colors(y, split, config.rho, 6, g)
     circles = torch.tensor([config.size, config.size, _OCTAVE, 2 * math.pi])
     starts, textures = circles * torch.rand(2, n, 4, generator=g), torch.rand(2, n, 8, 8, generator=g)
-    velocities = torch.stack([_velocity(motion, _between(config.speed, n, g), _between(config.spin, n, g))
-                              for motion in (torch.randint(config.classes, (n,), generator=g), y)])  # the distractor moves as it likes
+    velocities = torch.stack(
+        [
+            _velocity(motion, _between(config.speed, n, g), _between(config.spin, n, g))
+            for motion in (torch.randint(config.classes, (n,), generator=g), y)
+        ]
+    )  # the distractor moves as it likes
     ground, seed = torch.rand(n, 8, 8, generator=g), int(torch.randint(2**31, (), generator=g))
     target, distractor, behind = _dyes(split, config, color, other)
     scene = [starts, velocities, textures, ground[None], torch.stack((behind, distractor, target))]
     noise = torch.Generator(device).manual_seed(seed)
-    parts = [_textures_chunk([part[:, i:i + chunk].to(device) for part in scene], config, noise) for i in range(0, n, chunk)]
+    parts = [
+        _textures_chunk([part[:, i : i + chunk].to(device) for part in scene], config, noise)
+        for i in range(0, n, chunk)
+    ]
     x, blob = (torch.cat(part) for part in zip(*parts))
     y, color = y.to(device), color.to(device)
     return Clips(x, y, color, blob, f"{n} of {fingerprint(x[:32], torch.stack((y, color)))}")
@@ -321,7 +362,9 @@ def _textures_chunk(scene: Sequence[Tensor], config: Textures, noise: torch.Gene
     starts, velocities, textures, (ground,), dyes = scene
     n, size, frames = len(ground), config.size, config.frames
     place = torch.arange(size, device=ground.device) / size
-    still = _periodic(ground, *(p.expand(n, size, size) for p in torch.meshgrid(place, place, indexing="ij")))[:, None].expand(n, frames, size, size)
+    still = _periodic(ground, *(p.expand(n, size, size) for p in torch.meshgrid(place, place, indexing="ij")))[
+        :, None
+    ].expand(n, frames, size, size)
     things = [_thing(starts[i], velocities[i], textures[i], frames, size, square=i == 0) for i in (0, 1)]
     (far, square), (near, disk) = things
     grain = config.noise * torch.randn(n, frames, size, size, generator=noise, device=ground.device)

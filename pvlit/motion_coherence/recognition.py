@@ -38,14 +38,21 @@ from .swapmix import SwapMix
 # %% ../../nbs/motion_coherence/recognition.ipynb #9fd32910
 USES = ("plain", "augmented", "both", "aligned")
 BACKBONES = {  # name -> module, name in it, settings; the first is for blobs, the others for textures
-    "tiny_tsm": ("tsm", "tiny_tsm", {}), "tsm": ("tsm", "TSM", dict(layers=(2, 2, 2, 2), block="basic", width=32, dropout=0.0)),
+    "tiny_tsm": ("tsm", "tiny_tsm", {}),
+    "tsm": ("tsm", "TSM", dict(layers=(2, 2, 2, 2), block="basic", width=32, dropout=0.0)),
     "slowfast": ("slowfast", "SlowFast", dict(layers=(2, 2, 2, 2), width=32, dropout=0.0)),
-    "uniformer": ("uniformer", "UniFormer", dict(dims=(32, 64, 128, 192), depths=(1, 2, 3, 1), head_dim=32, drop_path=0.0))}
+    "uniformer": (
+        "uniformer",
+        "UniFormer",
+        dict(dims=(32, 64, 128, 192), depths=(1, 2, 3, 1), head_dim=32, drop_path=0.0),
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Arm:
     "One way to train a clip classifier. Raises `ValueError` when a field holds an unknown name or a number out of range."
+
     name: str  # what tables and claims call it
     use: str = "plain"  # what changed clips are for, one of `USES`
     augment: str = "swapmix"  # what changes them: `swapmix` or a name in `AUGMENTATIONS`
@@ -59,16 +66,28 @@ class Arm:
     label_noise: float = 0.0  # share of training labels that are replaced by another class, in [0, 1)
 
     def __post_init__(self):
-        for field, known in (("use", USES), ("augment", ("swapmix", *AUGMENTATIONS)), ("backbone", tuple(BACKBONES)), ("batch_norm", ("joint", "split", "clean"))):
-            if getattr(self, field) not in known: raise ValueError(f"arm {self.name!r}: {field} is {getattr(self, field)!r}, expected one of {', '.join(known)}")
+        for field, known in (
+            ("use", USES),
+            ("augment", ("swapmix", *AUGMENTATIONS)),
+            ("backbone", tuple(BACKBONES)),
+            ("batch_norm", ("joint", "split", "clean")),
+        ):
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"arm {self.name!r}: {field} is {getattr(self, field)!r}, expected one of {', '.join(known)}"
+                )
         if not (self.epochs > 0 and self.weight >= 0 and self.clips >= 0 and 0 <= self.label_noise < 1):
-            raise ValueError(f"arm {self.name!r}: expected epochs > 0, weight >= 0, clips >= 0 and label_noise in [0, 1), got {self.epochs}, {self.weight}, {self.clips} and {self.label_noise}")
-        if self.per_clip and self.augment != "swapmix": raise ValueError(f"arm {self.name!r}: per_clip is SwapMix's, {self.augment} draws for each clip anyway")
+            raise ValueError(
+                f"arm {self.name!r}: expected epochs > 0, weight >= 0, clips >= 0 and label_noise in [0, 1), got {self.epochs}, {self.weight}, {self.clips} and {self.label_noise}"
+            )
+        if self.per_clip and self.augment != "swapmix":
+            raise ValueError(f"arm {self.name!r}: per_clip is SwapMix's, {self.augment} draws for each clip anyway")
 
 # %% ../../nbs/motion_coherence/recognition.ipynb #d073dbaa
 @dataclass(frozen=True)
 class Protocol:
     "What every arm of an experiment shares."
+
     data: str = "blobs"  # `blobs` or `textures`
     train: int = 384  # training clips
     test: int = 1000  # clips in each test split
@@ -99,12 +118,16 @@ def steps(
     return max(1, round(protocol.epochs * arm.epochs * (arm.clips or protocol.train) / protocol.batch_size))
 
 # %% ../../nbs/motion_coherence/recognition.ipynb #a84c64f8
-DATA = {"blobs": (Blobs, moving_blobs), "textures": (Textures, moving_textures)}  # name -> configuration, function that draws clips
+DATA = {
+    "blobs": (Blobs, moving_blobs),
+    "textures": (Textures, moving_textures),
+}  # name -> configuration, function that draws clips
 
 
 def _config(arm: Arm, protocol: Protocol) -> Blobs | Textures:
     "Return the configuration of an arm's clips."
-    if protocol.data not in DATA: raise ValueError(f"data is {protocol.data!r}: expected one of {', '.join(DATA)}")
+    if protocol.data not in DATA:
+        raise ValueError(f"data is {protocol.data!r}: expected one of {', '.join(DATA)}")
     return DATA[protocol.data][0](arm.variant, rho=protocol.rho, noise=protocol.noise)
 
 
@@ -129,21 +152,24 @@ def spoil(
 ) -> Tensor:  # labels (N,), exactly round(share * N) of them wrong
     "Replace a share of the labels by other classes."
     generator = torch.Generator().manual_seed(30_000 + seed)
-    chosen = torch.randperm(len(y), generator=generator)[:round(share * len(y))].to(y.device)
+    chosen = torch.randperm(len(y), generator=generator)[: round(share * len(y))].to(y.device)
     other = torch.randint(1, classes, chosen.shape, generator=generator).to(y.device)
     return y.index_put((chosen,), (y[chosen] + other) % classes)
 
 # %% ../../nbs/motion_coherence/recognition.ipynb #936310d7
 class Standardize(nn.Module):
     "Shift and scale clips in [0, 1] alike in every channel."
-    def __init__(self,
+
+    def __init__(
+        self,
         mean: float = 0.45,  # subtracted
         deviation: float = 0.225,  # divided by
     ):
         super().__init__()
         self.mean, self.deviation = mean, deviation
 
-    def forward(self, clips): return (clips - self.mean) / self.deviation  # clips of any shape
+    def forward(self, clips):
+        return (clips - self.mean) / self.deviation  # clips of any shape
 
 
 def backbone(
@@ -151,7 +177,7 @@ def backbone(
 ) -> Callable:  # class or function: (classes, **settings) -> classifier
     "Return what makes a network. It is looked up by name, so that evidence rests on the networks it used and not on all there are."
     module, what, _ = BACKBONES[name]
-    return getattr(import_module(f"pvlit.motion_coherence.{module}"), what)
+    return getattr(import_module(f"pvlit.motion_coherence.backbones.{module}"), what)
 
 
 def build(
@@ -160,7 +186,9 @@ def build(
     seed: int,  # of the initial weights
 ) -> nn.Module:  # classifier of clips (B, T, 3, H, W) in [0, 1]
     "Make the classifier of an arm."
-    return nn.Sequential(Standardize(), backbone(arm.backbone)(_config(arm, protocol).classes, seed=seed, **BACKBONES[arm.backbone][2]))
+    return nn.Sequential(
+        Standardize(), backbone(arm.backbone)(_config(arm, protocol).classes, seed=seed, **BACKBONES[arm.backbone][2])
+    )
 
 # %% ../../nbs/motion_coherence/recognition.ipynb #7fff63f2
 def training_loss(
@@ -172,11 +200,15 @@ def training_loss(
 
     def loss(model, batch, generator):
         clips, labels = batch
-        if arm.use == "plain": return F.cross_entropy(model(clips), labels)
-        if arm.use == "aligned": return aligned(model, clips, labels, generator)
+        if arm.use == "plain":
+            return F.cross_entropy(model(clips), labels)
+        if arm.use == "aligned":
+            return aligned(model, clips, labels, generator)
         changed = augment(clips, generator)
-        if arm.use == "augmented": return F.cross_entropy(model(changed), labels)
-        if arm.batch_norm == "joint": return F.cross_entropy(model(torch.cat((clips, changed))), labels.repeat(2))
+        if arm.use == "augmented":
+            return F.cross_entropy(model(changed), labels)
+        if arm.batch_norm == "joint":
+            return F.cross_entropy(model(torch.cat((clips, changed))), labels.repeat(2))
         clean = F.cross_entropy(model(clips), labels)
         with running_statistics_kept(model) if arm.batch_norm == "clean" else nullcontext():
             return (clean + F.cross_entropy(model(changed), labels)) / 2
@@ -193,8 +225,20 @@ def train_arm(
     "Train one arm on one seed."
     clips = draw(arm, protocol, "train", seed)
     labels = spoil(clips.y, arm.label_noise, _config(arm, protocol).classes, seed)
-    return fit(build(arm, protocol, seed), training_loss(arm), (clips.x, labels), steps(arm, protocol), batch_size=protocol.batch_size, lr=protocol.learning_rate,
-               schedule="one_cycle", seed=seed, device=protocol.device, precision=protocol.precision, folder=folder, progress=False)
+    return fit(
+        build(arm, protocol, seed),
+        training_loss(arm),
+        (clips.x, labels),
+        steps(arm, protocol),
+        batch_size=protocol.batch_size,
+        lr=protocol.learning_rate,
+        schedule="one_cycle",
+        seed=seed,
+        device=protocol.device,
+        precision=protocol.precision,
+        folder=folder,
+        progress=False,
+    )
 
 # %% ../../nbs/motion_coherence/recognition.ipynb #96c643b2
 @torch.no_grad()
@@ -216,8 +260,12 @@ def score(
     "Score predictions: accuracy, negative log-likelihood, 15-bin expected calibration error (Guo et al., 2017)."
     y = y.to(logits.device)
     ranked = logits.topk(min(5, logits.shape[1]), 1).indices == y[:, None]
-    return {"top1": ranked[:, 0].float().mean().item(), "top5": ranked.any(1).float().mean().item(), "nll": F.cross_entropy(logits, y).item(),
-            "ece": float(expected_calibration_error(logits.double().softmax(1), y))}
+    return {
+        "top1": ranked[:, 0].float().mean().item(),
+        "top5": ranked.any(1).float().mean().item(),
+        "nll": F.cross_entropy(logits, y).item(),
+        "ece": float(expected_calibration_error(logits.double().softmax(1), y)),
+    }
 
 
 def evaluate(
@@ -232,12 +280,17 @@ def reliability(
     logits: Tensor,  # (N, K)
     y: Tensor,  # classes (N,)
     bins: int = 15,  # equal-width bins of confidence, right edges included
-) -> tuple[Tensor, Tensor, Tensor]:  # mean confidence, accuracy and share of the clips in each bin, (bins,); 0 for an empty bin
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # mean confidence, accuracy and share of the clips in each bin, (bins,); 0 for an empty bin
     "Sort predictions into bins of confidence."
     confidence, answer = logits.double().softmax(1).max(1)
     place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     count = torch.bincount(place, minlength=bins)
-    mean = [torch.bincount(place, value.double(), minlength=bins) / count.clamp(min=1) for value in (confidence, answer == y.to(answer.device))]
+    mean = [
+        torch.bincount(place, value.double(), minlength=bins) / count.clamp(min=1)
+        for value in (confidence, answer == y.to(answer.device))
+    ]
     return *mean, count.double() / len(logits)
 
 
@@ -247,13 +300,16 @@ def plot_reliability(
 ):
     "Draw reliability diagrams over the diagonal of honest confidence; the area of a point is its share of the clips. Returns the axes."
     with house_style():
-        if ax is None: ax = plt.subplots(figsize=(4, 3.6))[1]
+        if ax is None:
+            ax = plt.subplots(figsize=(4, 3.6))[1]
         ax.plot([0, 1], [0, 1], color="black", lw=1, ls=":")
         for i, (name, (logits, y)) in enumerate(predictions.items()):
             table = torch.stack(reliability(logits, y))
             confidence, accuracy, share = table[:, table[2] > 0]
             ax.plot(confidence, accuracy, color=LINES[i], lw=1, alpha=0.6)
-            ax.scatter(confidence, accuracy, s=8 + 300 * share, color=LINES[i], marker="os^D"[i % 4], label=name, alpha=0.8)
+            ax.scatter(
+                confidence, accuracy, s=8 + 300 * share, color=LINES[i], marker="os^D"[i % 4], label=name, alpha=0.8
+            )
         ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(-0.02, 1.05))
         ax.legend(markerscale=0.6, fontsize=9)
     return ax
@@ -262,10 +318,12 @@ def plot_reliability(
 @dataclass(frozen=True, eq=False)
 class Saliency:
     "Where, when and in which colors the log-odds of a class depend on the clip."
+
     film: Tensor  # share of each pixel of each frame, (N, T, H, W); every clip sums to 1
     color: Tensor  # share of the squared gradient that changes color and not brightness, (N,), in [0, 1]
 
-    def on(self,
+    def on(
+        self,
         blob: Tensor,  # share of an object in each pixel, (N, T, H, W), in [0, 1]
     ) -> Tensor:  # (N,); 1 is what an even saliency would have
         "Return how much more saliency lies on an object than its area would get."
@@ -289,7 +347,9 @@ def temporal_saliency(
     gradient = torch.cat(parts)
     length, gray = gradient.square().sum(2), gradient.mean(2).square() * 3
     film, total = length.sqrt(), length.sum((1, 2, 3))
-    return Saliency(film / film.sum((1, 2, 3), keepdim=True).clamp(min=1e-30), 1 - gray.sum((1, 2, 3)) / total.clamp(min=1e-30))
+    return Saliency(
+        film / film.sum((1, 2, 3), keepdim=True).clamp(min=1e-30), 1 - gray.sum((1, 2, 3)) / total.clamp(min=1e-30)
+    )
 
 # %% ../../nbs/motion_coherence/recognition.ipynb #5d1fbc75
 def same_backwards(
@@ -306,10 +366,15 @@ def shift_table(
     digits: int = 3,  # decimals
 ) -> str:  # a Markdown table
     "Write one row an arm and one column a split, with the standard deviation over seeds where there are several."
+
     def cell(value):
         values = torch.as_tensor(value, dtype=torch.float64).flatten()
         return f"{values.mean():.{digits}f}" + (f" ± {values.std():.{digits}f}" if len(values) > 1 else "")
-    lines = [f"| {name} | " + " | ".join(cell(row[split]) if split in row else "" for split in splits) + " |" for name, row in results.items()]
+
+    lines = [
+        f"| {name} | " + " | ".join(cell(row[split]) if split in row else "" for split in splits) + " |"
+        for name, row in results.items()
+    ]
     return "\n".join(["| | " + " | ".join(splits) + " |", "|---" * (len(splits) + 1) + "|", *lines])
 
 # %% ../../nbs/motion_coherence/recognition.ipynb #1ffa33c0
@@ -337,22 +402,34 @@ def run_arm(
     seed: int,  # arms are paired by it
     protocol: Protocol,  # the shared settings
     folder: Path,  # the run's folder
-) -> dict:  # arm, seed, scores of every split, color_share, on_blob, same_backwards, parameters, clips_passed, seconds, curve
+) -> (
+    dict
+):  # arm, seed, scores of every split, color_share, on_blob, same_backwards, parameters, clips_passed, seconds, curve
     "Train and score one arm on one seed, or read the finished row."
     path = row_path(arm, seed, protocol, folder)
-    if path.exists(): return _read_row(path)
+    if path.exists():
+        return _read_row(path)
     start = time.perf_counter()
     fitted = train_arm(arm, seed, protocol)
     trained = time.perf_counter()
     row = {"arm": arm.name, "seed": seed}
     for split in splits_of(arm, protocol):
-        row |= {f"{split.replace(' ', '_')}_{name}": value for name, value in evaluate(fitted.model, draw(arm, protocol, split, seed)).items()}
+        row |= {
+            f"{split.replace(' ', '_')}_{name}": value
+            for name, value in evaluate(fitted.model, draw(arm, protocol, split, seed)).items()
+        }
     shown = draw(arm, protocol, "id", seed)
     look = temporal_saliency(fitted.model, shown.x[:200], shown.y[:200])
-    row |= {"color_share": look.color.mean().item(), "on_blob": look.on(shown.blob[:200].cpu()).mean().item(), "same_backwards": same_backwards(fitted.model, shown.x),
-            "parameters": sum(p.numel() for p in fitted.model.parameters()), "clips_passed": clips_passed(arm, protocol),
-            "train_seconds": round(trained - start, 2), "score_seconds": round(time.perf_counter() - trained, 2),
-            "curve": [[h["step"], round(h["loss"], 4)] for h in fitted.history]}
+    row |= {
+        "color_share": look.color.mean().item(),
+        "on_blob": look.on(shown.blob[:200].cpu()).mean().item(),
+        "same_backwards": same_backwards(fitted.model, shown.x),
+        "parameters": sum(p.numel() for p in fitted.model.parameters()),
+        "clips_passed": clips_passed(arm, protocol),
+        "train_seconds": round(trained - start, 2),
+        "score_seconds": round(time.perf_counter() - trained, 2),
+        "curve": [[h["step"], round(h["loss"], 4)] for h in fitted.history],
+    }
     write_whole(path, json.dumps(sealed(row)))
     return sealed(row)
 
@@ -360,7 +437,8 @@ def run_arm(
 def _read_row(path: Path) -> dict:
     "Read a finished row; raise `ValueError` when it was changed by hand."
     row = json.loads(path.read_text())
-    if not intact(row): raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
+    if not intact(row):
+        raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
     return row
 
 # %% ../../nbs/motion_coherence/recognition.ipynb #8772a484
@@ -373,16 +451,28 @@ def run_arms(
 ) -> list[dict]:  # rows, arm by arm
     "Run every arm on every seed, the longest first, with a progress bar. Raises `ValueError` for arms of one name."
     names = [arm.name for arm in arms]
-    if len(set(names)) < len(names): raise ValueError(f"arms need different names, got {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"arms need different names, got {', '.join(names)}")
     jobs = sorted(((arm, seed) for arm in arms for seed in seeds), key=lambda job: -clips_passed(job[0], protocol))
     pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
-    rows = pool(delayed(_run_on_one_thread if workers != 1 else run_arm)(arm, seed, protocol, Path(folder)) for arm, seed in jobs)
-    with tqdm(total=sum(clips_passed(arm, protocol) for arm, _ in jobs), unit="clip", unit_scale=True, desc="arms", delay=5, leave=False) as bar:
+    rows = pool(
+        delayed(_run_on_one_thread if workers != 1 else run_arm)(arm, seed, protocol, Path(folder))
+        for arm, seed in jobs
+    )
+    with tqdm(
+        total=sum(clips_passed(arm, protocol) for arm, _ in jobs),
+        unit="clip",
+        unit_scale=True,
+        desc="arms",
+        delay=5,
+        leave=False,
+    ) as bar:
         done = {}
         for row in rows:
             done[row["arm"], row["seed"]] = row
             bar.update(row["clips_passed"])
-    if workers != 1: get_reusable_executor().shutdown()
+    if workers != 1:
+        get_reusable_executor().shutdown()
     return [done[name, seed] for name in names for seed in seeds]
 
 

@@ -22,14 +22,22 @@ PERMUTATIONS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))  # every 
 def _check_clips(clips: Tensor, channel_axis: int) -> None:
     "Raise `ValueError` when `clips` is not a non-empty batch of floating point RGB clips with its channels on `channel_axis`."
     if channel_axis not in (1, 2):
-        raise ValueError(f"channel_axis={channel_axis!r}: expected 2 for (batch, time, 3, height, width) or 1 for (batch, 3, time, height, width)")
+        raise ValueError(
+            f"channel_axis={channel_axis!r}: expected 2 for (batch, time, 3, height, width) or 1 for (batch, 3, time, height, width)"
+        )
     if not isinstance(clips, Tensor) or clips.ndim != 5 or len(clips) == 0:
         came = f"shape {tuple(clips.shape)}" if isinstance(clips, Tensor) else type(clips).__name__
         wanted = ("batch, 3, time" if channel_axis == 1 else "batch, time, 3") + ", height, width"
         raise ValueError(f"clips: got {came}, expected a tensor ({wanted}) with at least one clip; add or drop axes")
     if clips.shape[channel_axis] != 3:
-        hint = f"pass channel_axis={3 - channel_axis}" if clips.shape[3 - channel_axis] == 3 else "convert the clips to RGB"
-        raise ValueError(f"clips: got {clips.shape[channel_axis]} channels on axis {channel_axis} of {tuple(clips.shape)}, expected 3; {hint}")
+        hint = (
+            f"pass channel_axis={3 - channel_axis}"
+            if clips.shape[3 - channel_axis] == 3
+            else "convert the clips to RGB"
+        )
+        raise ValueError(
+            f"clips: got {clips.shape[channel_axis]} channels on axis {channel_axis} of {tuple(clips.shape)}, expected 3; {hint}"
+        )
     if not clips.is_floating_point():
         raise ValueError(f"clips: got {clips.dtype}, expected floats; use clips.float() / 255")
 
@@ -38,22 +46,36 @@ def _check_lam(lam: Tensor | Sequence[float], batch: int) -> Tensor:
     "Return `lam` as a tensor (batch,); raise `ValueError` when it has another shape or leaves [0, 1]."
     lam = torch.as_tensor(lam)
     if lam.shape != (batch,) or not lam.is_floating_point():
-        raise ValueError(f"lam: got {lam.dtype} of shape {tuple(lam.shape)}, expected {batch} floats, one a clip; for equal ones use torch.full(({batch},), lam)")
+        raise ValueError(
+            f"lam: got {lam.dtype} of shape {tuple(lam.shape)}, expected {batch} floats, one a clip; for equal ones use torch.full(({batch},), lam)"
+        )
     outside = ~((lam >= 0) & (lam <= 1))  # true for NaN
     if outside.any():
-        raise ValueError(f"lam: got {lam[outside][0].item()} for clip {outside.nonzero()[0].item()}, expected numbers in [0, 1]")
+        raise ValueError(
+            f"lam: got {lam[outside][0].item()} for clip {outside.nonzero()[0].item()}, expected numbers in [0, 1]"
+        )
     return lam
 
 
 def _check_permutation(permutation: Tensor | Sequence, batch: int) -> list:
     "Return one order of the channels for all clips or one for each; raise `ValueError` for anything else."
     rows = torch.as_tensor(permutation)
-    if tuple(rows.shape) not in ((3,), (batch, 3)) or rows.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise ValueError(f"permutation: got {rows.dtype} of shape {tuple(rows.shape)}, expected integers (3,) or ({batch}, 3)")
+    if tuple(rows.shape) not in ((3,), (batch, 3)) or rows.dtype not in (
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+    ):
+        raise ValueError(
+            f"permutation: got {rows.dtype} of shape {tuple(rows.shape)}, expected integers (3,) or ({batch}, 3)"
+        )
     orders = rows.reshape(-1, 3).tolist()
     for order in orders:
         if sorted(order) != [0, 1, 2]:
-            raise ValueError(f"permutation: got {order}, expected an order of [0, 1, 2], such as {list(PERMUTATIONS[2])}")
+            raise ValueError(
+                f"permutation: got {order}, expected an order of [0, 1, 2], such as {list(PERMUTATIONS[2])}"
+            )
     return orders
 
 # %% ../../nbs/motion_coherence/swapmix.ipynb #f35156cc
@@ -67,7 +89,9 @@ def _check_apart(clips: Tensor, out: Tensor) -> None:
     "Raise `ValueError` when the memory of `out` overlaps that of `clips`."
     (start, end), (out_start, out_end) = _span(clips), _span(out)
     if clips.device == out.device and start < out_end and out_start < end:
-        raise ValueError("out: overlaps the clips in memory, expected a buffer of its own; mixing in place is not possible")
+        raise ValueError(
+            "out: overlaps the clips in memory, expected a buffer of its own; mixing in place is not possible"
+        )
 
 
 def _buffer(clips: Tensor, out: Tensor | None, copies: int) -> Tensor:
@@ -114,7 +138,9 @@ def _needs_gradient(clips: Tensor, out: Tensor | None) -> bool:
     "Tell whether the result must carry a gradient; raise `ValueError` when it would be written into a buffer."
     needed = torch.is_grad_enabled() and clips.requires_grad
     if needed and out is not None:
-        raise ValueError("out: a buffer carries no gradient, but the clips require one; leave out=None, or call under torch.no_grad()")
+        raise ValueError(
+            "out: a buffer carries no gradient, but the clips require one; leave out=None, or call under torch.no_grad()"
+        )
     return needed
 
 # %% ../../nbs/motion_coherence/swapmix.ipynb #fad117b9
@@ -157,14 +183,18 @@ def cpu_generator(
         return torch.Generator().manual_seed(generator)
     if generator is not None and getattr(getattr(generator, "device", None), "type", None) != "cpu":
         where = getattr(generator, "device", type(generator).__name__)
-        raise ValueError(f"generator: got one on {where}, expected a CPU generator or a seed, so that a seed means the same colors everywhere")
+        raise ValueError(
+            f"generator: got one on {where}, expected a CPU generator or a seed, so that a seed means the same colors everywhere"
+        )
     return generator
 
 
 def _check_beta(beta: float) -> None:
     "Raise `ValueError` when `beta` is not a positive number."
     if not (isinstance(beta, (int, float)) and 0 < beta < math.inf):
-        raise ValueError(f"beta={beta!r}: expected a positive number; 1 is the paper's, small ones mix little, large ones evenly")
+        raise ValueError(
+            f"beta={beta!r}: expected a positive number; 1 is the paper's, small ones mix little, large ones evenly"
+        )
 
 # %% ../../nbs/motion_coherence/swapmix.ipynb #4803d954
 def sample_swapmix(
@@ -172,7 +202,9 @@ def sample_swapmix(
     beta: float = 1.0,  # parameter of Beta(beta, beta), positive; 1 is uniform
     per_clip: bool = False,  # draw one permutation for each clip instead of one for all
     generator: torch.Generator | int | None = None,  # CPU generator or seed; None draws from torch's global one
-) -> tuple[Tensor, Tensor]:  # coefficients (B,), float32 on the CPU, and permutation (3,) or (B, 3), int64, never the identity
+) -> tuple[
+    Tensor, Tensor
+]:  # coefficients (B,), float32 on the CPU, and permutation (3,) or (B, 3), int64, never the identity
     "Draw what `swapmix` needs. Raises `ValueError` when an argument breaks the rules above."
     if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
         raise ValueError(f"batch={batch!r}: expected the number of clips, an integer of at least 1")
@@ -214,7 +246,9 @@ def swapmix_pathways(
 ) -> list[Tensor]:  # one tensor a pathway
     "Mix all pathways with the same draw. Raises `ValueError` as `swapmix` does, and when pathways differ in their number of clips."
     if not isinstance(pathways, (list, tuple)) or not pathways:
-        raise ValueError(f"pathways: got {type(pathways).__name__}, expected a list with at least one tensor; for a single tensor use `swapmix`")
+        raise ValueError(
+            f"pathways: got {type(pathways).__name__}, expected a list with at least one tensor; for a single tensor use `swapmix`"
+        )
     for clips in pathways:
         _check_clips(clips, channel_axis)
     counts = [len(clips) for clips in pathways]
@@ -228,7 +262,9 @@ class SwapMix(nn.Module):
     """Apply SwapMix with fresh draws to each training batch; hand clips back as they are in evaluation mode.
 
     Raises `ValueError` when an argument breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         beta: float = 1.0,  # parameter of Beta(beta, beta), positive
         probability: float = 1.0,  # chance that a batch is mixed, in [0, 1]
         per_clip: bool = False,  # one permutation for each clip instead of one for the batch
@@ -247,7 +283,9 @@ class SwapMix(nn.Module):
             return clips
         several = isinstance(clips, (list, tuple))
         pathways = clips if several else [clips]
-        batch = len(pathways[0]) if pathways and isinstance(pathways[0], Tensor) else 1  # anything else is refused below
+        batch = (
+            len(pathways[0]) if pathways and isinstance(pathways[0], Tensor) else 1
+        )  # anything else is refused below
         lam, permutation = sample_swapmix(max(batch, 1), self.beta, self.per_clip, generator)
         mixed = swapmix_pathways(pathways, lam, permutation, self.pair, self.channel_axis)
         return mixed if several else mixed[0]
@@ -266,7 +304,8 @@ def check_probability(
 
 def gate_opens(
     probability: float,  # chance that the gate opens, in [0, 1]
-    generator: torch.Generator | None,  # CPU generator, or None for torch's global one; used for 0 < probability < 1 only
+    generator: torch.Generator
+    | None,  # CPU generator, or None for torch's global one; used for 0 < probability < 1 only
 ) -> bool:  # whether it opens this time
     "Decide for a whole batch whether it is augmented."
     if probability in (0, 1):

@@ -8,7 +8,12 @@ Docs: https://pvlit.github.io/pvlit/papers/catalogue.html.md"""
 __all__ = ['Paper', 'read_catalog', 'catalog', 'load', 'table_under', 'thumbnail', 'family_table', 'new_paper']
 
 # %% ../../nbs/papers/catalogue.ipynb #0472051d
-import base64, csv, importlib, io, json, re
+import base64
+import csv
+import importlib
+import io
+import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from ..lab.runs import one_of
@@ -18,76 +23,103 @@ from ..core.settings import load_settings
 @dataclass(frozen=True)
 class Paper:
     "Hold one row of the catalogue. Raises `ValueError` when a field cannot be."
-    index: int                # number of the paper in the proceedings
-    title: str                # as printed
+
+    index: int  # number of the paper in the proceedings
+    title: str  # as printed
     authors: tuple[str, ...]  # in their order
-    pages: str                # in the proceedings, or nothing
-    family: str               # folder of its notebook
-    task: str                 # what the method is for, two to four words
-    slug: str                 # name of its notebook and module
-    idea: str                 # one line, in our words
-    size: str                 # S, M or L: how much there is to build
-    worlds: tuple[str, ...]   # miniature worlds that its experiment needs
-    status: str               # planned or works
-    notebook: str             # path of the notebook in the repository, or nothing while it is planned
+    pages: str  # in the proceedings, or nothing
+    family: str  # folder of its notebook
+    task: str  # what the method is for, two to four words
+    slug: str  # name of its notebook and module
+    idea: str  # one line, in our words
+    size: str  # S, M or L: how much there is to build
+    worlds: tuple[str, ...]  # miniature worlds that its experiment needs
+    status: str  # planned or works
+    notebook: str  # path of the notebook in the repository, or nothing while it is planned
 
     def __post_init__(self):
         for name in ("family", "slug"):
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", getattr(self, name)): raise ValueError(f"{name} {getattr(self, name)!r}: expected lower-case letters, digits and _")
-        if self.size not in ("S", "M", "L"): raise ValueError(f"size {self.size!r}: expected S, M or L")
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", getattr(self, name)):
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected lower-case letters, digits and _")
+        if self.size not in ("S", "M", "L"):
+            raise ValueError(f"size {self.size!r}: expected S, M or L")
         wanted = {"planned": "", "works": self.place}.get(self.status)
-        if wanted is None: raise ValueError(f"status {self.status!r}: expected planned or works")
-        if self.notebook != wanted: raise ValueError(f"notebook {self.notebook!r}: a paper that is {self.status} has {wanted or 'none'!r} here")
+        if wanted is None:
+            raise ValueError(f"status {self.status!r}: expected planned or works")
+        if self.notebook != wanted:
+            raise ValueError(f"notebook {self.notebook!r}: a paper that is {self.status} has {wanted or 'none'!r} here")
 
     @property
-    def place(self): return f"nbs/papers/{self.family}/{self.slug}.ipynb"
+    def place(self):
+        return f"nbs/papers/{self.family}/{self.slug}.ipynb"
 
     @property
-    def module(self): return f"pvlit.papers.{self.family}.{self.slug}"
+    def module(self):
+        return f"pvlit.papers.{self.family}.{self.slug}"
 
 # %% ../../nbs/papers/catalogue.ipynb #0202d090
 def _paper(row):
     "Make a `Paper` of a row of text."
     split = lambda text: tuple(part.strip() for part in text.split(";") if part.strip())
-    return Paper(**{**row, "index": int(row["index"]), "authors": split(row["authors"]), "worlds": split(row["worlds"])})
+    return Paper(
+        **{**row, "index": int(row["index"]), "authors": split(row["authors"]), "worlds": split(row["worlds"])}
+    )
 
-def read_catalog(file: Path  # a csv file with the columns above
-                ) -> list:   # of `Paper`, in the order of the file
+
+def read_catalog(
+    file: Path,  # a csv file with the columns above
+) -> list:  # of `Paper`, in the order of the file
     "Read the catalogue. Raises `ValueError` that names the file and line when a row is wrong."
     columns = [f.name for f in fields(Paper)]
     with open(file, encoding="utf-8", newline="") as handle:
         rows = csv.DictReader(handle, strict=True)
-        if set(rows.fieldnames or ()) != set(columns): raise ValueError(f"{file}, line 1: got the columns {rows.fieldnames}, expected {columns}")
+        if set(rows.fieldnames or ()) != set(columns):
+            raise ValueError(f"{file}, line 1: got the columns {rows.fieldnames}, expected {columns}")
         papers, seen = [], {}
         for row in rows:
-            try: paper = _paper(row)
-            except (ValueError, TypeError, AttributeError) as error: raise ValueError(f"{file}, line {rows.line_num}: {error}") from None
+            try:
+                paper = _paper(row)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ValueError(f"{file}, line {rows.line_num}: {error}") from None
             for key in (paper.index, paper.slug):
-                if key in seen: raise ValueError(f"{file}, line {rows.line_num}: {key} stands already in line {seen[key]}")
+                if key in seen:
+                    raise ValueError(f"{file}, line {rows.line_num}: {key} stands already in line {seen[key]}")
                 seen[key] = rows.line_num
             papers.append(paper)
     return papers
 
 # %% ../../nbs/papers/catalogue.ipynb #609c64da
-def catalog(family: str | None = None,  # only this family
-            status: str | None = None,  # only planned, or only works
-            search: str | None = None,  # words that must all occur in title, authors, task, idea, slug or number
-            settings=None,              # `load_settings()` when None
-           ) -> list:                   # of `Paper`
+def catalog(
+    family: str | None = None,  # only this family
+    status: str | None = None,  # only planned, or only works
+    search: str | None = None,  # words that must all occur in title, authors, task, idea, slug or number
+    settings=None,  # `load_settings()` when None
+) -> list:  # of `Paper`
     "List the papers. Raises `ValueError` for a family or status that does not exist."
     papers = read_catalog((settings or load_settings()).data / "papers.csv")
-    if family is not None: one_of("family", family, sorted({p.family for p in papers}))
-    if status is not None: one_of("status", status, ["planned", "works"])
+    if family is not None:
+        one_of("family", family, sorted({p.family for p in papers}))
+    if status is not None:
+        one_of("status", status, ["planned", "works"])
     text = lambda p: " ".join([str(p.index), p.title, *p.authors, p.task, p.idea, p.slug, p.family]).lower()
-    return [p for p in papers if family in (None, p.family) and status in (None, p.status) and all(word in text(p) for word in (search or "").lower().split())]
+    return [
+        p
+        for p in papers
+        if family in (None, p.family)
+        and status in (None, p.status)
+        and all(word in text(p) for word in (search or "").lower().split())
+    ]
 
-def load(slug: str,      # of a paper that works
-         settings=None,  # `load_settings()` when None
-        ):               # its module
+
+def load(
+    slug: str,  # of a paper that works
+    settings=None,  # `load_settings()` when None
+):  # its module
     "Import one paper. Raises `ValueError` when there is none of that name, or only a plan."
     papers = {p.slug: p for p in catalog(settings=settings)}
     paper = papers[one_of("paper", slug, list(papers))]
-    if paper.status != "works": raise ValueError(f"{slug} is planned, not built; pvlit papers --status works lists what is")
+    if paper.status != "works":
+        raise ValueError(f"{slug} is planned, not built; pvlit papers --status works lists what is")
     return importlib.import_module(paper.module)
 
 # %% ../../nbs/papers/catalogue.ipynb #ca12d0f1
@@ -96,61 +128,96 @@ def _cells(paper, settings):
     cells = json.loads(((settings or load_settings()).root / paper.place).read_text(encoding="utf-8"))["cells"]
     return [{**c, "text": "".join(c["source"])} for c in cells]
 
-def table_under(heading: str,    # words of a second-level heading
-                paper: Paper,    # with a notebook
-                settings=None,   # `load_settings()` when None
-               ) -> list:        # one dictionary a row: column -> cell
+
+def table_under(
+    heading: str,  # words of a second-level heading
+    paper: Paper,  # with a notebook
+    settings=None,  # `load_settings()` when None
+) -> list:  # one dictionary a row: column -> cell
     "Read the first table below a heading of a paper's notebook; an empty list when the heading has none. Raises `ValueError` without the heading."
     text = "\n\n".join(c["text"] for c in _cells(paper, settings) if c["cell_type"] == "markdown")
     found = re.search(rf"^## {re.escape(heading)}\s*$(.*?)(?=^#|\Z)", text, re.M | re.S)
-    if not found: raise ValueError(f"{paper.place}: no heading ## {heading}")
-    lines = [re.split(r"(?<!\\)\|", line.strip())[1:-1] for line in found[1].splitlines() if line.lstrip().startswith("|")]
+    if not found:
+        raise ValueError(f"{paper.place}: no heading ## {heading}")
+    lines = [
+        re.split(r"(?<!\\)\|", line.strip())[1:-1] for line in found[1].splitlines() if line.lstrip().startswith("|")
+    ]
     head, body = ([c.strip() for c in lines[0]], lines[2:]) if lines else ([], [])
     return [dict(zip(head, (c.strip() for c in row))) for row in body]
 
-def thumbnail(paper: Paper,     # with a notebook
-              width: int = 150, # pixels
-              settings=None,    # `load_settings()` when None
-             ) -> str:          # JPEG as a data address; nothing when the notebook has drawn none
+
+def thumbnail(
+    paper: Paper,  # with a notebook
+    width: int = 150,  # pixels
+    settings=None,  # `load_settings()` when None
+) -> str:  # JPEG as a data address; nothing when the notebook has drawn none
     "Shrink the picture that a paper's notebook drew in its cell tagged thumbnail."
     from PIL import Image
-    pictures = (o["data"]["image/png"] for c in _cells(paper, settings) if "thumbnail" in c["metadata"].get("tags", []) for o in c.get("outputs", []) if "image/png" in o.get("data", {}))
+
+    pictures = (
+        o["data"]["image/png"]
+        for c in _cells(paper, settings)
+        if "thumbnail" in c["metadata"].get("tags", [])
+        for o in c.get("outputs", [])
+        if "image/png" in o.get("data", {})
+    )
     found = next(pictures, None)
-    if found is None: return ""
+    if found is None:
+        return ""
     picture, small = Image.open(io.BytesIO(base64.b64decode("".join(found)))).convert("RGB"), io.BytesIO()
-    picture.resize((width, round(width * picture.height / picture.width)), Image.Resampling.LANCZOS).save(small, "JPEG", quality=70)
+    picture.resize((width, round(width * picture.height / picture.width)), Image.Resampling.LANCZOS).save(
+        small, "JPEG", quality=70
+    )
     return "data:image/jpeg;base64," + base64.b64encode(small.getvalue()).decode()
 
 # %% ../../nbs/papers/catalogue.ipynb #16262d61
-def family_table(family: str,    # name of a family
-                 settings=None,  # `load_settings()` when None
-                ) -> str:        # Markdown
+def family_table(
+    family: str,  # name of a family
+    settings=None,  # `load_settings()` when None
+) -> str:  # Markdown
     "Compare the papers of a family: idea, size, claims with verdict and effect. Raises `ValueError` for an unknown family."
     from pvlit.ledger.evidence import ledger
+
     rows = ledger(settings)
+
     def tried(p):
         about = [r for r in rows if r["experiment"] == p.slug]
-        shown = lambda r: f"{r['statement']} **{r['verdict']}**" + (f" ({r['effect']:+.2g} [{r['low']:+.2g}, {r['high']:+.2g}], {r['n']} seeds)" if r["effect"] is not None else "")
+        shown = lambda r: (
+            f"{r['statement']} **{r['verdict']}**"
+            + (
+                f" ({r['effect']:+.2g} [{r['low']:+.2g}, {r['high']:+.2g}], {r['n']} seeds)"
+                if r["effect"] is not None
+                else ""
+            )
+        )
         return "<br>".join(map(shown, about)) or "–"
+
     papers = sorted(catalog(family, settings=settings), key=lambda p: (p.status != "works", p.title))
-    link = lambda p: f"[{p.slug.replace('_', ' ')}]({p.slug}.ipynb)" if p.status == "works" else p.slug.replace("_", " ")
+    link = lambda p: (
+        f"[{p.slug.replace('_', ' ')}]({p.slug}.ipynb)" if p.status == "works" else p.slug.replace("_", " ")
+    )
     lines = [f"| {link(p)} | {p.task} | {p.idea} | {', '.join(p.worlds)} | {tried(p)} |" for p in papers]
     return "\n".join(["| paper | task | what it does | worlds | claim in miniature |", "|---|---|---|---|---|", *lines])
 
 # %% ../../nbs/papers/catalogue.ipynb #a7ec2146
-def new_paper(slug: str,      # of a planned paper
-              settings=None,  # `load_settings()` when None
-             ) -> Path:       # the notebook that was written
+def new_paper(
+    slug: str,  # of a planned paper
+    settings=None,  # `load_settings()` when None
+) -> Path:  # the notebook that was written
     "Write the first form of a paper's notebook. Raises `ValueError` for an unknown slug, `FileExistsError` when it has one already."
     settings = settings or load_settings()
     papers = {p.slug: p for p in catalog(settings=settings)}
     paper = papers[one_of("paper", slug, list(papers))]
     file = settings.root / paper.place
-    if file.exists(): raise FileExistsError(f"{paper.place} exists already")
+    if file.exists():
+        raise FileExistsError(f"{paper.place} exists already")
     text = (settings.root / "nbs" / "papers" / "_template.ipynb").read_text(encoding="utf-8")
     for name in (f.name for f in fields(Paper)):
         value = getattr(paper, name)
-        text = text.replace("{" + name + "}", json.dumps(", ".join(value) if isinstance(value, tuple) else str(value), ensure_ascii=False)[1:-1])
+        text = text.replace(
+            "{" + name + "}",
+            json.dumps(", ".join(value) if isinstance(value, tuple) else str(value), ensure_ascii=False)[1:-1],
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     return file

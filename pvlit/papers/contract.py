@@ -19,20 +19,25 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class Example:
     "Say how one public function or module is called. Raises `ValueError` when its parts do not fit together."
+
     target: Callable  # function, or class of a module
     inputs: Callable  # inputs(generator) -> keyword arguments of the call, or of `forward` if there is `build`
-    gives: tuple | dict | list | None = None  # shape of the result; name -> shape for a dictionary, a list for several; None is not checked
+    gives: tuple | dict | list | None = (
+        None  # shape of the result; name -> shape for a dictionary, a list for several; None is not checked
+    )
     build: Callable | None = None  # build() -> the module, with weights of its own seed; None for a function
     differentiable: tuple[str, ...] = ()  # inputs to which gradients must flow and be finite
     free: tuple[str, ...] = ()  # tensor inputs that may be anything
 
     def __post_init__(self):
-        if not callable(self.target) or not callable(self.inputs): raise ValueError(f"Example({self.target!r}): target and inputs must be callable")
+        if not callable(self.target) or not callable(self.inputs):
+            raise ValueError(f"Example({self.target!r}): target and inputs must be callable")
         if inspect.isclass(self.target) and issubclass(self.target, nn.Module) and self.build is None:
             raise ValueError(f"Example({self.name}): a module needs build=lambda: {self.name}(...)")
 
     @property
-    def name(self): return getattr(self.target, "__name__", repr(self.target))
+    def name(self):
+        return getattr(self.target, "__name__", repr(self.target))
 
     def call(self, **changed):  # inputs to use instead of the drawn ones
         "Build if there is something to build, draw the inputs, replace those in `changed`, and call."
@@ -40,112 +45,188 @@ class Example:
         return (self.build() if self.build else self.target)(**given)
 
 # %% ../../nbs/papers/contract.ipynb #1c585c3a
-def leaves(result,           # whatever a call returned
-           name: str = ""    # name of the result
-          ) -> dict:         # name -> tensor or plain value
+def leaves(
+    result,  # whatever a call returned
+    name: str = "",  # name of the result
+) -> dict:  # name -> tensor or plain value
     "Flatten a result into its tensors and plain values, in order."
-    if isinstance(result, dict): parts = result.items()
-    elif isinstance(result, (tuple, list)): parts = enumerate(result)
-    elif hasattr(result, "__dataclass_fields__"): parts = ((f, getattr(result, f)) for f in result.__dataclass_fields__)
-    else: return {name: result}
+    if isinstance(result, dict):
+        parts = result.items()
+    elif isinstance(result, (tuple, list)):
+        parts = enumerate(result)
+    elif hasattr(result, "__dataclass_fields__"):
+        parts = ((f, getattr(result, f)) for f in result.__dataclass_fields__)
+    else:
+        return {name: result}
     return {k: v for part, value in parts for k, v in leaves(value, f"{name}.{part}".strip(".")).items()}
 
-def same(a,  # a result
-         b   # another
-        ) -> bool:
+
+def same(
+    a,  # a result
+    b,  # another
+) -> bool:
     "Tell whether two results are equal to the last bit; NaN equals NaN."
     a, b = leaves(a), leaves(b)
+
     def equal(x, y):
-        if not isinstance(x, Tensor): return type(x) is type(y) and (x == y or x != x or not isinstance(x, (int, float, str, bool, type(None))))
-        return isinstance(y, Tensor) and x.shape == y.shape and x.dtype == y.dtype and bool(torch.equal(torch.nan_to_num(x), torch.nan_to_num(y)) if x.is_floating_point() else torch.equal(x, y))
+        if not isinstance(x, Tensor):
+            return type(x) is type(y) and (x == y or x != x or not isinstance(x, (int, float, str, bool, type(None))))
+        return (
+            isinstance(y, Tensor)
+            and x.shape == y.shape
+            and x.dtype == y.dtype
+            and bool(
+                torch.equal(torch.nan_to_num(x), torch.nan_to_num(y)) if x.is_floating_point() else torch.equal(x, y)
+            )
+        )
+
     return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
 
 # %% ../../nbs/papers/contract.ipynb #563ce46a
 def _wrong_shapes(example, result) -> list[str]:
     "Compare shapes with what the example promised."
-    if example.gives is None: return []
+    if example.gives is None:
+        return []
     wanted = example.gives
-    if isinstance(wanted, tuple): pairs = [("result", wanted, result)]
-    elif isinstance(wanted, dict): pairs = [(k, wanted[k], result[k] if isinstance(result, dict) and k in result else getattr(result, str(k), None)) for k in wanted]
-    else: pairs = [(str(i), shape, result[i] if isinstance(result, (tuple, list)) and i < len(result) else None) for i, shape in enumerate(wanted)]
-    return [f"{name} has shape {tuple(getattr(got, 'shape', ()))}, not {shape}" for name, shape, got in pairs
-            if shape is not None and (got is None or tuple(getattr(got, "shape", ())) != tuple(shape))]
+    if isinstance(wanted, tuple):
+        pairs = [("result", wanted, result)]
+    elif isinstance(wanted, dict):
+        pairs = [
+            (k, wanted[k], result[k] if isinstance(result, dict) and k in result else getattr(result, str(k), None))
+            for k in wanted
+        ]
+    else:
+        pairs = [
+            (str(i), shape, result[i] if isinstance(result, (tuple, list)) and i < len(result) else None)
+            for i, shape in enumerate(wanted)
+        ]
+    return [
+        f"{name} has shape {tuple(getattr(got, 'shape', ()))}, not {shape}"
+        for name, shape, got in pairs
+        if shape is not None and (got is None or tuple(getattr(got, "shape", ())) != tuple(shape))
+    ]
+
 
 def _total(result):
     "Sum all floats of a result that can be differentiated; 0 when there are none."
-    return sum(x.sum() for x in leaves(result).values() if isinstance(x, Tensor) and x.is_floating_point() and x.requires_grad)
+    return sum(
+        x.sum() for x in leaves(result).values() if isinstance(x, Tensor) and x.is_floating_point() and x.requires_grad
+    )
+
 
 def _wrong_gradients(example) -> list[str]:
     "Sum all floats of the result and differentiate."
     inputs = example.inputs(torch.Generator().manual_seed(0))
     given = {k: inputs[k].detach().clone().requires_grad_() for k in example.differentiable}
-    try: total = _total(example.call(**given))
-    except RuntimeError as error: return [f"cannot be differentiated: {str(error)[:100]}"]
-    if given and not isinstance(total, Tensor): return ["no output depends on " + ", ".join(given)]
-    if given: total.backward()
-    return [f"gradient to {k} is " + ("missing" if x.grad is None else "not finite") for k, x in given.items() if x.grad is None or not x.grad.isfinite().all()]
+    try:
+        total = _total(example.call(**given))
+    except RuntimeError as error:
+        return [f"cannot be differentiated: {str(error)[:100]}"]
+    if given and not isinstance(total, Tensor):
+        return ["no output depends on " + ", ".join(given)]
+    if given:
+        total.backward()
+    return [
+        f"gradient to {k} is " + ("missing" if x.grad is None else "not finite")
+        for k, x in given.items()
+        if x.grad is None or not x.grad.isfinite().all()
+    ]
 
 # %% ../../nbs/papers/contract.ipynb #aeffe3e5
 def _wrong_state(example) -> list[str]:
     "Save a module's state, spoil it, load it, and compare results and gradients of the parameters."
-    if example.build is None: return []
-    def run(model): return model(**example.inputs(torch.Generator().manual_seed(0)))
+    if example.build is None:
+        return []
+
+    def run(model):
+        return model(**example.inputs(torch.Generator().manual_seed(0)))
+
     first, second = example.build(), example.build()
-    if not isinstance(first, nn.Module): return []
-    if not same(first.state_dict(), second.state_dict()): return ["two builds have different weights: they need a seed"]
+    if not isinstance(first, nn.Module):
+        return []
+    if not same(first.state_dict(), second.state_dict()):
+        return ["two builds have different weights: they need a seed"]
     state = {k: v.clone() for k, v in first.state_dict().items()}
     wanted = run(first.eval())
     with torch.no_grad():
-        for p in second.parameters(): p.zero_()
+        for p in second.parameters():
+            p.zero_()
     second.load_state_dict(state)
     total = _total(wanted)
-    if isinstance(total, Tensor): total.backward()
+    if isinstance(total, Tensor):
+        total.backward()
     broken = [n for n, p in first.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    return [f"gradient of {n} is not finite" for n in broken] + ([] if same(wanted, run(second.eval())) else ["another result after its state was saved and loaded"])
+    return [f"gradient of {n} is not finite" for n in broken] + (
+        [] if same(wanted, run(second.eval())) else ["another result after its state was saved and loaded"]
+    )
 
 # %% ../../nbs/papers/contract.ipynb #5710abc7
-def spoiled(x: Tensor  # a valid input
-           ) -> dict:  # what is wrong -> the input with that fault
+def spoiled(
+    x: Tensor,  # a valid input
+) -> dict:  # what is wrong -> the input with that fault
     "Give the wrong forms of a tensor."
     forms = {"one more axis": x[None]}
-    if x.ndim: forms["no samples"] = x[:0]
+    if x.ndim:
+        forms["no samples"] = x[:0]
     if x.is_floating_point():
         nan = x.detach().clone()
         nan.view(-1)[-1] = torch.nan
         forms |= {"a NaN": nan, "integers": x.detach().to(torch.int64)}
-    elif x.dtype != torch.bool: forms["floats"] = x.float()
+    elif x.dtype != torch.bool:
+        forms["floats"] = x.float()
     return forms
+
 
 def _accepted_faults(example) -> list[str]:
     "List the wrong inputs that are taken, or refused without the argument's name."
     found = []
     for name, x in example.inputs(torch.Generator().manual_seed(0)).items():
-        if not isinstance(x, Tensor) or name in example.free: continue
+        if not isinstance(x, Tensor) or name in example.free:
+            continue
         for fault, wrong in spoiled(x).items():
-            try: example.call(**{name: wrong})
+            try:
+                example.call(**{name: wrong})
             except (ValueError, TypeError) as error:
-                if not re.search(rf"\b{name}\b", str(error)): found.append(f"{name} with {fault}: the message does not name it: {str(error)[:120]}")
-            except Exception as error: found.append(f"{name} with {fault}: {type(error).__name__} instead of ValueError: {str(error)[:120]}")
-            else: found.append(f"{name} with {fault}: taken without a word")
+                if not re.search(rf"\b{name}\b", str(error)):
+                    found.append(f"{name} with {fault}: the message does not name it: {str(error)[:120]}")
+            except Exception as error:
+                found.append(f"{name} with {fault}: {type(error).__name__} instead of ValueError: {str(error)[:120]}")
+            else:
+                found.append(f"{name} with {fault}: taken without a word")
     return found
 
 # %% ../../nbs/papers/contract.ipynb #28e1624d
-def broken(example: Example  # a call that should be right
-          ) -> list[str]:    # what is wrong, a line each
+def broken(
+    example: Example,  # a call that should be right
+) -> list[str]:  # what is wrong, a line each
     "Try everything that the contract asks of one example."
     inputs = example.inputs(torch.Generator().manual_seed(0))
     before = {k: v.clone() for k, v in inputs.items() if isinstance(v, Tensor)}
     first = example.call(**{k: v for k, v in inputs.items() if k in before})
     changed = [k for k in before if not same(before[k], inputs[k])]
     found = [f"changes its input {k}" for k in changed] + _wrong_shapes(example, first)
-    if not same(first, example.call()): found.append("two calls with the same seed differ")
-    return [f"{example.name}: {line}" for line in found + _wrong_gradients(example) + _wrong_state(example) + _accepted_faults(example)]
+    if not same(first, example.call()):
+        found.append("two calls with the same seed differ")
+    return [
+        f"{example.name}: {line}"
+        for line in found + _wrong_gradients(example) + _wrong_state(example) + _accepted_faults(example)
+    ]
 
-def problems(module  # a paper's module, imported
-            ) -> list[str]:  # what is wrong, a line each; empty when the contract is kept
+
+def problems(
+    module,  # a paper's module, imported
+) -> list[str]:  # what is wrong, a line each; empty when the contract is kept
     "Try every example of a module, and see that no public function is without one."
     examples, excused = getattr(module, "EXAMPLES", None), getattr(module, "NO_EXAMPLE", {})
-    if not examples: return ["no EXAMPLES: export a list of pvlit.papers.contract.Example"]
-    public = {name for name in module.__all__ if callable(getattr(module, name)) and not (inspect.isclass(getattr(module, name)) and hasattr(getattr(module, name), "__dataclass_fields__"))}
+    if not examples:
+        return ["no EXAMPLES: export a list of pvlit.papers.contract.Example"]
+    public = {
+        name
+        for name in module.__all__
+        if callable(getattr(module, name))
+        and not (inspect.isclass(getattr(module, name)) and hasattr(getattr(module, name), "__dataclass_fields__"))
+    }
     missing = sorted(public - {e.name for e in examples} - set(excused))
-    return [f"{name}: no example, and no reason in NO_EXAMPLE" for name in missing] + [line for example in examples for line in broken(example)]
+    return [f"{name}: no example, and no reason in NO_EXAMPLE" for name in missing] + [
+        line for example in examples for line in broken(example)
+    ]

@@ -14,4 +14,5 @@ def load(
 ):  # the generator, in evaluation mode; `sample(n, generator)` draws from it
     "Load a generator of any family. Raises as `pvlit.pseudo_video.families.registry.load_generator` does."
     from pvlit.pseudo_video.families.registry import load_generator
+
     return load_generator(path, untrained)

@@ -16,7 +16,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .corruption import COUPLINGS, _check_frames, _check_generator, _check_images, pseudo_video, variance_preserving
+from pvlit.pseudo_video.corruption import (
+    COUPLINGS,
+    _check_frames,
+    _check_generator,
+    _check_images,
+    pseudo_video,
+    variance_preserving,
+)
 from .degradations import DEGRADATIONS, degraded_video, find_chain
 
 # %% ../../nbs/pseudo_video/clips.ipynb #d44d4c06
@@ -25,7 +32,8 @@ def _best_weights(
     scale: Tensor,  # factors on the image, (n,)
 ) -> Tensor:  # weights (n,) with sum(weights * scale) = 1
     "Return the weights of the best linear unbiased estimate of the image (Aitken 1936)."
-    if errors[-1, -1] == 0: return torch.eye(len(scale), dtype=errors.dtype)[-1]
+    if errors[-1, -1] == 0:
+        return torch.eye(len(scale), dtype=errors.dtype)[-1]
     solved = torch.linalg.solve(errors, scale)
     return solved / (solved @ scale)
 
@@ -34,11 +42,15 @@ def order_steps(
     noise: Sequence[float],  # noise per frame, T standard deviations, above 0, last exactly 0
     scale: Sequence[float],  # factor on the image per frame, T values, above 0, last exactly 1
     order: int,  # how many sharper neighbors a frame is made from, k, at least 1; T - 1 and more give the star
-) -> tuple[Tensor, Tensor]:  # weights (T, T) and fresh noise (T,), float64: x_t = sum over j of weights[t, j] x_j + fresh[t] * e_t
+) -> tuple[
+    Tensor, Tensor
+]:  # weights (T, T) and fresh noise (T,), float64: x_t = sum over j of weights[t, j] x_j + fresh[t] * e_t
     "Return the steps of the order-k process. Raises `ValueError` for bad levels, or when a frame would have to lose noise."
     noise, scale = _check_frames("noise", noise, None, 0.0), _check_frames("scale", scale, len(noise), 1.0)
-    if min(noise[:-1] + scale) <= 0: raise ValueError("noise and scale: got 0 before the last frame, expected levels above 0; drop such frames")
-    if not isinstance(order, int) or order < 1: raise ValueError(f"order: got {order!r}, expected a whole number of at least 1")
+    if min(noise[:-1] + scale) <= 0:
+        raise ValueError("noise and scale: got 0 before the last frame, expected levels above 0; drop such frames")
+    if not isinstance(order, int) or order < 1:
+        raise ValueError(f"order: got {order!r}, expected a whole number of at least 1")
     last, factor = len(noise) - 1, torch.tensor(scale, dtype=torch.float64)
     weights, fresh = torch.zeros(last + 1, last + 1, dtype=torch.float64), torch.zeros(last + 1, dtype=torch.float64)
     errors = torch.zeros_like(weights)  # covariance of the noise of the frames that are already made
@@ -54,7 +66,9 @@ def order_steps(
 def _fresh(t: int, noise: float, inherited: Tensor) -> Tensor:
     "Return the standard deviation of the noise that frame t adds; raise `ValueError` when it would have to remove some."
     if inherited > noise**2 * (1 + 1e-9):
-        raise ValueError(f"noise[{t}]: got {noise:.6g}, but frame {t} inherits {inherited.sqrt():.6g} from its neighbors; raise it or use coupling='star'")
+        raise ValueError(
+            f"noise[{t}]: got {noise:.6g}, but frame {t} inherits {inherited.sqrt():.6g} from its neighbors; raise it or use coupling='star'"
+        )
     return (noise**2 - inherited).clamp_min(0).sqrt()
 
 # %% ../../nbs/pseudo_video/clips.ipynb #30c88dbb
@@ -73,7 +87,9 @@ def order_covariance(
 
 # %% ../../nbs/pseudo_video/clips.ipynb #4a2ff027
 @lru_cache(maxsize=32)
-def _kept_steps(noise: tuple[float, ...], scale: tuple[float, ...], order: int) -> tuple[list[list[float]], list[float]]:
+def _kept_steps(
+    noise: tuple[float, ...], scale: tuple[float, ...], order: int
+) -> tuple[list[list[float]], list[float]]:
     "Return the steps as plain numbers. Cached: never write to them."
     weights, fresh = order_steps(noise, scale, order)
     return weights.tolist(), fresh.tolist()
@@ -96,10 +112,13 @@ def order_video(
     out = images.new_empty(images.shape[0], last + 1, *images.shape[1:])
     out[:, last] = images
     for t in reversed(range(last)):
-        field = torch.randn(images.shape, dtype=torch.promote_types(images.dtype, torch.float32), generator=generator).to(images)
+        field = torch.randn(
+            images.shape, dtype=torch.promote_types(images.dtype, torch.float32), generator=generator
+        ).to(images)
         torch.mul(field, fresh[t], out=out[:, t])
         for j in range(t + 1, last + 1):
-            if weights[t][j] != 0: out[:, t].add_(out[:, j], alpha=weights[t][j])
+            if weights[t][j] != 0:
+                out[:, t].add_(out[:, j], alpha=weights[t][j])
     return out
 
 # %% ../../nbs/pseudo_video/clips.ipynb #2951b2ff
@@ -112,6 +131,7 @@ class Recipe:
     """How an image becomes a training clip. Raises `ValueError` for unknown names and combinations that cannot be made.
 
     Which frames count how much is no matter of the clip: losses take `frame_weights`."""
+
     frames: int = 4  # T, at least 1; the last frame is the image
     corruption: str | Callable = "noise"  # "noise", a name in `DEGRADATIONS`, or callable(images, strength, generator)
     coupling: str = "star"  # "star", "shared", "chain"; noise also has "chain-cumsnr" and "order-1", "order-2", ...
@@ -129,7 +149,8 @@ class Recipe:
         generator: torch.Generator | int | None = None,  # CPU generator or seed of all randomness
     ) -> Tensor:  # (B, T, C, H, W), last frame the images bit for bit; (B * T, 1, C, H, W) for source "loose"
         "Make clips. Raises `ValueError` for images out of range, or a single image where another one is asked for."
-        if not (math.isfinite(unit) and unit > 0): raise ValueError(f"unit: got {unit}, expected a finite number above 0, such as images.std().item()")
+        if not (math.isfinite(unit) and unit > 0):
+            raise ValueError(f"unit: got {unit}, expected a finite number above 0, such as images.std().item()")
         generator = _check_generator(generator)
         clips = _sourced(self, images, unit, generator)
         return clips.flatten(0, 1).unsqueeze(1) if self.source == "loose" else _ordered(clips, self.order, generator)
@@ -144,9 +165,12 @@ def _order_of(coupling: str) -> int | None:
 def _check_recipe(recipe: Recipe) -> None:
     "Raise `ValueError` for unknown names and combinations that cannot be made."
     if not isinstance(recipe.frames, int) or recipe.frames < 1:
-        raise ValueError(f"frames: got {recipe.frames!r}, expected a whole number of at least 1; 1 means the image alone")
+        raise ValueError(
+            f"frames: got {recipe.frames!r}, expected a whole number of at least 1; 1 means the image alone"
+        )
     for name, value, known in (("source", recipe.source, SOURCES), ("order", recipe.order, ORDERS)):
-        if value not in known: raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
+        if value not in known:
+            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
     if not (isinstance(recipe.grain, (int, float)) and math.isfinite(recipe.grain) and recipe.grain >= 0):
         raise ValueError(f"grain: got {recipe.grain!r}, expected a finite number that is not negative")
     _check_coupling(recipe)
@@ -156,11 +180,14 @@ def _check_coupling(recipe: Recipe) -> None:
     "Raise `ValueError` for an unknown corruption or a coupling that it does not have."
     noise = recipe.corruption == "noise"
     if not noise and not callable(recipe.corruption) and recipe.corruption not in DEGRADATIONS:
-        raise ValueError(f"corruption: got {recipe.corruption!r}, expected noise, one of {', '.join(DEGRADATIONS)}, or a callable")
+        raise ValueError(
+            f"corruption: got {recipe.corruption!r}, expected noise, one of {', '.join(DEGRADATIONS)}, or a callable"
+        )
     known = (*COUPLINGS, "order-1", "order-2", "...") if noise else ("star", "shared", "chain")
     if recipe.coupling not in known[:4] and not (noise and _order_of(recipe.coupling)):
         raise ValueError(f"coupling: got {recipe.coupling!r}, expected one of {', '.join(known)}")
-    if recipe.coupling == "chain" and not noise: find_chain(recipe.corruption)
+    if recipe.coupling == "chain" and not noise:
+        find_chain(recipe.corruption)
 
 # %% ../../nbs/pseudo_video/clips.ipynb #2bb3eac0
 def _corrupted(recipe: Recipe, images: Tensor, unit: float, generator: torch.Generator | None) -> Tensor:
@@ -169,14 +196,17 @@ def _corrupted(recipe: Recipe, images: Tensor, unit: float, generator: torch.Gen
         return degraded_video(images, recipe.corruption, recipe.frames, recipe.coupling, unit * recipe.grain, generator)
     noise, scale = variance_preserving(recipe.frames)
     order = _order_of(recipe.coupling)
-    if order: return order_video(images, (unit * noise).tolist(), scale.tolist(), order, generator)
+    if order:
+        return order_video(images, (unit * noise).tolist(), scale.tolist(), order, generator)
     return pseudo_video(images, [0.0] * recipe.frames, unit * noise, recipe.coupling, scale, generator)
 
 
 def _sourced(recipe: Recipe, images: Tensor, unit: float, generator: torch.Generator | None) -> Tensor:
     "Return clips whose earlier frames show what the recipe says."
     if recipe.frames > 1 and recipe.source in ("other", "mixed") and len(images) == 1:
-        raise ValueError(f"images: got a single one, but source={recipe.source!r} shows another image of the batch; pass at least 2")
+        raise ValueError(
+            f"images: got a single one, but source={recipe.source!r} shows another image of the batch; pass at least 2"
+        )
     if recipe.source == "still":
         _check_images(images, bounded=True)
         return images[:, None].repeat(1, recipe.frames, 1, 1, 1)
@@ -184,7 +214,8 @@ def _sourced(recipe: Recipe, images: Tensor, unit: float, generator: torch.Gener
     if recipe.source == "noise" and recipe.frames > 1:
         clips[:, :-1] = unit * torch.randn(clips[:, :-1].shape, generator=generator).to(clips)
     if recipe.source == "mixed":
-        for t in range(recipe.frames - 1): clips[:, t] = clips[:, t].roll(1 + t % (len(images) - 1), 0)
+        for t in range(recipe.frames - 1):
+            clips[:, t] = clips[:, t].roll(1 + t % (len(images) - 1), 0)
     clips[:, -1] = images
     return clips
 
@@ -192,8 +223,10 @@ def _sourced(recipe: Recipe, images: Tensor, unit: float, generator: torch.Gener
 def _ordered(clips: Tensor, order: str, generator: torch.Generator | None) -> Tensor:
     "Return the clips with their earlier frames in this order; the last frame stays."
     batch, earlier = clips.shape[0], clips.shape[1] - 1
-    if order == "forward" or earlier == 0: return clips
-    if order == "reversed": return torch.cat([clips[:, :-1].flip(1), clips[:, -1:]], 1)
+    if order == "forward" or earlier == 0:
+        return clips
+    if order == "reversed":
+        return torch.cat([clips[:, :-1].flip(1), clips[:, -1:]], 1)
     places = torch.rand(batch, earlier, generator=generator).argsort(1).to(clips.device)
     places = torch.cat([places, torch.full_like(places[:, :1], earlier)], 1)
     return clips[torch.arange(batch, device=clips.device)[:, None], places]

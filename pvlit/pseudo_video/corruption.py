@@ -58,8 +58,8 @@ def _windows(size: int, variance: float, block: int, dtype: torch.dtype, device:
     matrix.diagonal().add_(1 - matrix.sum(1))
     length = math.ceil(size / block) * block
     padded = torch.zeros(length, length + 2 * radius, dtype=matrix.dtype)
-    padded[:size, radius:radius + size] = matrix
-    blocks = [padded[i:i + block, i:i + block + 2 * radius] for i in range(0, length, block)]
+    padded[:size, radius : radius + size] = matrix
+    blocks = [padded[i : i + block, i : i + block + 2 * radius] for i in range(0, length, block)]
     return torch.stack(blocks).to(dtype).to(device), radius
 
 # %% ../../nbs/pseudo_video/corruption.ipynb #cb979260
@@ -73,12 +73,16 @@ def _block(size: int, device: torch.device) -> int:
 def _along_rows(source: Tensor, out: Tensor, variance: float) -> None:
     "Blur the rows of `source` (rows, W) into `out`."
     width = source.shape[1]
-    weights, radius = _windows(width, variance, 16 if _block(width, source.device) == 16 else width, source.dtype, source.device)
+    weights, radius = _windows(
+        width, variance, 16 if _block(width, source.device) == 16 else width, source.dtype, source.device
+    )
     block, window = weights.shape[1:]
     for i, part in enumerate(weights):
         start, low = i * block, i * block - radius
         first, last = max(low, 0), min(low + window, width)
-        torch.mm(source[:, first:last], part[: width - start, first - low : last - low].T, out=out[:, start : start + block])
+        torch.mm(
+            source[:, first:last], part[: width - start, first - low : last - low].T, out=out[:, start : start + block]
+        )
 
 
 def _spread(source: Tensor, middle: Tensor, height: int, width: int, variance: float) -> None:
@@ -151,14 +155,20 @@ def _check_images(images: Tensor, bounded: bool) -> None:
     "Raise `ValueError` unless `images` is a non-empty float batch (B, C, H, W), finite and, if `bounded`, in [0, 1]."
     if not isinstance(images, Tensor) or images.dim() != 4 or images.numel() == 0:
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: got {got}, expected a non-empty tensor (batch, channel, height, width); add or drop axes")
+        raise ValueError(
+            f"images: got {got}, expected a non-empty tensor (batch, channel, height, width); add or drop axes"
+        )
     if not images.is_floating_point():
         raise ValueError(f"images: got {images.dtype}, expected floats in [0, 1]; convert with images.float() / 255")
     if images.device.type == "cpu" and images.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"images: got {images.dtype} on the CPU, expected float32 or float64; convert with images.float()")
+        raise ValueError(
+            f"images: got {images.dtype} on the CPU, expected float32 or float64; convert with images.float()"
+        )
     low, high = (value.item() for value in torch.aminmax(images))
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("images: got NaN or infinite values, expected finite floats; look for broken files or a division by zero")
+        raise ValueError(
+            "images: got NaN or infinite values, expected finite floats; look for broken files or a division by zero"
+        )
     if bounded and not (low >= -1e-6 and high <= 1 + 1e-6):
         raise ValueError(f"images: got values from {low:.4g} to {high:.4g}, expected [0, 1]; rescale them first")
 
@@ -214,14 +224,20 @@ def _check_frames(name: str, values: Sequence[float], length: int | None, last: 
     try:
         values = [float(value) for value in values]
     except TypeError:
-        raise ValueError(f"{name}: got {values!r}, expected a sequence of numbers, one per frame; wrap a single number in a list") from None
+        raise ValueError(
+            f"{name}: got {values!r}, expected a sequence of numbers, one per frame; wrap a single number in a list"
+        ) from None
     if len(values) != (length or len(values)) or not values:
-        raise ValueError(f"{name}: got {len(values)} values, expected {length or 'at least 1'}, one per frame; give blur, noise and scale equal lengths")
+        raise ValueError(
+            f"{name}: got {len(values)} values, expected {length or 'at least 1'}, one per frame; give blur, noise and scale equal lengths"
+        )
     for t, value in enumerate(values):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name}[{t}]: got {value}, expected a finite value that is not negative")
     if values[-1] != last:
-        raise ValueError(f"{name}: got a last entry of {values[-1]:.6g}, expected exactly {last:g}, because the last frame is the image; append it")
+        raise ValueError(
+            f"{name}: got a last entry of {values[-1]:.6g}, expected exactly {last:g}, because the last frame is the image; append it"
+        )
     return values
 
 # %% ../../nbs/pseudo_video/corruption.ipynb #2708610f
@@ -232,7 +248,8 @@ def _step_gains(blur: list[float], scale: list[float], height: int, width: int) 
         if blur[t] < blur[t + 1]:
             raise ValueError(
                 f"blur[{t}]: got {blur[t]:.6g}, but a chain makes frame {t} from frame {t + 1}, which has {blur[t + 1]:.6g}, and cannot sharpen it; "
-                f"let blur fall from frame to frame or use coupling='star'")
+                f"let blur fall from frame to frame or use coupling='star'"
+            )
         ratio = scale[t] / scale[t + 1] if scale[t + 1] > 0 else 0.0
         lost = blur[t] ** 2 - blur[t + 1] ** 2
         gain = torch.tensor(ratio, dtype=torch.float64)
@@ -262,14 +279,20 @@ def _fresh_scales(noise: list[float], gains: list[Tensor], cumulative: bool) -> 
         if (fresh < -1e-9 * variances[t] - 1e-30).any():
             raise ValueError(
                 f"noise[{t}]: got {noise[t]:.6g}, but a chain hands frame {t} noise of {inherited:.6g} from frame {t + 1}, so it cannot have less; "
-                f"raise noise[{t}] to {inherited:.6g}, lower noise[{t + 1}], or use coupling='star'")
+                f"raise noise[{t}] to {inherited:.6g}, lower noise[{t + 1}], or use coupling='star'"
+            )
         scales.append(fresh.clamp_min(0).sqrt())
     return scales
 
 
 @lru_cache(maxsize=8)
 def _chain_steps(
-    blur: tuple[float, ...], noise: tuple[float, ...], scale: tuple[float, ...], height: int, width: int, cumulative: bool
+    blur: tuple[float, ...],
+    noise: tuple[float, ...],
+    scale: tuple[float, ...],
+    height: int,
+    width: int,
+    cumulative: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
     "Return gains and fresh scales of all steps. Cached, because training asks for the same ones at every step: never write to them."
     gains = _step_gains(blur, scale, height, width)
@@ -284,7 +307,9 @@ def _draw(images: Tensor, generator: torch.Generator | None, buffer: Tensor | No
     return torch.randn(images.shape, dtype=dtype, generator=generator).to(images.device)
 
 # %% ../../nbs/pseudo_video/corruption.ipynb #6c9a91a1
-def _add_plain_noise(out: Tensor, images: Tensor, noise: list[float], shared: bool, generator: torch.Generator | None) -> None:
+def _add_plain_noise(
+    out: Tensor, images: Tensor, noise: list[float], shared: bool, generator: torch.Generator | None
+) -> None:
     "Add the noise of `star` or `shared` to the frames in `out`."
     field = None
     for t in reversed(range(len(noise))):
@@ -295,7 +320,12 @@ def _add_plain_noise(out: Tensor, images: Tensor, noise: list[float], shared: bo
 
 # %% ../../nbs/pseudo_video/corruption.ipynb #5b332d8e
 def _add_chain_noise(
-    out: Tensor, images: Tensor, noise: list[float], gains: list[Tensor], fresh: list[Tensor], generator: torch.Generator | None
+    out: Tensor,
+    images: Tensor,
+    noise: list[float],
+    gains: list[Tensor],
+    fresh: list[Tensor],
+    generator: torch.Generator | None,
 ) -> None:
     "Add the noise of a chain to the frames in `out`, from the frame next to the image down to the first."
     total = field = None
@@ -325,7 +355,9 @@ def _to_pixels(coefficients: Tensor, buffer: Tensor) -> Tensor:
 COUPLINGS = ("chain", "star", "shared", "chain-cumsnr")
 
 
-def _check_call(images: Tensor, blur: Sequence[float], noise: Sequence[float], coupling: str, scale: Sequence[float] | None) -> list[list[float]]:
+def _check_call(
+    images: Tensor, blur: Sequence[float], noise: Sequence[float], coupling: str, scale: Sequence[float] | None
+) -> list[list[float]]:
     "Return blur, noise and scale as lists of floats, or raise `ValueError`."
     _check_images(images, bounded=True)
     blur = _check_frames("blur", blur, None, 0.0)
@@ -342,7 +374,9 @@ def _check_generator(generator: torch.Generator | int | None) -> torch.Generator
         return torch.Generator().manual_seed(generator)
     if generator is not None and getattr(getattr(generator, "device", None), "type", None) != "cpu":
         where = getattr(generator, "device", type(generator).__name__)
-        raise ValueError(f"generator: got one on {where}, expected a CPU generator or a seed, so that a seed means the same video everywhere")
+        raise ValueError(
+            f"generator: got one on {where}, expected a CPU generator or a seed, so that a seed means the same video everywhere"
+        )
     return generator
 
 # %% ../../nbs/pseudo_video/corruption.ipynb #3f6c152b
@@ -354,7 +388,9 @@ def _buffer(images: Tensor, frames: int, out: Tensor | None) -> Tensor:
     got, expected = (tuple(out.shape), out.dtype, out.device), (shape, images.dtype, images.device)
     if got != expected or not out.is_contiguous():
         layout = "contiguous" if out.is_contiguous() else "strided"
-        raise ValueError(f"out: got {layout} {got}, expected contiguous {expected}; allocate it with images.new_empty({shape})")
+        raise ValueError(
+            f"out: got {layout} {got}, expected contiguous {expected}; allocate it with images.new_empty({shape})"
+        )
     return out
 
 # %% ../../nbs/pseudo_video/corruption.ipynb #e31a6738

@@ -32,7 +32,10 @@ def strengths(
 def _checked(images: Tensor, strength: float) -> float:
     "Return the strength as a float; raise `ValueError` unless it is in [0, 1] and the images are a clean batch."
     _check_images(images, bounded=False)
-    if not 0 <= strength <= 1: raise ValueError(f"strength: got {strength}, expected a number from 0, the image itself, to 1, the most degraded")
+    if not 0 <= strength <= 1:
+        raise ValueError(
+            f"strength: got {strength}, expected a number from 0, the image itself, to 1, the most degraded"
+        )
     return float(strength)
 
 # %% ../../nbs/pseudo_video/degradations.ipynb #3d28de63
@@ -76,7 +79,8 @@ def downsample(
     Raises `ValueError` for images that are no clean batch or a strength outside [0, 1]."""
     strength, sides = _checked(images, strength), images.shape[-2:]
     small = [max(1, round(side ** (1 - strength))) for side in sides]
-    if small == list(sides): return images.clone()
+    if small == list(sides):
+        return images.clone()
     rows, columns = (_area(side, size).to(images) for side, size in zip(sides, small))
     return interpolate(rows @ images @ columns.T, size=tuple(sides), mode="bilinear", align_corners=False)
 
@@ -136,7 +140,8 @@ def pixelate(
 # %% ../../nbs/pseudo_video/degradations.ipynb #bebd170d
 def _fade_bands(images: Tensor) -> list[Tensor]:
     "Split images into what fades and what stays: color and grey, or for one channel everything and nothing."
-    if images.shape[1] == 1: return [images, torch.zeros_like(images)]
+    if images.shape[1] == 1:
+        return [images, torch.zeros_like(images)]
     grey = images.mean(1, keepdim=True).expand_as(images)
     return [images - grey, grey]
 
@@ -164,7 +169,9 @@ def fade(
 def mask(
     images: Tensor,  # images, (B, C, H, W), finite floats
     strength: float,  # 0 to 1, the expected share of masked pixels
-    generator: torch.Generator | int | None = None,  # CPU generator or seed of the mask; None draws from torch's global generator
+    generator: torch.Generator
+    | int
+    | None = None,  # CPU generator or seed of the mask; None draws from torch's global generator
 ) -> Tensor:  # same shape; masked pixels are 0.5 in all channels
     """Replace random pixels by mid-grey.
 
@@ -188,7 +195,8 @@ def quantize(
 
     Raises `ValueError` for images that are no clean batch or a strength outside [0, 1]."""
     strength = _checked(images, strength)
-    if strength == 0: return images.clone()
+    if strength == 0:
+        return images.clone()
     sides = [min(8, side) for side in images.shape[-2:]]
     short = [-size % side for size, side in zip(images.shape[-2:], sides)]
     padded = pad(images - 0.5, (0, short[1], 0, short[0]), mode="replicate")
@@ -205,32 +213,46 @@ def _steps(sides: Sequence[int], strength: float) -> Tensor:
     return growing(strength, 0.5, 0.02) * math.sqrt(sides[0] * sides[1]) * (1 + frequency / 2)
 
 # %% ../../nbs/pseudo_video/degradations.ipynb #6457038b
-DEGRADATIONS = {"blur": blur, "downsample": downsample, "pixelate": pixelate, "mask": mask, "fade": fade, "quantize": quantize}
+DEGRADATIONS = {
+    "blur": blur,
+    "downsample": downsample,
+    "pixelate": pixelate,
+    "mask": mask,
+    "fade": fade,
+    "quantize": quantize,
+}
 
 
 def find_degradation(
     corruption: str | Callable,  # name in `DEGRADATIONS`, or a callable
 ) -> Callable:  # called as function(images, strength, generator)
     "Return the degradation of a name, or the callable itself. Raises `ValueError` for an unknown name."
-    if callable(corruption): return corruption
-    if corruption not in DEGRADATIONS: raise ValueError(f"corruption: got {corruption!r}, expected one of {', '.join(DEGRADATIONS)}, or a callable")
+    if callable(corruption):
+        return corruption
+    if corruption not in DEGRADATIONS:
+        raise ValueError(f"corruption: got {corruption!r}, expected one of {', '.join(DEGRADATIONS)}, or a callable")
     return DEGRADATIONS[corruption]
 
 # %% ../../nbs/pseudo_video/degradations.ipynb #27a8873d
 def check_degradation(
     function: Callable,  # called as function(images, strength, generator), with a CPU generator
-    images: Tensor | None = None,  # (B, C, H, W) in [0, 1] to try it on; None takes 16 random images of one channel and 16 of three, odd sides
+    images: Tensor
+    | None = None,  # (B, C, H, W) in [0, 1] to try it on; None takes 16 random images of one channel and 16 of three, odd sides
     slack: float = 0.1,  # how far the mean distance to the image may fall, as a share of the largest, at least 0
 ) -> None:  # nothing when all is well
     "Try a degradation at eleven strengths. Raises `ValueError` that says what is wrong."
     generator = torch.Generator().manual_seed(0)
-    probes = [heat_blur(torch.rand(16, c, 9, 7, generator=generator), 0.7) for c in (1, 3)] if images is None else [images]
+    probes = (
+        [heat_blur(torch.rand(16, c, 9, 7, generator=generator), 0.7) for c in (1, 3)] if images is None else [images]
+    )
     for probe in probes:
         _check_images(probe, bounded=True)
         distances = torch.tensor([_distance(function, probe, k / 10) for k in range(11)])
         if (distances < distances.cummax(0).values - slack * distances.max()).any() or distances.max() == 0:
-            raise ValueError(f"degradation: got mean squared distances {[round(d, 4) for d in distances.tolist()]} at strengths 0, 0.1, ..., 1; "
-                             "expected them to grow with the strength")
+            raise ValueError(
+                f"degradation: got mean squared distances {[round(d, 4) for d in distances.tolist()]} at strengths 0, 0.1, ..., 1; "
+                "expected them to grow with the strength"
+            )
 
 # %% ../../nbs/pseudo_video/degradations.ipynb #06c7b4cc
 def _distance(function: Callable, images: Tensor, strength: float) -> float:
@@ -238,19 +260,30 @@ def _distance(function: Callable, images: Tensor, strength: float) -> float:
     given = images.clone()
     out, again = (function(given, strength, torch.Generator().manual_seed(1)) for _ in range(2))
     _check_frame(out, images, f"strength {strength}")
-    if not torch.equal(given, images): raise ValueError("degradation: got changed images, expected a new tensor; work on images.clone()")
-    if not out.isfinite().all(): raise ValueError(f"degradation: got NaN or infinite values at strength {strength}; look for a division by zero")
+    if not torch.equal(given, images):
+        raise ValueError("degradation: got changed images, expected a new tensor; work on images.clone()")
+    if not out.isfinite().all():
+        raise ValueError(f"degradation: got NaN or infinite values at strength {strength}; look for a division by zero")
     if not torch.equal(out, again):
-        raise ValueError(f"degradation: got two results for one seed at strength {strength}; draw everything from the generator that is passed")
+        raise ValueError(
+            f"degradation: got two results for one seed at strength {strength}; draw everything from the generator that is passed"
+        )
     if strength == 0 and not torch.equal(out, images):
-        raise ValueError("degradation: got another image at strength 0, expected the image bit for bit, because the last frame is the image")
+        raise ValueError(
+            "degradation: got another image at strength 0, expected the image bit for bit, because the last frame is the image"
+        )
     return (out - images).square().mean().item()
 
 
 def _check_frame(frame: Tensor, images: Tensor, where: str) -> None:
     "Raise `ValueError` unless the frame is a tensor like the images."
-    got, wanted = [(tuple(x.shape), x.dtype, x.device) if isinstance(x, Tensor) else type(x).__name__ for x in (frame, images)]
-    if got != wanted: raise ValueError(f"degradation: got {got} at {where}, expected {wanted}, the shape, type and device of the images")
+    got, wanted = [
+        (tuple(x.shape), x.dtype, x.device) if isinstance(x, Tensor) else type(x).__name__ for x in (frame, images)
+    ]
+    if got != wanted:
+        raise ValueError(
+            f"degradation: got {got} at {where}, expected {wanted}, the shape, type and device of the images"
+        )
 
 # %% ../../nbs/pseudo_video/degradations.ipynb #19277a73
 def _normal(images: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -259,16 +292,26 @@ def _normal(images: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(images.shape, dtype=dtype, generator=generator).to(images)
 
 
-def _independent(function: Callable, images: Tensor, levels: list[float], grain: float, generator: torch.Generator | None) -> list[Tensor]:
+def _independent(
+    function: Callable, images: Tensor, levels: list[float], grain: float, generator: torch.Generator | None
+) -> list[Tensor]:
     "Return the frames before the image with randomness of their own, newest first."
-    return [_degraded(function, images, level, generator) + grain * _normal(images, generator) for level in reversed(levels[:-1])]
+    return [
+        _degraded(function, images, level, generator) + grain * _normal(images, generator)
+        for level in reversed(levels[:-1])
+    ]
 
 
-def _with_one_draw(function: Callable, images: Tensor, levels: list[float], grain: float, generator: torch.Generator | None) -> list[Tensor]:
+def _with_one_draw(
+    function: Callable, images: Tensor, levels: list[float], grain: float, generator: torch.Generator | None
+) -> list[Tensor]:
     "Return the frames before the image with one mask and one grain for all, newest first."
     seed = int(torch.randint(2**62, (1,), generator=generator))
     added = grain * _normal(images, generator)
-    return [_degraded(function, images, level, torch.Generator().manual_seed(seed)) + added for level in reversed(levels[:-1])]
+    return [
+        _degraded(function, images, level, torch.Generator().manual_seed(seed)) + added
+        for level in reversed(levels[:-1])
+    ]
 
 
 def _degraded(function: Callable, images: Tensor, level: float, generator: torch.Generator | None) -> Tensor:
@@ -280,14 +323,18 @@ def _degraded(function: Callable, images: Tensor, level: float, generator: torch
 # %% ../../nbs/pseudo_video/degradations.ipynb #7c1f9cc8
 def _band_chain(function: Callable, split: Callable, gains: Callable) -> Callable:
     "Return the chain of a degradation that multiplies orthogonal bands of the image by gains."
+
     def chain(images, levels, grain, generator):
         frames, noise = [], None
         for level, sharper in zip(reversed(levels[:-1]), reversed(levels)):
             fresh = grain * _normal(images, generator)
-            if noise is None: noise = fresh
-            else: noise = _handed_on(split(noise), split(fresh), gains(images, level), gains(images, sharper))
+            if noise is None:
+                noise = fresh
+            else:
+                noise = _handed_on(split(noise), split(fresh), gains(images, level), gains(images, sharper))
             frames.append(function(images, level) + noise)
         return frames
+
     return chain
 
 
@@ -314,19 +361,27 @@ def _mask_chain(images: Tensor, levels: list[float], grain: float, generator: to
     return frames
 
 # %% ../../nbs/pseudo_video/degradations.ipynb #4c2f8c7d
-CHAINS = {"blur": _blur_chain, "pixelate": _band_chain(pixelate, _pixel_bands, _pixel_gains), "mask": _mask_chain,
-          "fade": _band_chain(fade, _fade_bands, _fade_gains)}
+CHAINS = {
+    "blur": _blur_chain,
+    "pixelate": _band_chain(pixelate, _pixel_bands, _pixel_gains),
+    "mask": _mask_chain,
+    "fade": _band_chain(fade, _fade_bands, _fade_gains),
+}
 
 
 def find_chain(
     corruption: str | Callable,  # name in `DEGRADATIONS`, or a callable
-) -> Callable:  # called as chain(images, strengths, grain, generator); returns the T - 1 frames before the image, newest first
+) -> (
+    Callable
+):  # called as chain(images, strengths, grain, generator); returns the T - 1 frames before the image, newest first
     "Return how to make a first-order chain. Raises `ValueError` for a degradation that has none; a callable may carry its own as `.chain`."
     chain = CHAINS.get(corruption) if isinstance(corruption, str) else getattr(corruption, "chain", None)
     if chain is None:
         name = corruption if isinstance(corruption, str) else getattr(corruption, "__name__", "this callable")
-        raise ValueError(f"coupling: no first-order chain is known that gives the frames of {name!r}; use 'star' or 'shared', "
-                         f"one of {', '.join(CHAINS)}, or a callable with an attribute `chain`")
+        raise ValueError(
+            f"coupling: no first-order chain is known that gives the frames of {name!r}; use 'star' or 'shared', "
+            f"one of {', '.join(CHAINS)}, or a callable with an attribute `chain`"
+        )
     return chain
 
 # %% ../../nbs/pseudo_video/degradations.ipynb #22c1cefd
@@ -344,10 +399,18 @@ def degraded_video(
     Raises `ValueError` for unknown names, images out of range, a negative grain, or a chain that does not exist."""
     _check_images(images, bounded=True)
     function, levels = find_degradation(corruption), strengths(frames)
-    if not (math.isfinite(grain) and grain >= 0): raise ValueError(f"grain: got {grain}, expected a finite value that is not negative")
-    if coupling not in ("star", "shared", "chain"): raise ValueError(f"coupling: got {coupling!r}, expected 'star', 'shared' or 'chain'")
+    if not (math.isfinite(grain) and grain >= 0):
+        raise ValueError(f"grain: got {grain}, expected a finite value that is not negative")
+    if coupling not in ("star", "shared", "chain"):
+        raise ValueError(f"coupling: got {coupling!r}, expected 'star', 'shared' or 'chain'")
     generator = _check_generator(generator)
-    with torch.autocast(images.device.type, enabled=False):  # clips are data: full precision, also inside a training step
-        if coupling == "chain": earlier = find_chain(corruption)(images, levels, grain, generator)
-        else: earlier = (_independent if coupling == "star" else _with_one_draw)(function, images, levels, grain, generator)
+    with torch.autocast(
+        images.device.type, enabled=False
+    ):  # clips are data: full precision, also inside a training step
+        if coupling == "chain":
+            earlier = find_chain(corruption)(images, levels, grain, generator)
+        else:
+            earlier = (_independent if coupling == "star" else _with_one_draw)(
+                function, images, levels, grain, generator
+            )
     return torch.stack([*reversed(earlier), images], 1)

@@ -20,11 +20,17 @@ def _check_levels(noise: Sequence[float], scale: Sequence[float], coupling: str)
     "Return noise and scale as float64 arrays, or raise `ValueError`."
     noise, scale = np.asarray(noise, dtype=float), np.asarray(scale, dtype=float)
     if noise.ndim != 1 or noise.shape != scale.shape or len(noise) == 0:
-        raise ValueError(f"noise and scale: got shapes {noise.shape} and {scale.shape}, expected one value per frame in each")
+        raise ValueError(
+            f"noise and scale: got shapes {noise.shape} and {scale.shape}, expected one value per frame in each"
+        )
     if not (np.isfinite([noise, scale]).all() and min(noise.min(), scale.min()) >= 0):
-        raise ValueError("noise and scale: got a negative or infinite value or NaN, expected finite values that are not negative")
+        raise ValueError(
+            "noise and scale: got a negative or infinite value or NaN, expected finite values that are not negative"
+        )
     if noise[-1] != 0 or scale[-1] != 1:
-        raise ValueError(f"noise and scale: got {noise[-1]:g} and {scale[-1]:g} for the last frame, expected 0 and 1, because it is the image; append them")
+        raise ValueError(
+            f"noise and scale: got {noise[-1]:g} and {scale[-1]:g} for the last frame, expected 0 and 1, because it is the image; append them"
+        )
     if coupling not in COUPLINGS:
         raise ValueError(f"coupling: got {coupling!r}, expected one of {', '.join(COUPLINGS)}")
     return noise, scale
@@ -46,8 +52,10 @@ def _chain(variances: np.ndarray, gains: np.ndarray) -> np.ndarray:
     for t in reversed(range(len(gains))):
         inherited = gains[t] ** 2 * variances[t + 1]
         if variances[t] < inherited * (1 - 1e-9):
-            raise ValueError(f"noise[{t}]: got {variances[t]**0.5:.6g}, but a chain inherits {inherited**0.5:.6g} from frame {t + 1}; raise it or use coupling='star'")
-        covariance[t, t + 1:] = covariance[t + 1:, t] = gains[t] * covariance[t + 1, t + 1:]
+            raise ValueError(
+                f"noise[{t}]: got {variances[t] ** 0.5:.6g}, but a chain inherits {inherited**0.5:.6g} from frame {t + 1}; raise it or use coupling='star'"
+            )
+        covariance[t, t + 1 :] = covariance[t + 1 :, t] = gains[t] * covariance[t + 1, t + 1 :]
     return covariance
 
 # %% ../../nbs/pseudo_video/theory.ipynb #6398b206
@@ -64,9 +72,12 @@ def frame_covariance(
     if not (math.isfinite(variance) and variance > 0):
         raise ValueError(f"variance: got {variance}, expected a finite number above 0")
     gains = np.divide(scale[:-1], scale[1:], out=np.zeros(len(scale) - 1), where=scale[1:] > 0)
-    if coupling == "star": between = np.diag(noise**2)
-    elif coupling == "shared": between = np.outer(noise, noise)
-    else: between = _chain(noise**2 if coupling == "chain" else _cumulative(noise, gains), gains)
+    if coupling == "star":
+        between = np.diag(noise**2)
+    elif coupling == "shared":
+        between = np.outer(noise, noise)
+    else:
+        between = _chain(noise**2 if coupling == "chain" else _cumulative(noise, gains), gains)
     return variance * np.outer(scale, scale) + between
 
 # %% ../../nbs/pseudo_video/theory.ipynb #aada3ace
@@ -104,5 +115,6 @@ def conditional_information(
         raise ValueError(f"noise: got {len(noise)} frames, expected at least 2; the image alone has no context")
     newest = residual_variance(noise, scale, coupling, variance, [len(noise) - 2])
     every = residual_variance(noise, scale, coupling, variance)
-    if every == 0: return math.inf if newest > 0 else 0.0
+    if every == 0:
+        return math.inf if newest > 0 else 0.0
     return 0.5 * math.log(newest / every)

@@ -9,7 +9,6 @@ __all__ = ['NoisePredictor', 'linear_alphas_bar', 'check_schedule', 'check_call'
            'load_denoiser']
 
 # %% ../../nbs/worlds/denoisers.ipynb #52cfbf21
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 import torch
@@ -19,9 +18,11 @@ from torch import Tensor, nn
 @runtime_checkable
 class NoisePredictor(Protocol):
     "Anything that predicts the noise in a sample and says on which schedule."
+
     alphas_bar: Tensor  # (T + 1,), from 1 strictly down to more than 0
 
-    def __call__(self,
+    def __call__(
+        self,
         x_t: Tensor,  # noisy samples (B, C, H, W), in the model's own range
         t: int | Tensor,  # time in 1..T, or one for each sample (B,) int64
         condition=None,  # whatever the model takes
@@ -35,20 +36,33 @@ def linear_alphas_bar(
     last: float = 0.02,  # beta of the last step, in (0, 1)
 ) -> Tensor:  # (T + 1,) float64, first entry 1
     "Compute the share of signal of a linear schedule. Raises `ValueError` for fewer than one step or a beta outside (0, 1)."
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1: raise ValueError(f"steps={steps!r}: expected a whole number of at least 1")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps={steps!r}: expected a whole number of at least 1")
     for name, beta in (("first", first), ("last", last)):
-        if not 0 < beta < 1: raise ValueError(f"{name}={beta!r}: expected a number in (0, 1)")
-    return torch.cat((torch.ones(1, dtype=torch.float64), (1 - torch.linspace(first, last, steps, dtype=torch.float64)).cumprod(0)))
+        if not 0 < beta < 1:
+            raise ValueError(f"{name}={beta!r}: expected a number in (0, 1)")
+    return torch.cat(
+        (torch.ones(1, dtype=torch.float64), (1 - torch.linspace(first, last, steps, dtype=torch.float64)).cumprod(0))
+    )
 
 
 def check_schedule(
     alphas_bar: Tensor,  # (T + 1,)
 ) -> Tensor:  # the same, float64
     "Return a schedule that keeps the promise. Raises `ValueError` for one that does not."
-    if not isinstance(alphas_bar, Tensor) or not alphas_bar.is_floating_point() or alphas_bar.ndim != 1 or len(alphas_bar) < 2:
-        raise ValueError(f"alphas_bar: got {tuple(alphas_bar.shape) if isinstance(alphas_bar, Tensor) else type(alphas_bar).__name__}, expected float (T + 1,) with T >= 1")
+    if (
+        not isinstance(alphas_bar, Tensor)
+        or not alphas_bar.is_floating_point()
+        or alphas_bar.ndim != 1
+        or len(alphas_bar) < 2
+    ):
+        raise ValueError(
+            f"alphas_bar: got {tuple(alphas_bar.shape) if isinstance(alphas_bar, Tensor) else type(alphas_bar).__name__}, expected float (T + 1,) with T >= 1"
+        )
     if not (alphas_bar[0] == 1 and (alphas_bar.diff() < 0).all() and alphas_bar[-1] > 0):
-        raise ValueError("alphas_bar: expected to start at exactly 1, to fall strictly and to stay above 0; put a 1 in front of a library's alphas_cumprod")
+        raise ValueError(
+            "alphas_bar: expected to start at exactly 1, to fall strictly and to stay above 0; put a 1 in front of a library's alphas_cumprod"
+        )
     return alphas_bar.double()
 
 # %% ../../nbs/worlds/denoisers.ipynb #f1ef525a
@@ -59,47 +73,85 @@ def check_call(
 ) -> Tensor:  # share of signal of every sample, (B, 1, 1, 1), in the type of the schedule
     "Return the share of signal of a call's samples. Raises `ValueError` for another shape, type or time, or for NaN."
     if not isinstance(x_t, Tensor) or not x_t.is_floating_point() or x_t.ndim != 4 or x_t.numel() == 0:
-        raise ValueError(f"x_t: got {(x_t.dtype, tuple(x_t.shape)) if isinstance(x_t, Tensor) else type(x_t).__name__}, expected float (B, C, H, W) with no empty axis")
-    if not x_t.isfinite().all(): raise ValueError("x_t: holds NaN or infinite values")
-    if isinstance(t, int) and not isinstance(t, bool): t = torch.full((len(x_t),), t)
+        raise ValueError(
+            f"x_t: got {(x_t.dtype, tuple(x_t.shape)) if isinstance(x_t, Tensor) else type(x_t).__name__}, expected float (B, C, H, W) with no empty axis"
+        )
+    if not x_t.isfinite().all():
+        raise ValueError("x_t: holds NaN or infinite values")
+    if isinstance(t, int) and not isinstance(t, bool):
+        t = torch.full((len(x_t),), t)
     if not isinstance(t, Tensor) or t.dtype != torch.int64 or t.shape != (len(x_t),):
         raise ValueError(f"t: got {t!r}, expected a whole number or int64 of shape ({len(x_t)},)")
-    if t.min() < 1 or t.max() >= len(alphas_bar): raise ValueError(f"t: got times from {t.min()} to {t.max()}, expected 1 to {len(alphas_bar) - 1}; time 0 is the clean image")
+    if t.min() < 1 or t.max() >= len(alphas_bar):
+        raise ValueError(
+            f"t: got times from {t.min()} to {t.max()}, expected 1 to {len(alphas_bar) - 1}; time 0 is the clean image"
+        )
     return alphas_bar[t.to(alphas_bar.device)].view(-1, 1, 1, 1)
 
 # %% ../../nbs/worlds/denoisers.ipynb #1b43eb15
 class GaussianMixture(nn.Module):
     "Predict the noise in samples of a mixture of Gaussians exactly; a `NoisePredictor`. Raises `ValueError` for parts that do not fit."
-    def __init__(self,
+
+    def __init__(
+        self,
         means: Tensor,  # (K, C, H, W)
         covariances: Tensor,  # (K, D, D), D = C H W, positive semi-definite
         weights: Tensor | None = None,  # (K,), > 0; equal by default; divided by their sum
         alphas_bar: Tensor | None = None,  # schedule (T + 1,); DDPM's linear one by default
     ):
         super().__init__()
-        if not isinstance(means, Tensor) or means.ndim != 4 or means.numel() == 0: raise ValueError(f"means: got {tuple(getattr(means, 'shape', ()))}, expected (K, C, H, W) with no empty axis")
+        if not isinstance(means, Tensor) or means.ndim != 4 or means.numel() == 0:
+            raise ValueError(
+                f"means: got {tuple(getattr(means, 'shape', ()))}, expected (K, C, H, W) with no empty axis"
+            )
         K, D = len(means), means[0].numel()
-        if tuple(covariances.shape) != (K, D, D): raise ValueError(f"covariances: got {tuple(covariances.shape)}, expected (K, D, D) = {(K, D, D)}")
+        if tuple(covariances.shape) != (K, D, D):
+            raise ValueError(f"covariances: got {tuple(covariances.shape)}, expected (K, D, D) = {(K, D, D)}")
         weights = torch.ones(K) if weights is None else weights
-        if tuple(weights.shape) != (K,) or not (weights > 0).all(): raise ValueError(f"weights: got {weights!r}, expected ({K},) above 0")
+        if tuple(weights.shape) != (K,) or not (weights > 0).all():
+            raise ValueError(f"weights: got {weights!r}, expected ({K},) above 0")
         values, vectors = torch.linalg.eigh(covariances.double())
-        if not (means.isfinite().all() and values.isfinite().all()): raise ValueError("means, covariances: hold NaN or infinite values")
-        if values.min() < -1e-9 * values.max(): raise ValueError(f"covariances: smallest eigenvalue {values.min():.2g}, expected at least 0")
+        if not (means.isfinite().all() and values.isfinite().all()):
+            raise ValueError("means, covariances: hold NaN or infinite values")
+        if values.min() < -1e-9 * values.max():
+            raise ValueError(f"covariances: smallest eigenvalue {values.min():.2g}, expected at least 0")
         self.shape = tuple(means.shape[1:])
-        for name, value in (("means", means.double().flatten(1)), ("variances", values.clamp_min(0)), ("bases", vectors), ("log_weights", (weights / weights.sum()).double().log()),
-                            ("alphas_bar", linear_alphas_bar() if alphas_bar is None else check_schedule(alphas_bar))): self.register_buffer(name, value)
+        for name, value in (
+            ("means", means.double().flatten(1)),
+            ("variances", values.clamp_min(0)),
+            ("bases", vectors),
+            ("log_weights", (weights / weights.sum()).double().log()),
+            ("alphas_bar", linear_alphas_bar() if alphas_bar is None else check_schedule(alphas_bar)),
+        ):
+            self.register_buffer(name, value)
 
-    def forward(self, x_t, t, condition=None):  # noisy samples (B, C, H, W), time or times, components (B,) int64 or None
+    def forward(
+        self, x_t, t, condition=None
+    ):  # noisy samples (B, C, H, W), time or times, components (B,) int64 or None
         share = check_call(x_t, t, self.alphas_bar).flatten(1)
-        if tuple(x_t.shape[1:]) != self.shape: raise ValueError(f"x_t: got samples of shape {tuple(x_t.shape[1:])}, expected {self.shape}")
-        return _expected_noise(self, x_t.double().flatten(1), share, _log_prior(self, len(x_t), condition)).view_as(x_t).to(x_t.dtype)
+        if tuple(x_t.shape[1:]) != self.shape:
+            raise ValueError(f"x_t: got samples of shape {tuple(x_t.shape[1:])}, expected {self.shape}")
+        return (
+            _expected_noise(self, x_t.double().flatten(1), share, _log_prior(self, len(x_t), condition))
+            .view_as(x_t)
+            .to(x_t.dtype)
+        )
 
 # %% ../../nbs/worlds/denoisers.ipynb #781a2cc9
 def _log_prior(mixture: GaussianMixture, count: int, condition: Tensor | None) -> Tensor:
     "Return log weights of the components, (B, K), or of the given one alone."
-    if condition is None: return mixture.log_weights.expand(count, -1)
-    if not isinstance(condition, Tensor) or condition.dtype != torch.int64 or condition.shape != (count,) or condition.min() < 0 or condition.max() >= len(mixture.means):
-        raise ValueError(f"condition: got {condition!r}, expected int64 of shape ({count},) in 0..{len(mixture.means) - 1}")
+    if condition is None:
+        return mixture.log_weights.expand(count, -1)
+    if (
+        not isinstance(condition, Tensor)
+        or condition.dtype != torch.int64
+        or condition.shape != (count,)
+        or condition.min() < 0
+        or condition.max() >= len(mixture.means)
+    ):
+        raise ValueError(
+            f"condition: got {condition!r}, expected int64 of shape ({count},) in 0..{len(mixture.means) - 1}"
+        )
     return torch.full((count, len(mixture.means)), -torch.inf, dtype=torch.float64).scatter(1, condition[:, None], 0.0)
 
 
@@ -119,17 +171,26 @@ def fit_mixture(
     alphas_bar: Tensor | None = None,  # schedule (T + 1,); DDPM's linear one by default
 ) -> GaussianMixture:  # a component for each class, in the order of the labels
     "Fit a Gaussian to every class of pictures by probabilistic PCA (Tipping and Bishop, 1999). Raises `ValueError` for shapes that do not fit or too few images."
-    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim != 4 or images.numel() == 0 or not images.isfinite().all():
+    if (
+        not isinstance(images, Tensor)
+        or not images.is_floating_point()
+        or images.ndim != 4
+        or images.numel() == 0
+        or not images.isfinite().all()
+    ):
         raise ValueError("images: expected finite float (N, C, H, W) with no empty axis")
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),): raise ValueError(f"labels: expected int64 of shape ({len(images)},)")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
+        raise ValueError(f"labels: expected int64 of shape ({len(images)},)")
     D, fits = images[0].numel(), []
-    if not 0 <= rank < D: raise ValueError(f"rank={rank}: expected a whole number in 0..{D - 1}")
+    if not 0 <= rank < D:
+        raise ValueError(f"rank={rank}: expected a whole number in 0..{D - 1}")
     for label in labels.unique():
         flat = images[labels == label].double().flatten(1)
-        if len(flat) <= max(rank, 1): raise ValueError(f"labels: class {label} has {len(flat)} images, expected more than rank={rank}")
+        if len(flat) <= max(rank, 1):
+            raise ValueError(f"labels: class {label} has {len(flat)} images, expected more than rank={rank}")
         values, vectors = torch.linalg.eigh(flat.T.cov().reshape(D, D))
-        rest = values[:D - rank].mean().clamp_min(floor)
-        values = torch.cat((rest.expand(D - rank), values[D - rank:].clamp_min(rest)))
+        rest = values[: D - rank].mean().clamp_min(floor)
+        values = torch.cat((rest.expand(D - rank), values[D - rank :].clamp_min(rest)))
         fits.append((flat.mean(0).view(images.shape[1:]), vectors * values @ vectors.T, len(flat)))
     means, covariances, counts = zip(*fits)
     return GaussianMixture(torch.stack(means), torch.stack(covariances), torch.tensor(counts), alphas_bar)
@@ -137,15 +198,19 @@ def fit_mixture(
 # %% ../../nbs/worlds/denoisers.ipynb #6f092d7f
 class _Pretrained(nn.Module):
     "Let a diffusers U-Net keep the promise of a `NoisePredictor`."
+
     def __init__(self, unet, alphas_bar):
         super().__init__()
         self.unet = unet.eval().requires_grad_(False)
         self.register_buffer("alphas_bar", alphas_bar)
 
-    def forward(self, x_t, t, condition=None):  # noisy samples (B, C, H, W), time or times, classes (B,) where the network takes them
+    def forward(
+        self, x_t, t, condition=None
+    ):  # noisy samples (B, C, H, W), time or times, classes (B,) where the network takes them
         check_call(x_t, t, self.alphas_bar)
         wanted = self.unet.config.in_channels
-        if x_t.shape[1] != wanted: raise ValueError(f"x_t: got {x_t.shape[1]} channels, expected {wanted}")
+        if x_t.shape[1] != wanted:
+            raise ValueError(f"x_t: got {x_t.shape[1]} channels, expected {wanted}")
         return self.unet(x_t, t - 1, class_labels=condition).sample[:, :wanted]
 
 
@@ -154,7 +219,10 @@ def _schedule(folder: Path, scheduler) -> Tensor:
     for place in (folder / "scheduler", folder, folder.parent / "scheduler"):
         if (place / "scheduler_config.json").is_file():
             found = scheduler.from_pretrained(place, local_files_only=True)
-            if found.config.prediction_type != "epsilon": raise ValueError(f"{place.name}: the network predicts {found.config.prediction_type!r}, expected 'epsilon' (noise)")
+            if found.config.prediction_type != "epsilon":
+                raise ValueError(
+                    f"{place.name}: the network predicts {found.config.prediction_type!r}, expected 'epsilon' (noise)"
+                )
             return torch.cat((torch.ones(1, dtype=torch.float64), found.alphas_cumprod.double()))
     raise FileNotFoundError(f"{folder.name}: no scheduler_config.json beside the network; pass alphas_bar=")
 
@@ -170,8 +238,14 @@ def load_denoiser(
     folder = Path(folder).expanduser()
     place = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (place / "config.json").is_file():
-        raise FileNotFoundError(f"{folder.name}: no network there (no config.json in it or in its unet folder); expected what `save_pretrained` of diffusers wrote")
-    try: from diffusers import DDPMScheduler, UNet2DModel
-    except ImportError: raise ModuleNotFoundError("a pretrained network needs diffusers: pip install diffusers; `fit_mixture` needs nothing") from None
+        raise FileNotFoundError(
+            f"{folder.name}: no network there (no config.json in it or in its unet folder); expected what `save_pretrained` of diffusers wrote"
+        )
+    try:
+        from diffusers import DDPMScheduler, UNet2DModel
+    except ImportError:
+        raise ModuleNotFoundError(
+            "a pretrained network needs diffusers: pip install diffusers; `fit_mixture` needs nothing"
+        ) from None
     schedule = _schedule(folder, DDPMScheduler) if alphas_bar is None else check_schedule(alphas_bar)
     return _Pretrained(UNet2DModel.from_pretrained(place, local_files_only=True), schedule).to(device)

@@ -29,18 +29,35 @@ def _crossings(before: Tensor, after: Tensor, level: Tensor, on: Tensor, off: Te
 # %% ../../nbs/worlds/events.ipynb #a890a6d8
 def _check_video(video: Tensor) -> None:
     "Raise `ValueError` unless the video is gray, floating point and in [0, 1]."
-    if not isinstance(video, Tensor) or video.ndim != 5 or video.shape[2] != 1 or video.numel() == 0 or video.shape[1] < 2:
+    if (
+        not isinstance(video, Tensor)
+        or video.ndim != 5
+        or video.shape[2] != 1
+        or video.numel() == 0
+        or video.shape[1] < 2
+    ):
         came = tuple(video.shape) if isinstance(video, Tensor) else type(video).__name__
-        raise ValueError(f"video: got {came}, expected (N, T, 1, H, W) with at least two frames; for RGB, take the mean of the channels first")
+        raise ValueError(
+            f"video: got {came}, expected (N, T, 1, H, W) with at least two frames; for RGB, take the mean of the channels first"
+        )
     if not video.is_floating_point() or not ((video >= 0) & (video <= 1)).all():
-        raise ValueError(f"video: got {video.dtype} with values from {video.min():g} to {video.max():g}, expected floats in [0, 1] without NaN")
+        raise ValueError(
+            f"video: got {video.dtype} with values from {video.min():g} to {video.max():g}, expected floats in [0, 1] without NaN"
+        )
 
 
 def _check_settings(times: Tensor, frames: int, threshold: float, spread: float, noise: float, floor: float) -> None:
     "Raise `ValueError` for a setting of the camera out of range."
-    if tuple(times.shape) != (frames,) or not (times[1:] > times[:-1]).all(): raise ValueError(f"times: got {times.tolist()}, expected {frames} growing numbers, one a frame")
-    for name, value, low, high in (("threshold", threshold, 1e-3, math.inf), ("spread", spread, 0, 1), ("noise", noise, 0, 1), ("floor", floor, 1e-6, 1)):
-        if not (isinstance(value, (int, float)) and low <= value <= high): raise ValueError(f"{name}: got {value!r}, expected a number in [{low:g}, {high:g}]")
+    if tuple(times.shape) != (frames,) or not (times[1:] > times[:-1]).all():
+        raise ValueError(f"times: got {times.tolist()}, expected {frames} growing numbers, one a frame")
+    for name, value, low, high in (
+        ("threshold", threshold, 1e-3, math.inf),
+        ("spread", spread, 0, 1),
+        ("noise", noise, 0, 1),
+        ("floor", floor, 1e-6, 1),
+    ):
+        if not (isinstance(value, (int, float)) and low <= value <= high):
+            raise ValueError(f"{name}: got {value!r}, expected a number in [{low:g}, {high:g}]")
 
 # %% ../../nbs/worlds/events.ipynb #b3c02891
 def _thresholds(shape: tuple, threshold: float, spread: float, generator: torch.Generator) -> Tensor:
@@ -55,7 +72,9 @@ def _noise(shape: tuple, noise: float, generator: torch.Generator) -> tuple[Tens
     return index, share, torch.randint(2, (len(index),), generator=generator) * 2.0 - 1
 
 
-def _interval(before: Tensor, after: Tensor, level: Tensor, on: Tensor, off: Tensor, noise: float, generator) -> tuple[Tensor, Tensor]:
+def _interval(
+    before: Tensor, after: Tensor, level: Tensor, on: Tensor, off: Tensor, noise: float, generator
+) -> tuple[Tensor, Tensor]:
     "Return events (M, 5) of one interval as n, x, y, share, polarity, and the new level."
     index, share, new = _crossings(before, after, level, on, off)
     sign = torch.where(after >= level, 1.0, -1.0)[tuple(index[:, :3].T)]
@@ -81,7 +100,12 @@ def video_to_events(
     times = torch.arange(frames, dtype=torch.float64) if times is None else times.double()
     _check_settings(times, frames, threshold, spread, noise, floor)
     light, found = (video[:, :, 0].double() + floor).log(), []
-    on, off = (_thresholds((count, height, width), threshold, spread, generator) if spread else torch.full((count, height, width), threshold, dtype=torch.float64) for _ in range(2))
+    on, off = (
+        _thresholds((count, height, width), threshold, spread, generator)
+        if spread
+        else torch.full((count, height, width), threshold, dtype=torch.float64)
+        for _ in range(2)
+    )
     level = light[:, 0]
     for t in range(1, frames):
         events, level = _interval(light[:, t - 1], light[:, t], level, on, off, noise, generator)

@@ -17,23 +17,70 @@ import torch.nn.functional as F
 # %% ../../nbs/worlds/figures.ipynb #0c8ec916
 def _check(name, x, shape, last=None):
     "Raise `ValueError` unless x is a finite float tensor of the rank of `shape`, without an empty axis and with `last` as its last sizes."
-    if not isinstance(x, Tensor) or not x.is_floating_point(): raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)}, expected a float tensor {shape}")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)}, expected a float tensor {shape}")
     rank = len([axis for axis in shape.strip("()").split(",") if axis.strip()])
-    if x.ndim != rank or x.numel() == 0 or last and tuple(x.shape[-len(last):]) != last: raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
-    if not torch.isfinite(x).all(): raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
+    if x.ndim != rank or x.numel() == 0 or last and tuple(x.shape[-len(last) :]) != last:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
 
 
 def _whole(name, value, least=1):
     "Raise `ValueError` unless `value` is a whole number of at least `least`."
-    if isinstance(value, bool) or not isinstance(value, int) or value < least: raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
 
 # %% ../../nbs/worlds/figures.ipynb #6b14e653
-JOINTS = ("pelvis", "neck", "head", "left shoulder", "left elbow", "left wrist", "right shoulder", "right elbow", "right wrist",
-          "left hip", "left knee", "left ankle", "right hip", "right knee", "right ankle")
-BONES = ((0, 1), (1, 2), (1, 3), (3, 4), (4, 5), (1, 6), (6, 7), (7, 8), (0, 9), (9, 10), (10, 11), (0, 12), (12, 13), (13, 14))
+JOINTS = (
+    "pelvis",
+    "neck",
+    "head",
+    "left shoulder",
+    "left elbow",
+    "left wrist",
+    "right shoulder",
+    "right elbow",
+    "right wrist",
+    "left hip",
+    "left knee",
+    "left ankle",
+    "right hip",
+    "right knee",
+    "right ankle",
+)
+BONES = (
+    (0, 1),
+    (1, 2),
+    (1, 3),
+    (3, 4),
+    (4, 5),
+    (1, 6),
+    (6, 7),
+    (7, 8),
+    (0, 9),
+    (9, 10),
+    (10, 11),
+    (0, 12),
+    (12, 13),
+    (13, 14),
+)
 LENGTHS = dict(torso=0.52, head=0.24, shoulder=0.19, upper_arm=0.29, forearm=0.26, hip=0.10, thigh=0.43, shin=0.42)
-ANGLES = ("lean", "left raise", "left swing", "left elbow", "right raise", "right swing", "right elbow",
-          "left spread", "left stride", "left knee", "right spread", "right stride", "right knee")
+ANGLES = (
+    "lean",
+    "left raise",
+    "left swing",
+    "left elbow",
+    "right raise",
+    "right swing",
+    "right elbow",
+    "left spread",
+    "left stride",
+    "left knee",
+    "right spread",
+    "right stride",
+    "right knee",
+)
 
 
 def subjects(
@@ -43,13 +90,21 @@ def subjects(
 ) -> Tensor:  # lengths (B, 8) in meters, in the order of LENGTHS
     "Draw bone lengths around those of an adult of 1.75 m. Raises `ValueError` for a count below 1 or a negative scale."
     _whole("batch", batch)
-    if not (isinstance(scale, (int, float)) and 0 <= scale < 1): raise ValueError(f"scale: got {scale!r}, expected a number in [0, 1)")
-    return torch.tensor(list(LENGTHS.values())) * torch.exp(scale * torch.randn(batch, len(LENGTHS), generator=generator))
+    if not (isinstance(scale, (int, float)) and 0 <= scale < 1):
+        raise ValueError(f"scale: got {scale!r}, expected a number in [0, 1)")
+    return torch.tensor(list(LENGTHS.values())) * torch.exp(
+        scale * torch.randn(batch, len(LENGTHS), generator=generator)
+    )
 
 # %% ../../nbs/worlds/figures.ipynb #50f626b6
-def _limb(start: Tensor, side: float, out: Tensor, swing: Tensor, bend: Tensor, upper: Tensor, lower: Tensor) -> list[Tensor]:
+def _limb(
+    start: Tensor, side: float, out: Tensor, swing: Tensor, bend: Tensor, upper: Tensor, lower: Tensor
+) -> list[Tensor]:
     "Return the middle and the end of a limb."
-    def along(angle): return torch.stack((side * out.sin(), out.cos() * angle.sin(), -out.cos() * angle.cos()), -1)
+
+    def along(angle):
+        return torch.stack((side * out.sin(), out.cos() * angle.sin(), -out.cos() * angle.cos()), -1)
+
     middle = start + upper[:, None] * along(swing)
     return [middle, middle + lower[:, None] * along(swing + bend)]
 
@@ -60,7 +115,8 @@ def pose_joints(
 ) -> Tensor:  # joints (B, 15, 3), meters, pelvis at the origin, looking along +y
     "Place the joints of figures by forward kinematics. Raises `ValueError` for wrong shapes, types or NaN."
     _check("lengths", lengths, "(B, 8)", (8,)), _check("angles", angles, "(B, 13)", (13,))
-    if len(lengths) != len(angles): raise ValueError(f"angles: got {len(angles)} for {len(lengths)} subjects, expected (B, 13)")
+    if len(lengths) != len(angles):
+        raise ValueError(f"angles: got {len(angles)} for {len(lengths)} subjects, expected (B, 13)")
     torso, head, shoulder, upper, fore, hip, thigh, shin = lengths.unbind(1)
     a = dict(zip(ANGLES, angles.unbind(1)))
     zero = torch.zeros_like(torso)
@@ -82,7 +138,8 @@ def turn(
 ) -> Tensor:  # turned points (B, J, 3)
     "Turn figures about the vertical axis through the origin. Raises `ValueError` for wrong shapes, types or NaN."
     _check("joints", joints, "(B, J, 3)", (3,)), _check("yaw", yaw, "(B,)")
-    if len(joints) != len(yaw): raise ValueError(f"yaw: got {len(yaw)} for {len(joints)} figures, expected (B,)")
+    if len(joints) != len(yaw):
+        raise ValueError(f"yaw: got {len(yaw)} for {len(joints)} figures, expected (B,)")
     c, s = torch.cos(torch.deg2rad(yaw))[:, None], torch.sin(torch.deg2rad(yaw))[:, None]
     x, y, z = joints.unbind(-1)
     return torch.stack((c * x - s * y, s * x + c * y, z), -1)
@@ -95,7 +152,8 @@ def random_angles(
 ) -> Tensor:  # angles (B, 13), radians
     "Draw plausible standing poses. Raises `ValueError` for a count below 1 or a negative spread."
     _whole("batch", batch)
-    if not (isinstance(spread, (int, float)) and 0 <= spread < math.inf): raise ValueError(f"spread: got {spread!r}, expected a finite number of at least 0")
+    if not (isinstance(spread, (int, float)) and 0 <= spread < math.inf):
+        raise ValueError(f"spread: got {spread!r}, expected a finite number of at least 0")
     n, u = torch.randn(batch, 13, generator=generator), torch.rand(batch, 13, generator=generator)
     size = torch.tensor([0.1, 0.8, 0.4, 1.2, 0.8, 0.4, 1.2, 0.2, 0.3, 0.4, 0.2, 0.3, 0.4])
     return spread * size * torch.where(torch.tensor([0, 1, 0, 1, 1, 0, 1, 1, 0, 1, 1, 0, 1]) > 0, u, n)
@@ -106,12 +164,34 @@ def _cycle(action, p, size):
     a, s = {name: torch.zeros_like(p) for name in ANGLES}, size[:, None]
     if action == "walk":
         for side, q in (("left", p), ("right", p + math.pi)):
-            a |= {f"{side} stride": 0.5 * s * q.sin(), f"{side} knee": 0.8 * s * q.cos().clamp(min=0), f"{side} swing": -0.5 * s * q.sin(), f"{side} elbow": 0.3 * s + 0 * p}
-    elif action == "wave": a |= {"right raise": 2.3 * s.clamp(max=1.2) + 0 * p, "right elbow": 0.7 + 0.6 * s * p.sin()}
+            a |= {
+                f"{side} stride": 0.5 * s * q.sin(),
+                f"{side} knee": 0.8 * s * q.cos().clamp(min=0),
+                f"{side} swing": -0.5 * s * q.sin(),
+                f"{side} elbow": 0.3 * s + 0 * p,
+            }
+    elif action == "wave":
+        a |= {"right raise": 2.3 * s.clamp(max=1.2) + 0 * p, "right elbow": 0.7 + 0.6 * s * p.sin()}
     else:
         low = (1 - p.cos()) / 2 * s
-        if action == "squat": a |= {k: f * low for k, f in (("lean", 0.6), ("left stride", 1.1), ("right stride", 1.1), ("left knee", 1.9), ("right knee", 1.9), ("left swing", 1.2), ("right swing", 1.2))}
-        else: a |= {k: f * low for k, f in (("left raise", 2.4), ("right raise", 2.4), ("left spread", 0.4), ("right spread", 0.4))}
+        if action == "squat":
+            a |= {
+                k: f * low
+                for k, f in (
+                    ("lean", 0.6),
+                    ("left stride", 1.1),
+                    ("right stride", 1.1),
+                    ("left knee", 1.9),
+                    ("right knee", 1.9),
+                    ("left swing", 1.2),
+                    ("right swing", 1.2),
+                )
+            }
+        else:
+            a |= {
+                k: f * low
+                for k, f in (("left raise", 2.4), ("right raise", 2.4), ("left spread", 0.4), ("right spread", 0.4))
+            }
     return torch.stack([a[name] for name in ANGLES], -1)
 
 # %% ../../nbs/worlds/figures.ipynb #c4345dc1
@@ -126,9 +206,11 @@ def action_angles(
     period: float = 12.0,  # mean frames of one cycle, > 0; each sequence has its own, within a fifth
 ) -> Tensor:  # angles (B, T, 13), radians
     "Draw sequences of an action with random phase, speed and size. Raises `ValueError` for an unknown action or numbers out of range."
-    if action not in ACTIONS: raise ValueError(f"action: got {action!r}, expected one of {', '.join(ACTIONS)}")
+    if action not in ACTIONS:
+        raise ValueError(f"action: got {action!r}, expected one of {', '.join(ACTIONS)}")
     _whole("batch", batch), _whole("frames", frames)
-    if not (isinstance(period, (int, float)) and 0 < period < math.inf): raise ValueError(f"period: got {period!r}, expected a finite number above 0")
+    if not (isinstance(period, (int, float)) and 0 < period < math.inf):
+        raise ValueError(f"period: got {period!r}, expected a finite number above 0")
     u = torch.rand(batch, 3, generator=generator)
     speed = 2 * math.pi / (period * (0.8 + 0.4 * u[:, :1]))
     return _cycle(action, 2 * math.pi * u[:, 1:2] + speed * torch.arange(frames), 0.75 + 0.5 * u[:, 2])
@@ -143,12 +225,19 @@ def project(
 ) -> Tensor:  # u, v in half picture heights, and depth from the origin's plane in meters, (B, J, 3)
     "Project points into a camera that looks at the origin. Raises `ValueError` for wrong shapes, types, NaN, numbers out of range, or points behind the camera."
     _check("joints", joints, "(B, J, 3)", (3,))
-    for name, value, right in (("azimuth", azimuth, abs(azimuth) < math.inf), ("elevation", elevation, abs(elevation) <= 90), ("distance", distance, distance > 0), ("half_height", half_height, 0 < half_height < math.inf)):
-        if not right: raise ValueError(f"{name}: got {value!r}, out of range")
+    for name, value, right in (
+        ("azimuth", azimuth, abs(azimuth) < math.inf),
+        ("elevation", elevation, abs(elevation) <= 90),
+        ("distance", distance, distance > 0),
+        ("half_height", half_height, 0 < half_height < math.inf),
+    ):
+        if not right:
+            raise ValueError(f"{name}: got {value!r}, out of range")
     x, y, z = turn(joints, torch.full((len(joints),), -float(azimuth), dtype=joints.dtype)).unbind(-1)
     c, s = math.cos(math.radians(elevation)), math.sin(math.radians(elevation))
     depth, up = c * y - s * z, c * z + s * y
-    if (depth <= -distance).any(): raise ValueError(f"joints: a point lies behind the camera at distance {distance}")
+    if (depth <= -distance).any():
+        raise ValueError(f"joints: a point lies behind the camera at distance {distance}")
     shrink = 1 / (half_height * (1 + depth / distance))
     return torch.stack((x * shrink, -up * shrink, depth), -1)
 
@@ -168,7 +257,10 @@ def _to_segments(points, ends, u, v):
     a, b = points[:, [i for i, _ in ends], :2], points[:, [j for _, j in ends], :2]
     along = b - a
     dx, dy = u - a[..., 0, None, None], v - a[..., 1, None, None]
-    t = ((dx * along[..., 0, None, None] + dy * along[..., 1, None, None]) / along.square().sum(-1).clamp(min=1e-12)[..., None, None]).clamp(0, 1)
+    t = (
+        (dx * along[..., 0, None, None] + dy * along[..., 1, None, None])
+        / along.square().sum(-1).clamp(min=1e-12)[..., None, None]
+    ).clamp(0, 1)
     dx, dy = dx - t * along[..., 0, None, None], dy - t * along[..., 1, None, None]
     return t, dx.square() + dy.square(), dx, dy
 
@@ -181,13 +273,22 @@ def draw_sticks(
 ) -> Tensor:  # pictures (B, 1, H, W) in [0, 1]
     "Draw stick figures with soft edges. Raises `ValueError` for wrong shapes, types, NaN or sizes."
     _check("points", points, "(B, 15, 2)"), _whole("height", height), _whole("width", width)
-    if points.shape[1] != len(JOINTS) or points.shape[2] not in (2, 3): raise ValueError(f"points: got shape {tuple(points.shape)}, expected (B, 15, 2) or (B, 15, 3)")
-    if not thickness > 0: raise ValueError(f"thickness: got {thickness!r}, expected a number above 0")
+    if points.shape[1] != len(JOINTS) or points.shape[2] not in (2, 3):
+        raise ValueError(f"points: got shape {tuple(points.shape)}, expected (B, 15, 2) or (B, 15, 3)")
+    if not thickness > 0:
+        raise ValueError(f"thickness: got {thickness!r}, expected a number above 0")
     square = _to_segments(points, BONES, *pixel_grid(height, width))[1].amin(1, keepdim=True)
     return (thickness / 2 + 0.5 - square.clamp(min=1e-12).sqrt() * height / 2).clamp(0, 1)
 
 # %% ../../nbs/worlds/figures.ipynb #0bce0d1c
-PALETTE = dict(chest=(0.85, 0.25, 0.2), back=(0.2, 0.3, 0.75), face=(0.95, 0.78, 0.65), hair=(0.25, 0.16, 0.1), sleeve=(0.85, 0.7, 0.2), trousers=(0.25, 0.45, 0.3))
+PALETTE = dict(
+    chest=(0.85, 0.25, 0.2),
+    back=(0.2, 0.3, 0.75),
+    face=(0.95, 0.78, 0.65),
+    hair=(0.25, 0.16, 0.1),
+    sleeve=(0.85, 0.7, 0.2),
+    trousers=(0.25, 0.45, 0.3),
+)
 _TORSO = ((9, 3), (12, 6), (0, 1), (3, 6), (9, 12))
 _CAPSULES = (*_TORSO, (2, 2), *((a, b) for a, b in BONES if min(a, b) >= 3))
 _RADII = (0.10, 0.10, 0.11, 0.07, 0.10, 0.13, 0.05, 0.045, 0.05, 0.045, 0.08, 0.06, 0.08, 0.06)
@@ -202,7 +303,8 @@ def palettes(
 ) -> Tensor:  # colors (B, 6, 3) in [0, 1], in the order of PALETTE
     "Draw colors around those of PALETTE. Raises `ValueError` for a count below 1 or a negative jitter."
     _whole("batch", batch)
-    if not (isinstance(jitter, (int, float)) and 0 <= jitter < math.inf): raise ValueError(f"jitter: got {jitter!r}, expected a finite number of at least 0")
+    if not (isinstance(jitter, (int, float)) and 0 <= jitter < math.inf):
+        raise ValueError(f"jitter: got {jitter!r}, expected a finite number of at least 0")
     return (torch.tensor(list(PALETTE.values())) + jitter * torch.randn(batch, 6, 3, generator=generator)).clamp(0, 1)
 
 # %% ../../nbs/worlds/figures.ipynb #11baf1ea
@@ -220,7 +322,9 @@ def _surfaces(points, u, v, half_height):
 
 def _shade(joints, yaw, colors, height, width, half_height):
     "Render without smoothing; return RGB (B, 3, H, W) and mask (B, 1, H, W)."
-    nearest, depth, normal = _surfaces(project(joints, half_height=half_height), *pixel_grid(height, width), half_height)
+    nearest, depth, normal = _surfaces(
+        project(joints, half_height=half_height), *pixel_grid(height, width), half_height
+    )
     forward = turn(torch.tensor([[[0.0, 1.0, 0.0]]]).expand(len(yaw), 1, 3), yaw)[:, None]
     ahead = (normal * forward).sum(-1) > 0
     index = torch.where(ahead, torch.tensor(_FRONT)[nearest[:, 0]], torch.tensor(_BACK)[nearest[:, 0]])
@@ -240,9 +344,17 @@ def render_figures(
     oversample: int = 2,  # rays along each side of a pixel, at least 1
 ) -> tuple[Tensor, Tensor]:  # premultiplied RGB (B, 3, H, W) and silhouette (B, 1, H, W), both in [0, 1]
     "Render figures of capsules in parallel projection along +y. Raises `ValueError` for wrong shapes, types, NaN or sizes."
-    _check("joints", joints, "(B, 15, 3)", (15, 3)), _check("yaw", yaw, "(B,)"), _check("colors", colors, "(B, 6, 3)", (6, 3))
+    (
+        _check("joints", joints, "(B, 15, 3)", (15, 3)),
+        _check("yaw", yaw, "(B,)"),
+        _check("colors", colors, "(B, 6, 3)", (6, 3)),
+    )
     _whole("height", height), _whole("width", width), _whole("oversample", oversample)
     for name, x in (("yaw", yaw), ("colors", colors)):
-        if len(x) != len(joints): raise ValueError(f"{name}: got {len(x)} for {len(joints)} figures, expected one each")
-    parts = [_shade(j, y, c, oversample * height, oversample * width, half_height) for j, y, c in zip(joints.split(16), yaw.split(16), colors.split(16))]
+        if len(x) != len(joints):
+            raise ValueError(f"{name}: got {len(x)} for {len(joints)} figures, expected one each")
+    parts = [
+        _shade(j, y, c, oversample * height, oversample * width, half_height)
+        for j, y, c in zip(joints.split(16), yaw.split(16), colors.split(16))
+    ]
     return tuple(F.avg_pool2d(torch.cat(images), oversample) for images in zip(*parts))

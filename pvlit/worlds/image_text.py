@@ -23,45 +23,91 @@ from torch import Tensor, nn
 from ..core.nets import initialized_from
 
 # %% ../../nbs/worlds/image_text.ipynb #79fd037a
-ATTRIBUTES = {"size": ("small", "large"), "color": ("red", "green", "blue", "yellow", "purple", "cyan"),
-              "texture": ("plain", "striped", "dotted"), "shape": ("circle", "square", "triangle", "cross", "diamond", "ring")}
+ATTRIBUTES = {
+    "size": ("small", "large"),
+    "color": ("red", "green", "blue", "yellow", "purple", "cyan"),
+    "texture": ("plain", "striped", "dotted"),
+    "shape": ("circle", "square", "triangle", "cross", "diamond", "ring"),
+}
 COLORS, SHAPES = ATTRIBUTES["color"], ATTRIBUTES["shape"]
-RGB = torch.tensor([[0.9, 0.15, 0.1], [0.1, 0.75, 0.2], [0.2, 0.3, 0.95], [0.95, 0.85, 0.1], [0.65, 0.2, 0.8], [0.1, 0.8, 0.85]])
+RGB = torch.tensor(
+    [[0.9, 0.15, 0.1], [0.1, 0.75, 0.2], [0.2, 0.3, 0.95], [0.95, 0.85, 0.1], [0.65, 0.2, 0.8], [0.1, 0.8, 0.85]]
+)
 ANSWERS = (*COLORS, "0", "1", "2", "3", "4", "5", "6")
-FILLERS = ("a", "an", "the", "of", "on", "in", "and", "with", "photo", "picture", "drawing", "painting", "how", "many", "what", "is", "which",
-           "color", "shape", "shapes", "object", "texture", "size", "left", "right", "above", "below", "ground", "gray", "dark", "bright", "style")
+FILLERS = (
+    "a",
+    "an",
+    "the",
+    "of",
+    "on",
+    "in",
+    "and",
+    "with",
+    "photo",
+    "picture",
+    "drawing",
+    "painting",
+    "how",
+    "many",
+    "what",
+    "is",
+    "which",
+    "color",
+    "shape",
+    "shapes",
+    "object",
+    "texture",
+    "size",
+    "left",
+    "right",
+    "above",
+    "below",
+    "ground",
+    "gray",
+    "dark",
+    "bright",
+    "style",
+)
 
 # %% ../../nbs/worlds/image_text.ipynb #a2979472
 @dataclass(frozen=True)
 class Vocabulary:
     "A fixed list of words; the id of a word is its place, 0 is the padding."
+
     words: tuple[str, ...]  # all words, the first one the padding
 
     def __post_init__(self):
-        if len(set(self.words)) != len(self.words): raise ValueError("words: got a word twice, expected each word once")
+        if len(set(self.words)) != len(self.words):
+            raise ValueError("words: got a word twice, expected each word once")
 
-    def __len__(self): return len(self.words)
+    def __len__(self):
+        return len(self.words)
 
 # %% ../../nbs/worlds/image_text.ipynb #c7ee7b3a
 @patch
-def encode(self: Vocabulary,
+def encode(
+    self: Vocabulary,
     texts: list[str],  # words separated by spaces, at least one text
     length: int = 12,  # ids in a row, at least the words of the longest text
 ) -> Tensor:  # ids (B, length), int64
     "Return the ids of texts. Raises `ValueError` for an unknown word, a text that is too long, or no text."
-    if isinstance(texts, str) or len(texts) == 0: raise ValueError(f"texts: got {texts!r}, expected a list of at least one text")
+    if isinstance(texts, str) or len(texts) == 0:
+        raise ValueError(f"texts: got {texts!r}, expected a list of at least one text")
     ids, place = torch.zeros(len(texts), length, dtype=torch.int64), {word: i for i, word in enumerate(self.words)}
     for row, text in enumerate(texts):
         words = text.split()
         unknown = [word for word in words if place.get(word, 0) == 0]
-        if unknown: raise ValueError(f"texts: unknown word {unknown[0]!r} in {text!r}; `extended` adds words")
-        if not 0 < len(words) <= length: raise ValueError(f"texts: got {len(words)} words in {text!r}, expected 1 to {length}")
-        ids[row, :len(words)] = torch.tensor([place[word] for word in words])
+        if unknown:
+            raise ValueError(f"texts: unknown word {unknown[0]!r} in {text!r}; `extended` adds words")
+        if not 0 < len(words) <= length:
+            raise ValueError(f"texts: got {len(words)} words in {text!r}, expected 1 to {length}")
+        ids[row, : len(words)] = torch.tensor([place[word] for word in words])
     return ids
 
 
 @patch
-def decode(self: Vocabulary,
+def decode(
+    self: Vocabulary,
     tokens: Tensor,  # ids (B, L), int64
 ) -> list[str]:  # B texts without padding
     "Return the texts of ids. Raises `ValueError` for ids that are not (B, L) of this vocabulary."
@@ -70,7 +116,8 @@ def decode(self: Vocabulary,
 
 # %% ../../nbs/worlds/image_text.ipynb #3bb97fd9
 @patch
-def extended(self: Vocabulary,
+def extended(
+    self: Vocabulary,
     words: list[str],  # new words
 ) -> "Vocabulary":  # a larger vocabulary with the same first ids
     "Return a vocabulary with more words. Raises `ValueError` for a word that is there already."
@@ -86,7 +133,8 @@ def check_tokens(
     if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.numel() == 0 or tokens.dtype != torch.int64:
         came = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
         raise ValueError(f"{name}: got {came}, expected non-empty int64 (B, L)")
-    if tokens.min() < 0 or tokens.max() >= words: raise ValueError(f"{name}: got ids from {tokens.min()} to {tokens.max()}, expected 0 to {words - 1}")
+    if tokens.min() < 0 or tokens.max() >= words:
+        raise ValueError(f"{name}: got ids from {tokens.min()} to {tokens.max()}, expected 0 to {words - 1}")
 
 
 def check_images(
@@ -94,29 +142,51 @@ def check_images(
     name: str = "images",  # of the argument, for the message
 ) -> None:
     "Raise `ValueError` when pictures are not finite floats (B, 3, H, W) in [0, 1]."
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.numel() == 0 or images.shape[1] != 3 or not images.is_floating_point():
+    if (
+        not isinstance(images, Tensor)
+        or images.ndim != 4
+        or images.numel() == 0
+        or images.shape[1] != 3
+        or not images.is_floating_point()
+    ):
         came = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"{name}: got {came}, expected non-empty floats (B, 3, H, W)")
-    if not (images.amin() >= 0 and images.amax() <= 1): raise ValueError(f"{name}: got values outside [0, 1] or NaN, expected floats (B, 3, H, W) in [0, 1]")
+    if not (images.amin() >= 0 and images.amax() <= 1):
+        raise ValueError(f"{name}: got values outside [0, 1] or NaN, expected floats (B, 3, H, W) in [0, 1]")
 
 
-VOCABULARY = Vocabulary(("<pad>", *FILLERS, *(word for words in ATTRIBUTES.values() for word in words), *ANSWERS[len(COLORS):]))
+VOCABULARY = Vocabulary(
+    ("<pad>", *FILLERS, *(word for words in ATTRIBUTES.values() for word in words), *ANSWERS[len(COLORS) :])
+)
 
 # %% ../../nbs/worlds/image_text.ipynb #6ae1242c
 def _regions(u: Tensor, v: Tensor) -> Tensor:
     "Return for coordinates (...) in units of the radius which of the six shapes cover them, (6, ...)."
-    r2, au, av = u ** 2 + v ** 2, u.abs(), v.abs()
+    r2, au, av = u**2 + v**2, u.abs(), v.abs()
     square, cross = (au < 0.85) & (av < 0.85), (torch.minimum(au, av) < 0.3) & (torch.maximum(au, av) < 1)
-    return torch.stack([r2 < 1, square, (av < 0.9) & (au < (v + 0.9) / 1.8), cross, au + av < 1.05, (r2 < 1) & (r2 > 0.35)])
+    return torch.stack(
+        [r2 < 1, square, (av < 0.9) & (au < (v + 0.9) / 1.8), cross, au + av < 1.05, (r2 < 1) & (r2 > 0.35)]
+    )
 
 
 def _check_attributes(attributes: Tensor) -> None:
     "Raise `ValueError` when objects are not a non-empty int64 (N, 4) within the lists."
-    if not isinstance(attributes, Tensor) or attributes.ndim != 2 or attributes.shape[1] != 4 or len(attributes) == 0 or attributes.dtype != torch.int64:
-        came = f"{attributes.dtype} {tuple(attributes.shape)}" if isinstance(attributes, Tensor) else type(attributes).__name__
+    if (
+        not isinstance(attributes, Tensor)
+        or attributes.ndim != 2
+        or attributes.shape[1] != 4
+        or len(attributes) == 0
+        or attributes.dtype != torch.int64
+    ):
+        came = (
+            f"{attributes.dtype} {tuple(attributes.shape)}"
+            if isinstance(attributes, Tensor)
+            else type(attributes).__name__
+        )
         raise ValueError(f"attributes: got {came}, expected non-empty int64 (N, 4): size, color, texture, shape")
     many = torch.tensor([len(words) for words in ATTRIBUTES.values()])
-    if (attributes < 0).any() or (attributes >= many).any(): raise ValueError(f"attributes: got an index out of range, expected 0 up to {(many - 1).tolist()}")
+    if (attributes < 0).any() or (attributes >= many).any():
+        raise ValueError(f"attributes: got an index out of range, expected 0 up to {(many - 1).tolist()}")
 
 # %% ../../nbs/worlds/image_text.ipynb #d9d3aa55
 def every_object() -> Tensor:  # (216, 4), int64
@@ -132,10 +202,13 @@ def draw_objects(
 ) -> Tensor:  # (N, 3, pixels, pixels) in [0, 1]
     "Draw one object a picture. Raises `ValueError` for indices out of range or a picture too small."
     _check_attributes(attributes)
-    if pixels < 8 or noise < 0: raise ValueError(f"pixels={pixels}, noise={noise}: expected at least 8 and at least 0")
+    if pixels < 8 or noise < 0:
+        raise ValueError(f"pixels={pixels}, noise={noise}: expected at least 8 and at least 0")
     n, (size, color, texture, shape) = len(attributes), attributes.T
     radius = pixels * torch.where(size == 1, 0.42, 0.24)[:, None, None]
-    place = (torch.rand(n, 2, 1, 1, generator=generator) - 0.5) * (pixels - 1 - 2 * radius[:, None]).clamp_min(0) + (pixels - 1) / 2
+    place = (torch.rand(n, 2, 1, 1, generator=generator) - 0.5) * (pixels - 1 - 2 * radius[:, None]).clamp_min(0) + (
+        pixels - 1
+    ) / 2
     y, x = torch.meshgrid(torch.arange(pixels), torch.arange(pixels), indexing="ij")
     inside = _regions((x - place[:, 0]) / radius, (y - place[:, 1]) / radius)[shape, torch.arange(n)]
     darker = torch.stack([torch.zeros_like(x), y // 2 % 2, (x // 2 + y // 2) % 2])[texture]
@@ -151,21 +224,31 @@ def captions(
 ) -> list[str]:  # N texts, such as "a small red striped circle"
     "Describe objects. Raises `ValueError` for indices out of range or a drop outside [0, 1] or without a generator."
     _check_attributes(attributes)
-    if not 0 <= drop <= 1 or drop and generator is None: raise ValueError(f"drop={drop}: expected a chance in [0, 1], with a generator when it is above 0")
-    keep = torch.rand(attributes.shape, generator=generator) >= drop if drop else torch.ones(attributes.shape, dtype=torch.bool)
+    if not 0 <= drop <= 1 or drop and generator is None:
+        raise ValueError(f"drop={drop}: expected a chance in [0, 1], with a generator when it is above 0")
+    keep = (
+        torch.rand(attributes.shape, generator=generator) >= drop
+        if drop
+        else torch.ones(attributes.shape, dtype=torch.bool)
+    )
     keep[:, -1] = True
     words = list(ATTRIBUTES.values())
-    return [" ".join(["a", *(words[i][v] for i, v in enumerate(row) if kept[i])]) for row, kept in zip(attributes.tolist(), keep.tolist())]
+    return [
+        " ".join(["a", *(words[i][v] for i, v in enumerate(row) if kept[i])])
+        for row, kept in zip(attributes.tolist(), keep.tolist())
+    ]
 
 # %% ../../nbs/worlds/image_text.ipynb #cd4951e8
 @dataclass(frozen=True)
 class Scenes:
     "Pictures of grids with what stands in every cell."
+
     images: Tensor  # (N, 3, grid * cell, grid * cell) in [0, 1]
     shapes: Tensor  # (N, grid, grid) index into SHAPES, -1 where the cell is empty
     colors: Tensor  # (N, grid, grid) index into COLORS, -1 where the cell is empty
 
-    def __len__(self): return len(self.images)
+    def __len__(self):
+        return len(self.images)
 
 
 def sample_scenes(
@@ -176,14 +259,17 @@ def sample_scenes(
     noise: float = 0.04,  # standard deviation of the noise, at least 0
 ) -> Scenes:
     "Draw scenes of three to six objects of different shapes. Raises `ValueError` for a size out of range."
-    if n < 1 or grid < 3 or cell < 8: raise ValueError(f"n={n}, grid={grid}, cell={cell}: expected at least 1, 3 and 8")
+    if n < 1 or grid < 3 or cell < 8:
+        raise ValueError(f"n={n}, grid={grid}, cell={cell}: expected at least 1, 3 and 8")
     count = torch.randint(3, 7, (n, 1), generator=generator)
     place = torch.rand(n, grid * grid, generator=generator).argsort(1)[:, :6]
     there = torch.arange(6) < count
     shape = torch.rand(n, 6, generator=generator).argsort(1).where(there, -1)
     color = torch.randint(6, (n, 6), generator=generator).where(there, -1)
     shapes, colors = (torch.full((n, grid * grid), -1).scatter(1, place, v) for v in (shape, color))
-    looks = torch.stack([torch.ones_like(shapes), colors, torch.zeros_like(shapes), shapes], -1).flatten(0, 1).clamp_min(0)
+    looks = (
+        torch.stack([torch.ones_like(shapes), colors, torch.zeros_like(shapes), shapes], -1).flatten(0, 1).clamp_min(0)
+    )
     cells = draw_objects(looks, generator, cell, 0.0).where((shapes >= 0).view(-1, 1, 1, 1), torch.tensor(0.2))
     images = cells.view(n, grid, grid, 3, cell, cell).permute(0, 3, 1, 4, 2, 5).reshape(n, 3, grid * cell, grid * cell)
     images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
@@ -199,11 +285,25 @@ def ask(
     shapes, colors = scenes.shapes.flatten(1), scenes.colors.flatten(1)
     chosen = (torch.rand(shapes.shape, generator=generator) * (shapes >= 0)).argmax(1, keepdim=True)
     seen, free = colors.gather(1, chosen)[:, 0], torch.randint(len(COLORS), (n,), generator=generator)
-    counted = torch.where(torch.rand(n, generator=generator) < 0.5, seen, free)  # half of the time a color that is there
+    counted = torch.where(
+        torch.rand(n, generator=generator) < 0.5, seen, free
+    )  # half of the time a color that is there
     counting = torch.rand(n, generator=generator) < 0.5
     shape_words, color_words = (torch.tensor([word[w] for w in words]) for words in (SHAPES, COLORS))
-    which = torch.stack([torch.tensor([word[w] for w in ("color", "of", "the")]).expand(n, 3)[:, i] for i in range(3)] + [shape_words[shapes.gather(1, chosen)[:, 0]]], 1)
-    many = torch.stack([torch.full((n,), word["how"]), torch.full((n,), word["many"]), color_words[counted], torch.full((n,), word["shapes"])], 1)
+    which = torch.stack(
+        [torch.tensor([word[w] for w in ("color", "of", "the")]).expand(n, 3)[:, i] for i in range(3)]
+        + [shape_words[shapes.gather(1, chosen)[:, 0]]],
+        1,
+    )
+    many = torch.stack(
+        [
+            torch.full((n,), word["how"]),
+            torch.full((n,), word["many"]),
+            color_words[counted],
+            torch.full((n,), word["shapes"]),
+        ],
+        1,
+    )
     answers = torch.where(counting, len(COLORS) + (colors == counted[:, None]).sum(1), seen)
     return torch.where(counting[:, None], many, which), answers
 
@@ -211,19 +311,23 @@ def ask(
 @runtime_checkable
 class ImageTextEncoder(Protocol):
     "What a method may ask of an encoder of pictures and texts."
+
     dim: int  # length of the vectors, D
 
-    def tokenize(self,
+    def tokenize(
+        self,
         texts: list[str],  # at least one text
     ) -> Tensor:  # ids (B, L), int64
         "Return the ids of texts."
 
-    def encode_image(self,
+    def encode_image(
+        self,
         images: Tensor,  # RGB (B, 3, H, W) in [0, 1]
     ) -> Tensor:  # unit vectors (B, D)
         "Return unit vectors of pictures."
 
-    def encode_text(self,
+    def encode_text(
+        self,
         tokens: Tensor,  # ids (B, L) as `tokenize` gives them
     ) -> Tensor:  # unit vectors (B, D)
         "Return unit vectors of texts."
@@ -241,7 +345,9 @@ def similarities(
 # %% ../../nbs/worlds/image_text.ipynb #2a00a443
 class TinyCLIP(nn.Module):
     "Encode small pictures and short texts of a vocabulary into unit vectors of one space (a stand-in for Radford et al., 2021)."
-    def __init__(self,
+
+    def __init__(
+        self,
         vocabulary: Vocabulary = VOCABULARY,  # its words
         dim: int = 32,  # length of the vectors, D
         width: int = 16,  # channels of the first convolution; the others have 2 and 4 times as many
@@ -252,7 +358,10 @@ class TinyCLIP(nn.Module):
         self.vocabulary, self.dim, self.length = vocabulary, dim, length
         with initialized_from(seed):
             sizes = (3, width, 2 * width, 4 * width)
-            self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(4, b), nn.ReLU()) for a, b in zip(sizes, sizes[1:]))
+            self.blocks = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(4, b), nn.ReLU())
+                for a, b in zip(sizes, sizes[1:])
+            )
             self.image_head = nn.Linear(8 * width, dim)
             self.words = nn.Embedding(len(vocabulary), 2 * dim)
             self.places = nn.Parameter(0.02 * torch.randn(length, 2 * dim))
@@ -262,7 +371,8 @@ class TinyCLIP(nn.Module):
 
 # %% ../../nbs/worlds/image_text.ipynb #61d94579
 @patch
-def tokenize(self: TinyCLIP,
+def tokenize(
+    self: TinyCLIP,
     texts: list[str],  # at least one text of known words
 ) -> Tensor:  # ids (B, length)
     "Return the ids of texts."
@@ -270,18 +380,21 @@ def tokenize(self: TinyCLIP,
 
 
 @patch
-def levels(self: TinyCLIP,
+def levels(
+    self: TinyCLIP,
     images: Tensor,  # (B, 3, H, W) in [0, 1], H and W at least 8
 ) -> list[Tensor]:  # maps (B, width * 2**i, H / 2**i, W / 2**i)
     "Return the maps of the three blocks, fine to coarse."
     check_images(images)
     maps = [self.blocks[0](images - 0.3)]
-    for block in self.blocks[1:]: maps.append(block(F.max_pool2d(maps[-1], 2)))
+    for block in self.blocks[1:]:
+        maps.append(block(F.max_pool2d(maps[-1], 2)))
     return maps
 
 
 @patch
-def encode_image(self: TinyCLIP,
+def encode_image(
+    self: TinyCLIP,
     images: Tensor,  # (B, 3, H, W) in [0, 1]
 ) -> Tensor:  # unit vectors (B, D)
     "Return unit vectors of pictures."
@@ -290,7 +403,8 @@ def encode_image(self: TinyCLIP,
 
 # %% ../../nbs/worlds/image_text.ipynb #4bf6a578
 @patch
-def embed(self: TinyCLIP,
+def embed(
+    self: TinyCLIP,
     tokens: Tensor,  # ids (B, L)
 ) -> Tensor:  # word vectors (B, L, 2 D)
     "Return the vectors of words, without their places."
@@ -299,22 +413,25 @@ def embed(self: TinyCLIP,
 
 
 @patch
-def encode_embeddings(self: TinyCLIP,
+def encode_embeddings(
+    self: TinyCLIP,
     embeddings: Tensor,  # word vectors (B, L, 2 D), L at most `length`
     present: Tensor,  # bool (B, L), False for padding
 ) -> Tensor:  # unit vectors (B, D)
     "Return unit vectors of texts that are given as word vectors."
-    x = self.text(embeddings + self.places[:embeddings.shape[1]], src_key_padding_mask=~present)
+    x = self.text(embeddings + self.places[: embeddings.shape[1]], src_key_padding_mask=~present)
     return F.normalize(self.text_head((x * present[..., None]).sum(1) / present.sum(1, keepdim=True)), dim=1)
 
 
 @patch
-def encode_text(self: TinyCLIP,
+def encode_text(
+    self: TinyCLIP,
     tokens: Tensor,  # ids (B, L)
 ) -> Tensor:  # unit vectors (B, D)
     "Return unit vectors of texts."
     embeddings = self.embed(tokens)
-    if not (tokens > 0).any(1).all(): raise ValueError("tokens: got a text of padding only, expected int64 (B, L) with a word in every row")
+    if not (tokens > 0).any(1).all():
+        raise ValueError("tokens: got a text of padding only, expected int64 (B, L) with a word in every row")
     return self.encode_embeddings(embeddings, tokens > 0)
 
 # %% ../../nbs/worlds/image_text.ipynb #01885351
@@ -326,7 +443,9 @@ def contrastive_loss(
 ) -> Tensor:  # scalar, nats
     "Compute the symmetric cross-entropy of pictures and texts (Radford et al., 2021)."
     if image_vectors.ndim != 2 or image_vectors.shape != text_vectors.shape or len(image_vectors) == 0:
-        raise ValueError(f"image_vectors, text_vectors: got {tuple(image_vectors.shape)} and {tuple(text_vectors.shape)}, expected two equal (B, D)")
+        raise ValueError(
+            f"image_vectors, text_vectors: got {tuple(image_vectors.shape)} and {tuple(text_vectors.shape)}, expected two equal (B, D)"
+        )
     logits = scale * image_vectors @ text_vectors.T
     same = torch.eye(len(logits), dtype=torch.bool, device=logits.device) if same is None else same
     target = same / same.sum(1, keepdim=True)
@@ -351,7 +470,12 @@ def train_tiny_clip(
         rows = objects[torch.randint(len(objects), (96,), generator=g)]
         tokens = model.tokenize(captions(rows, drop, g))
         same = (tokens[:, None] == tokens).all(2)
-        loss = contrastive_loss(model.encode_image(draw_objects(rows, g, pixels)), model.encode_text(tokens), model.log_scale.exp().clamp(max=100), same)
+        loss = contrastive_loss(
+            model.encode_image(draw_objects(rows, g, pixels)),
+            model.encode_text(tokens),
+            model.log_scale.exp().clamp(max=100),
+            same,
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -361,15 +485,24 @@ def train_tiny_clip(
 # %% ../../nbs/worlds/image_text.ipynb #8a6a3cd5
 class LocalCLIP:
     "Encode pictures and texts with a CLIP that lies in a folder, through the library `transformers`; no network is used."
+
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(self,
+    def __init__(
+        self,
         path: str | Path,  # folder with weights, configuration and tokenizer
         device: str = "cpu",  # where it runs
     ):
-        if not Path(path).is_dir(): raise FileNotFoundError(f"path={str(path)!r}: no such folder, expected one with a CLIP saved by transformers; TinyCLIP needs none")
-        try: from transformers import CLIPModel, CLIPTokenizer
-        except ImportError as error: raise ModuleNotFoundError("a real CLIP needs the library transformers (`pip install transformers`); TinyCLIP needs none") from error
+        if not Path(path).is_dir():
+            raise FileNotFoundError(
+                f"path={str(path)!r}: no such folder, expected one with a CLIP saved by transformers; TinyCLIP needs none"
+            )
+        try:
+            from transformers import CLIPModel, CLIPTokenizer
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                "a real CLIP needs the library transformers (`pip install transformers`); TinyCLIP needs none"
+            ) from error
         self.model = CLIPModel.from_pretrained(path, local_files_only=True).to(device).eval().requires_grad_(False)
         self.tokenizer, self.device = CLIPTokenizer.from_pretrained(path, local_files_only=True), device
         self.dim, self.pixels = self.model.config.projection_dim, self.model.config.vision_config.image_size
@@ -381,17 +514,22 @@ def _vectors(features: Tensor | object) -> Tensor:
 
 
 @patch
-def tokenize(self: LocalCLIP,
+def tokenize(
+    self: LocalCLIP,
     texts: list[str],  # at least one text
 ) -> Tensor:  # ids (B, L), padded to the longest text of the model
     "Return the ids of texts."
-    if isinstance(texts, str) or len(texts) == 0: raise ValueError(f"texts: got {texts!r}, expected a list of at least one text")
+    if isinstance(texts, str) or len(texts) == 0:
+        raise ValueError(f"texts: got {texts!r}, expected a list of at least one text")
     length = self.model.config.text_config.max_position_embeddings
-    return self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+    return self.tokenizer(
+        list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    ).input_ids
 
 
 @patch
-def encode_image(self: LocalCLIP,
+def encode_image(
+    self: LocalCLIP,
     images: Tensor,  # RGB (B, 3, H, W) in [0, 1], any size
 ) -> Tensor:  # unit vectors (B, D)
     "Return unit vectors of pictures; the gradient reaches the pictures."
@@ -402,7 +540,8 @@ def encode_image(self: LocalCLIP,
 
 # %% ../../nbs/worlds/image_text.ipynb #34bd5824
 @patch
-def encode_text(self: LocalCLIP,
+def encode_text(
+    self: LocalCLIP,
     tokens: Tensor,  # ids (B, L) as `tokenize` gives them
 ) -> Tensor:  # unit vectors (B, D)
     "Return unit vectors of texts."

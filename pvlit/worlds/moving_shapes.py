@@ -17,9 +17,11 @@ from torch import Tensor
 # %% ../../nbs/worlds/moving_shapes.ipynb #40daacb4
 KINDS = ("disc", "square", "triangle", "bar")
 
+
 @dataclass(frozen=True)
 class MovingShapes:
     "Describe scenes of moving shapes. Raises `ValueError` for a value out of range."
+
     frames: int = 8  # T, at least 1
     size: int = 32  # height and width, pixels, at least 8
     channels: int = 3  # C, 3 (RGB) or 1 (gray)
@@ -39,9 +41,12 @@ class MovingShapes:
 
     def __post_init__(self):
         for name, least in {"frames": 1, "size": 8, "shapes": 1}.items():
-            if type(getattr(self, name)) is not int or getattr(self, name) < least: raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a whole number of at least {least}")
-        if self.channels not in (1, 3): raise ValueError(f"channels: got {self.channels!r}, expected 1 or 3")
-        if not self.kinds or set(self.kinds) - set(KINDS): raise ValueError(f"kinds: got {self.kinds!r}, expected some of {', '.join(KINDS)}")
+            if type(getattr(self, name)) is not int or getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a whole number of at least {least}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels: got {self.channels!r}, expected 1 or 3")
+        if not self.kinds or set(self.kinds) - set(KINDS):
+            raise ValueError(f"kinds: got {self.kinds!r}, expected some of {', '.join(KINDS)}")
         _check_numbers(self)
 
 # %% ../../nbs/worlds/moving_shapes.ipynb #1a5941de
@@ -51,19 +56,31 @@ def _check_numbers(config: MovingShapes) -> None:
         pair = getattr(config, name)
         if not (isinstance(pair, tuple) and len(pair) == 2 and low <= pair[0] <= pair[1] <= high):
             raise ValueError(f"{name}: got {pair!r}, expected (least, greatest) between {low:g} and {high:g}")
-    for name, high in (("bend", math.inf), ("surge", 1), ("grow", math.inf), ("spin", math.inf), ("drift", math.inf), ("contrast", 0.5), ("noise", math.inf)):
-        if not 0 <= getattr(config, name) <= high: raise ValueError(f"{name}: got {getattr(config, name)!r}, expected a number in [0, {high:g}]")
+    for name, high in (
+        ("bend", math.inf),
+        ("surge", 1),
+        ("grow", math.inf),
+        ("spin", math.inf),
+        ("drift", math.inf),
+        ("contrast", 0.5),
+        ("noise", math.inf),
+    ):
+        if not 0 <= getattr(config, name) <= high:
+            raise ValueError(f"{name}: got {getattr(config, name)!r}, expected a number in [0, {high:g}]")
 
 # %% ../../nbs/worlds/moving_shapes.ipynb #8d792bd9
 @dataclass(frozen=True)
 class Scenes:
     "Hold videos of moving shapes with all that is known about them."
+
     video: Tensor  # (N, T, C, H, W) float32 in [0, 1]
     labels: Tensor  # visible surface of each pixel (N, T, H, W) int64, 0 = background, k = shape k
     masks: Tensor  # whole shapes, hidden parts included (N, T, K, H, W) bool
     boxes: Tensor  # of the whole shapes inside the frame (N, T, K, 4) float32: left, top, right, bottom edge in pixels; zeros when outside
     kinds: Tensor  # outlines (N, K) int64, index into `KINDS`
-    poses: Tensor  # (N, T, K + 1, 4) float64: x, y in pixels (0 is the center of the first pixel), scale, angle in radians
+    poses: (
+        Tensor  # (N, T, K + 1, 4) float64: x, y in pixels (0 is the center of the first pixel), scale, angle in radians
+    )
     radius: Tensor  # (N, K) float64, pixels at scale 1
 
 # %% ../../nbs/worlds/moving_shapes.ipynb #2ffd98b6
@@ -88,10 +105,21 @@ def _poses(count: int, config: MovingShapes, radius: Tensor, generator: torch.Ge
     margin = radius[:, None, :, None].clamp(max=(config.size - 1) / 2)
     start = margin + (config.size - 1 - 2 * margin) * _uniform((n, 1, k, 2), 0, 1, generator)
     place = _fold(start + step.cumsum(1) - step[:, :1], margin, config.size - 1 - margin)
-    scale, angle = (draw(-config.grow, config.grow) * time).exp(), draw(0, 2 * math.pi) * (config.spin > 0) + draw(-config.spin, config.spin) * time
+    scale, angle = (
+        (draw(-config.grow, config.grow) * time).exp(),
+        draw(0, 2 * math.pi) * (config.spin > 0) + draw(-config.spin, config.spin) * time,
+    )
     shapes = torch.cat((place, scale[..., None], angle[..., None]), -1)
     toward, slide = _uniform((n, 1, 1), 0, 2 * math.pi, generator), _uniform((n, 1, 1), 0, config.drift, generator)
-    ground = torch.stack((slide * toward.cos() * time, slide * toward.sin() * time, torch.ones(n, config.frames, 1), torch.zeros(n, config.frames, 1)), -1)
+    ground = torch.stack(
+        (
+            slide * toward.cos() * time,
+            slide * toward.sin() * time,
+            torch.ones(n, config.frames, 1),
+            torch.zeros(n, config.frames, 1),
+        ),
+        -1,
+    )
     return torch.cat((ground, shapes), 2)
 
 # %% ../../nbs/worlds/moving_shapes.ipynb #47360bc0
@@ -127,11 +155,18 @@ def _texture(u: Tensor, waves: Tensor, tint: Tensor, contrast: float) -> Tensor:
 def _surfaces(count: int, config: MovingShapes, generator: torch.Generator) -> tuple[Tensor, ...]:
     "Draw kinds (N, K), radii (N, K), waves (N, K + 1, WAVES, 2 + C) and tints (N, K + 1, C)."
     n, k, c = count, config.shapes, config.channels
-    kinds = torch.tensor([KINDS.index(name) for name in config.kinds])[torch.randint(len(config.kinds), (n, k), generator=generator)]
+    kinds = torch.tensor([KINDS.index(name) for name in config.kinds])[
+        torch.randint(len(config.kinds), (n, k), generator=generator)
+    ]
     radius = _uniform((n, k), *config.radius, generator)
-    length, toward = _uniform((n, k + 1, WAVES), *config.wave, generator), _uniform((n, k + 1, WAVES), 0, 2 * math.pi, generator)
+    length, toward = (
+        _uniform((n, k + 1, WAVES), *config.wave, generator),
+        _uniform((n, k + 1, WAVES), 0, 2 * math.pi, generator),
+    )
     frequency = 2 * math.pi / length[..., None] * torch.stack((toward.cos(), toward.sin()), -1)
-    phases = _uniform((n, k + 1, WAVES, 1), 0, 2 * math.pi, generator) + _uniform((n, k + 1, WAVES, c), -0.5, 0.5, generator)
+    phases = _uniform((n, k + 1, WAVES, 1), 0, 2 * math.pi, generator) + _uniform(
+        (n, k + 1, WAVES, c), -0.5, 0.5, generator
+    )
     tints = _uniform((n, k + 1, c), config.contrast, 1 - config.contrast, generator)
     waves = torch.cat((frequency, phases), -1)
     if config.alike:
@@ -148,18 +183,23 @@ def _grid(size: int) -> Tensor:
 
 def _boxes(masks: Tensor) -> Tensor:
     "Return the tight boxes (..., 4) of masks (..., H, W); zeros where a mask is empty."
+
     def edges(line):
         first, last = line.int().argmax(-1), line.shape[-1] - line.flip(-1).int().argmax(-1)
         return first, torch.where(line.any(-1), last, torch.zeros_like(last))
+
     (left, right), (top, bottom) = edges(masks.any(-2)), edges(masks.any(-1))
     return torch.stack((left, top, right, bottom), -1).float()
 
 
 def _check_draw(config: MovingShapes, count: int, generator: torch.Generator) -> None:
     "Raise `ValueError` when scenes cannot be drawn from these arguments."
-    if not isinstance(config, MovingShapes): raise ValueError(f"config: got {type(config).__name__}, expected MovingShapes")
-    if type(count) is not int or count < 1: raise ValueError(f"count: got {count!r}, expected a whole number of at least 1")
-    if not isinstance(generator, torch.Generator): raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator on the CPU")
+    if not isinstance(config, MovingShapes):
+        raise ValueError(f"config: got {type(config).__name__}, expected MovingShapes")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"count: got {count!r}, expected a whole number of at least 1")
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator on the CPU")
 
 # %% ../../nbs/worlds/moving_shapes.ipynb #e9a28840
 def _paint(poses: Tensor, surfaces: tuple[Tensor, ...], config: MovingShapes) -> tuple[Tensor, Tensor, Tensor]:
@@ -187,16 +227,21 @@ def moving_shapes(
     _check_draw(config, count, generator)
     surfaces = kinds, radius, _, _ = _surfaces(count, config, generator)
     poses = _poses(count, config, radius, generator)
-    video, labels, masks = (torch.stack(x, 1) for x in zip(*(_paint(poses[:, t], surfaces, config) for t in range(config.frames))))
+    video, labels, masks = (
+        torch.stack(x, 1) for x in zip(*(_paint(poses[:, t], surfaces, config) for t in range(config.frames)))
+    )
     video = video.movedim(-1, 2)
-    if config.noise: video = video + config.noise * torch.randn(video.shape, generator=generator)
+    if config.noise:
+        video = video + config.noise * torch.randn(video.shape, generator=generator)
     return Scenes(video.clamp(0, 1).contiguous(), labels, masks, _boxes(masks), kinds, poses, radius)
 
 # %% ../../nbs/worlds/moving_shapes.ipynb #953c4359
 def _check_moment(scenes: Scenes, name: str, t: int) -> None:
     "Raise `ValueError` when `t` is no frame of the scenes."
-    if not isinstance(scenes, Scenes): raise ValueError(f"scenes: got {type(scenes).__name__}, expected Scenes")
-    if type(t) is not int or not 0 <= t < scenes.video.shape[1]: raise ValueError(f"{name}: got {t!r}, expected a frame from 0 to {scenes.video.shape[1] - 1}")
+    if not isinstance(scenes, Scenes):
+        raise ValueError(f"scenes: got {type(scenes).__name__}, expected Scenes")
+    if type(t) is not int or not 0 <= t < scenes.video.shape[1]:
+        raise ValueError(f"{name}: got {t!r}, expected a frame from 0 to {scenes.video.shape[1] - 1}")
 
 
 def _moved(scenes: Scenes, start: int, stop: int) -> Tensor:

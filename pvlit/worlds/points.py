@@ -17,14 +17,18 @@ import torch.nn.functional as F
 # %% ../../nbs/worlds/points.ipynb #f3831632
 def _whole(name, value, least=1):
     "Raise `ValueError` unless `value` is a whole number of at least `least`."
-    if isinstance(value, bool) or not isinstance(value, int) or value < least: raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
 
 
 def _check(name, x, shape, last=None):
     "Raise `ValueError` unless x is a finite float tensor of the rank of `shape`, without an empty axis and with `last` entries in the last."
-    if not isinstance(x, Tensor) or not x.is_floating_point(): raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)}, expected a float tensor {shape}")
-    if x.ndim != shape.count(",") + (not shape.endswith(",)")) or x.numel() == 0 or last and x.shape[-1] != last: raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
-    if not torch.isfinite(x).all(): raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)}, expected a float tensor {shape}")
+    if x.ndim != shape.count(",") + (not shape.endswith(",)")) or x.numel() == 0 or last and x.shape[-1] != last:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
 
 # %% ../../nbs/worlds/points.ipynb #e6f3da2d
 def _sphere(u):
@@ -33,7 +37,8 @@ def _sphere(u):
     return p, p.clone()
 
 
-def _half_sphere(u): return _sphere(torch.cat((0.5 + u[..., :1] / 2, u[..., 1:]), -1))
+def _half_sphere(u):
+    return _sphere(torch.cat((0.5 + u[..., :1] / 2, u[..., 1:]), -1))
 
 
 def _cube(u):
@@ -51,9 +56,14 @@ def _torus(u, R=0.75, r=0.25):
 # %% ../../nbs/worlds/points.ipynb #d13f1311
 def _cylinder(u, r=0.5):
     phi, lid = 2 * math.pi * u[..., 1], u[..., 0] < r / (2 + r)
-    rho, z = torch.where(lid, r * u[..., 2].sqrt(), torch.full_like(phi, r)), torch.where(lid, torch.where(u[..., 3] < 0.5, -1.0, 1.0), 2 * u[..., 2] - 1)
+    rho, z = (
+        torch.where(lid, r * u[..., 2].sqrt(), torch.full_like(phi, r)),
+        torch.where(lid, torch.where(u[..., 3] < 0.5, -1.0, 1.0), 2 * u[..., 2] - 1),
+    )
     out, zero = torch.stack((phi.cos(), phi.sin(), torch.zeros_like(phi)), -1), torch.zeros_like(phi)
-    return torch.stack((rho * phi.cos(), rho * phi.sin(), z), -1), torch.where(lid[..., None], torch.stack((zero, zero, z), -1), out)
+    return torch.stack((rho * phi.cos(), rho * phi.sin(), z), -1), torch.where(
+        lid[..., None], torch.stack((zero, zero, z), -1), out
+    )
 
 
 def _cone(u, r=0.75):
@@ -76,7 +86,8 @@ def sample_surface(
     generator: torch.Generator,  # CPU generator of all draws
 ) -> tuple[Tensor, Tensor]:  # points (B, n, 3) and outward unit normals (B, n, 3)
     "Draw points uniformly by area on a surface that fits into [-1, 1]^3. Raises `ValueError` for an unknown shape or counts below 1."
-    if shape not in SURFACES: raise ValueError(f"shape: got {shape!r}, expected one of {', '.join(SURFACES)}")
+    if shape not in SURFACES:
+        raise ValueError(f"shape: got {shape!r}, expected one of {', '.join(SURFACES)}")
     _whole("batch", batch), _whole("points", points)
     return _SURFACES[shape](torch.rand(batch, points, 4, generator=generator))
 
@@ -91,11 +102,14 @@ def sample_solid(
     generator: torch.Generator,  # CPU generator of all draws
 ) -> Tensor:  # points (B, n, 3); the blob may leave [-1, 1]^3
     "Draw points inside a body. Raises `ValueError` for an unknown shape or counts below 1."
-    if shape not in SOLIDS: raise ValueError(f"shape: got {shape!r}, expected one of {', '.join(SOLIDS)}")
+    if shape not in SOLIDS:
+        raise ValueError(f"shape: got {shape!r}, expected one of {', '.join(SOLIDS)}")
     _whole("batch", batch), _whole("points", points)
-    if shape == "cube": return 2 * torch.rand(batch, points, 3, generator=generator) - 1
+    if shape == "cube":
+        return 2 * torch.rand(batch, points, 3, generator=generator) - 1
     x = torch.randn(batch, points, 3, generator=generator)
-    if shape == "blob": return x * torch.tensor([0.5, 0.25, 0.125])
+    if shape == "blob":
+        return x * torch.tensor([0.5, 0.25, 0.125])
     return F.normalize(x, dim=-1) * torch.rand(batch, points, 1, generator=generator) ** (1 / 3)
 
 # %% ../../nbs/worlds/points.ipynb #f6c464f1
@@ -106,9 +120,20 @@ def random_rotations(
     "Draw rotations uniformly from SO(3) (Shoemake 1992). Raises `ValueError` for a count below 1."
     _whole("batch", batch)
     w, x, y, z = F.normalize(torch.randn(batch, 4, generator=generator), dim=1).unbind(1)
-    return torch.stack((1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
-                        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
-                        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)), 1).view(batch, 3, 3)
+    return torch.stack(
+        (
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - z * w),
+            2 * (x * z + y * w),
+            2 * (x * y + z * w),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - x * w),
+            2 * (x * z - y * w),
+            2 * (y * z + x * w),
+            1 - 2 * (x * x + y * y),
+        ),
+        1,
+    ).view(batch, 3, 3)
 
 
 def unit_ball(
@@ -126,7 +151,8 @@ def facing(
 ) -> Tensor:  # bool (B, n): whether the surface faces the viewer; for convex bodies, whether it is seen
     "Mark the points whose normals face a far viewer. Raises `ValueError` for wrong shapes, types or NaN."
     _check("normals", normals, "(B, n, 3)", 3), _check("direction", direction, "(B, 3)", 3)
-    if len(normals) != len(direction): raise ValueError(f"direction: got {len(direction)} for {len(normals)} clouds, expected (B, 3)")
+    if len(normals) != len(direction):
+        raise ValueError(f"direction: got {len(direction)} for {len(normals)} clouds, expected (B, 3)")
     return (normals @ direction[..., None])[..., 0] > 0
 
 
@@ -137,8 +163,10 @@ def partial_view(
 ) -> Tensor:  # indices (B, keep) of the points nearest to the viewer, the nearest first
     "Choose the points nearest to a far viewer. Raises `ValueError` for wrong shapes, types, NaN or `keep` out of range."
     _check("points", points, "(B, n, 3)", 3), _check("direction", direction, "(B, 3)", 3), _whole("keep", keep)
-    if len(points) != len(direction): raise ValueError(f"direction: got {len(direction)} for {len(points)} clouds, expected (B, 3)")
-    if keep > points.shape[1]: raise ValueError(f"keep: got {keep}, expected at most the {points.shape[1]} points")
+    if len(points) != len(direction):
+        raise ValueError(f"direction: got {len(direction)} for {len(points)} clouds, expected (B, 3)")
+    if keep > points.shape[1]:
+        raise ValueError(f"keep: got {keep}, expected at most the {points.shape[1]} points")
     return (points @ direction[..., None])[..., 0].argsort(dim=1, descending=True, stable=True)[:, :keep]
 
 # %% ../../nbs/worlds/points.ipynb #1c7c9498
@@ -150,7 +178,10 @@ def sample_boxes(
     "Draw points uniformly by area on axis-parallel boxes. Raises `ValueError` for wrong shapes, types, NaN or sizes that are not positive."
     _check("boxes", boxes, "(B, P, 6)", 6), _whole("points", points)
     center, half = boxes[..., None, :3], boxes[..., 3:]
-    if (half <= 0).any(): raise ValueError(f"boxes: smallest half size {half.min().item():g}, expected positive half sizes in the last three of (B, P, 6)")
+    if (half <= 0).any():
+        raise ValueError(
+            f"boxes: smallest half size {half.min().item():g}, expected positive half sizes in the last three of (B, P, 6)"
+        )
     area = half.prod(-1, keepdim=True) / half  # of a face, by its axis
     u = torch.rand(*boxes.shape[:2], points, 5, generator=generator)
     axis = (u[..., :1] * area.sum(-1)[..., None, None] > area.cumsum(-1)[..., None, :2]).sum(-1)
@@ -168,16 +199,27 @@ def furniture(
     generator: torch.Generator,  # CPU generator
 ) -> tuple[Tensor, Tensor]:  # boxes (B, 8, 6) in the order of PARTS, and which are present, bool (B, 8)
     "Draw boxes of chairs or tables with coupled sizes; absent parts are small boxes at the seat's center. Raises `ValueError` for an unknown kind or a count below 1."
-    if kind not in _KIND: raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(_KIND)}")
+    if kind not in _KIND:
+        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(_KIND)}")
     _whole("batch", batch)
     least, most, level = _KIND[kind]
     u = torch.rand(batch, 6, generator=generator)
-    w, d, z, thick, leg, tall = (least + (most - least) * u[:, 0], least + (most - least) * u[:, 1], level + 0.2 * (u[:, 2] - 0.5),
-                                 0.04 + 0.04 * u[:, 3], 0.03 + 0.05 * u[:, 4], 0.25 + 0.3 * u[:, 5])
+    w, d, z, thick, leg, tall = (
+        least + (most - least) * u[:, 0],
+        least + (most - least) * u[:, 1],
+        level + 0.2 * (u[:, 2] - 0.5),
+        0.04 + 0.04 * u[:, 3],
+        0.03 + 0.05 * u[:, 4],
+        0.25 + 0.3 * u[:, 5],
+    )
     chair = torch.full((batch,), kind == "chair")
     arms, zero = chair & (tall > 0.4), torch.zeros(batch)
     box = lambda *numbers: torch.stack(torch.broadcast_tensors(*numbers), 1)
-    legs = [box(sx * (w - leg), sy * (d - leg), (z - thick - 1) / 2, leg, leg, (z - thick + 1) / 2) for sx in (-1, 1) for sy in (-1, 1)]
+    legs = [
+        box(sx * (w - leg), sy * (d - leg), (z - thick - 1) / 2, leg, leg, (z - thick + 1) / 2)
+        for sx in (-1, 1)
+        for sy in (-1, 1)
+    ]
     back = box(zero, thick - d, z + thick + tall, w, thick, tall)
     sides = [box(sx * (w - leg), zero, z + thick + 0.15, leg, d - 2 * thick, leg) for sx in (-1, 1)]
     boxes = torch.stack([box(zero, zero, z, w, d, thick), back, *legs, *sides], 1)

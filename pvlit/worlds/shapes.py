@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/worlds/shapes.ipynb #7584026d
-def _star(u, v): return torch.hypot(u, v) <= 0.62 + 0.38 * torch.cos(5 * torch.atan2(u, -v))
+def _star(u, v):
+    return torch.hypot(u, v) <= 0.62 + 0.38 * torch.cos(5 * torch.atan2(u, -v))
 
 
 SHAPES = {
@@ -42,15 +43,23 @@ TEXTURES = {
 @dataclass(frozen=True)
 class Kind:
     "A kind of object, or of part. Raises `ValueError` for an unknown shape or texture, or colors that are not two RGB triples in [0, 1]."
+
     shape: str  # one of `SHAPES`
     texture: str = "plain"  # one of `TEXTURES`
-    colors: tuple | None = None  # two RGB triples in [0, 1], where the texture is 1 and where it is 0; None draws them for every object
+    colors: tuple | None = (
+        None  # two RGB triples in [0, 1], where the texture is 1 and where it is 0; None draws them for every object
+    )
 
     def __post_init__(self):
         for name, known in (("shape", SHAPES), ("texture", TEXTURES)):
-            if getattr(self, name) not in known: raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(known)}")
-        try: colors = torch.tensor(self.colors if self.colors is not None else ((0, 0, 0), (0, 0, 0)), dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError): colors = torch.zeros(0)
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(known)}")
+        try:
+            colors = torch.tensor(
+                self.colors if self.colors is not None else ((0, 0, 0), (0, 0, 0)), dtype=torch.float32
+            )
+        except (TypeError, ValueError, RuntimeError):
+            colors = torch.zeros(0)
         if colors.shape != (2, 3) or not ((colors >= 0) & (colors <= 1)).all():
             raise ValueError(f"colors: got {self.colors!r}, expected two RGB triples in [0, 1], or None")
 
@@ -61,7 +70,8 @@ def long_tail(
     ratio: float,  # first count divided by the last, at least 1
 ) -> list[int]:  # K counts, falling
     "Return counts that fall exponentially from `most` to `most / ratio`. Raises `ValueError` for numbers out of range."
-    if num_classes < 2 or most < 1 or not ratio >= 1: raise ValueError(f"got num_classes={num_classes}, most={most}, ratio={ratio}; expected at least 2, 1 and 1")
+    if num_classes < 2 or most < 1 or not ratio >= 1:
+        raise ValueError(f"got num_classes={num_classes}, most={most}, ratio={ratio}; expected at least 2, 1 and 1")
     return [max(1, round(most * ratio ** (-c / (num_classes - 1)))) for c in range(num_classes)]
 
 # %% ../../nbs/worlds/shapes.ipynb #f7f94498
@@ -74,7 +84,10 @@ def assign_classes(
     if not len(counts) or any(isinstance(n, bool) or n != int(n) or n < 0 for n in counts) or sum(counts) == 0:
         raise ValueError(f"counts: got {list(counts)!r}, expected whole numbers of at least 0, not all 0")
     share = torch.tensor(list(crowd), dtype=torch.float64)
-    if share.ndim != 1 or not len(share) or not (share >= 0).all() or abs(share.sum() - 1) > 1e-6: raise ValueError(f"crowd: got {list(crowd)!r}, expected shares of pictures with 1, 2, ... objects, adding up to 1")
+    if share.ndim != 1 or not len(share) or not (share >= 0).all() or abs(share.sum() - 1) > 1e-6:
+        raise ValueError(
+            f"crowd: got {list(crowd)!r}, expected shares of pictures with 1, 2, ... objects, adding up to 1"
+        )
     deck = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor([int(n) for n in counts]))
     deck = deck[torch.randperm(len(deck), generator=generator)]
     sizes = 1 + torch.multinomial(share, len(deck), replacement=True, generator=generator)
@@ -94,6 +107,7 @@ def _ends(line):
 @dataclass(frozen=True)
 class Scenes:
     "Drawn pictures with everything that is known about them; a slice or a list of rows gives scenes again."
+
     images: Tensor  # (B, 3, H, W) in [0, 1]
     classes: Tensor  # (B, N) int64, -1 where there is no object
     amodal: Tensor  # (B, N, H, W) bool, pixels of each object as if nothing lay over it
@@ -101,11 +115,15 @@ class Scenes:
     shared: Tensor  # (B, N, H, W) bool, visible pixels of the shared part
     num_classes: int  # K
 
-    def __len__(self): return len(self.images)
+    def __len__(self):
+        return len(self.images)
 
     def __getitem__(self, rows):
-        if isinstance(rows, int): rows = [rows]
-        return Scenes(*(x[rows] for x in (self.images, self.classes, self.amodal, self.visible, self.shared)), self.num_classes)
+        if isinstance(rows, int):
+            rows = [rows]
+        return Scenes(
+            *(x[rows] for x in (self.images, self.classes, self.amodal, self.visible, self.shared)), self.num_classes
+        )
 
     def labels(self) -> Tensor:  # (B, K) float, 1 where a pixel of the class is seen
         "Return which classes can be seen."
@@ -116,7 +134,9 @@ class Scenes:
         "Return the class of every pixel."
         return ((self.classes[:, :, None, None] + 1) * self.visible).sum(1)
 
-    def boxes(self) -> Tensor:  # (B, N, 4) float: left, top, right, bottom, right and bottom exclusive; zeros for unseen objects
+    def boxes(
+        self,
+    ) -> Tensor:  # (B, N, 4) float: left, top, right, bottom, right and bottom exclusive; zeros for unseen objects
         "Return the tight boxes of the visible pixels."
         (left, right), (top, bottom) = _ends(self.visible.any(2)), _ends(self.visible.any(3))
         return torch.stack((left, top, right, bottom), -1).float()
@@ -134,7 +154,9 @@ def _centers(objects, radius, size, apart, generator):
     "Draw object centers (B, N, 2), at least a radius from the border."
     b, n = objects.shape
     tries = 8 if apart else 1
-    places = radius[:, :, None, None] + torch.rand(b, n, tries, 2, generator=generator) * (size - 2 * radius)[:, :, None, None].clamp(min=0)
+    places = radius[:, :, None, None] + torch.rand(b, n, tries, 2, generator=generator) * (size - 2 * radius)[
+        :, :, None, None
+    ].clamp(min=0)
     chosen = places[:, :, 0].clone()
     for i in range(1, n):
         distance = torch.cdist(places[:, i], chosen[:, :i]).amin(2)
@@ -144,14 +166,17 @@ def _centers(objects, radius, size, apart, generator):
 # %% ../../nbs/worlds/shapes.ipynb #0059d532
 def _ground(b, size, clutter, generator):
     "Draw cluttered grounds (B, 3, H, W) around middle gray."
-    smooth = F.interpolate(torch.rand(b, 3, 4, 4, generator=generator), size=(size, size), mode="bilinear", align_corners=True)
+    smooth = F.interpolate(
+        torch.rand(b, 3, 4, 4, generator=generator), size=(size, size), mode="bilinear", align_corners=True
+    )
     specks = torch.rand(b, 1, size, size, generator=generator)
     return 0.5 + clutter * (0.7 * (smooth - 0.5) + 0.5 * (specks - 0.5))
 
 
 def _paint(kind, u, v, colors):
     "Return (inside (M, H, W) bool, colored (M, 3, H, W)) of M parts of one kind."
-    if kind.colors is not None: colors = torch.tensor(kind.colors, dtype=u.dtype).expand(len(u), 2, 3)
+    if kind.colors is not None:
+        colors = torch.tensor(kind.colors, dtype=u.dtype).expand(len(u), 2, 3)
     mix = TEXTURES[kind.texture](u, v)[:, None]
     return SHAPES[kind.shape](u, v), mix * colors[:, 0, :, None, None] + (1 - mix) * colors[:, 1, :, None, None]
 
@@ -159,14 +184,22 @@ def _paint(kind, u, v, colors):
 def _check(classes, kinds, shared, size, radius, noise, clutter):
     "Raise `ValueError` for arguments of `draw_scenes` that it cannot draw."
     if not isinstance(classes, Tensor) or classes.ndim != 2 or classes.numel() == 0 or classes.dtype != torch.int64:
-        raise ValueError(f"classes: got {getattr(classes, 'dtype', type(classes).__name__)} of shape {tuple(getattr(classes, 'shape', ()))}, expected int64 of shape (B, N), not empty")
+        raise ValueError(
+            f"classes: got {getattr(classes, 'dtype', type(classes).__name__)} of shape {tuple(getattr(classes, 'shape', ()))}, expected int64 of shape (B, N), not empty"
+        )
     if not len(kinds) or not all(isinstance(k, Kind) for k in (*kinds, *([] if shared is None else [shared]))):
         raise ValueError("kinds: expected a list of Kind, and a Kind or None as shared")
     if not -1 <= int(classes.min()) <= int(classes.max()) < len(kinds):
-        raise ValueError(f"classes: got values from {int(classes.min())} to {int(classes.max())}, expected -1 (no object) to {len(kinds) - 1}")
-    if size < 8 or not 0 < radius[0] <= radius[1] <= size / 2: raise ValueError(f"radius={radius}, size={size}: expected 0 < low <= high <= size / 2 pixels, and a size of at least 8")
+        raise ValueError(
+            f"classes: got values from {int(classes.min())} to {int(classes.max())}, expected -1 (no object) to {len(kinds) - 1}"
+        )
+    if size < 8 or not 0 < radius[0] <= radius[1] <= size / 2:
+        raise ValueError(
+            f"radius={radius}, size={size}: expected 0 < low <= high <= size / 2 pixels, and a size of at least 8"
+        )
     for name, value in (("noise", noise), ("clutter", clutter)):
-        if not 0 <= value <= 1: raise ValueError(f"{name}: got {value!r}, expected a number in [0, 1]")
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}: got {value!r}, expected a number in [0, 1]")
 
 
 def _parts(own, shared, u, v, colors):

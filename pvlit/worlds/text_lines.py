@@ -21,9 +21,11 @@ from ..core.data import load_images
 REPEATS = ("any", "none", "adjacent")
 GLYPH = 8  # height of a glyph, pixels
 
+
 @dataclass(frozen=True)
 class TextLines:
     "Describe lines of digits. Raises `ValueError` for a value out of range."
+
     length: tuple[int, int] = (3, 6)  # least and greatest number of glyphs
     height: int = 10  # H, pixels, at least 8
     width: int = 80  # W, pixels, enough for the longest line
@@ -38,34 +40,51 @@ class TextLines:
     def __post_init__(self):
         for name, low, high in (("length", 1, 64), ("glyph", 2, 32), ("gap", -4, 64), ("ink", 1e-6, 1)):
             pair = getattr(self, name)
-            if not (isinstance(pair, tuple) and len(pair) == 2 and low <= pair[0] <= pair[1] <= high): raise ValueError(f"{name}: got {pair!r}, expected (least, greatest) between {low:g} and {high}")
-        if type(self.height) is not int or self.height < GLYPH: raise ValueError(f"height: got {self.height!r}, expected a whole number of at least {GLYPH}")
-        if type(self.width) is not int or self.width < (need := self.length[1] * self.glyph[1] + (self.length[1] - 1) * max(0, self.gap[1])):
+            if not (isinstance(pair, tuple) and len(pair) == 2 and low <= pair[0] <= pair[1] <= high):
+                raise ValueError(f"{name}: got {pair!r}, expected (least, greatest) between {low:g} and {high}")
+        if type(self.height) is not int or self.height < GLYPH:
+            raise ValueError(f"height: got {self.height!r}, expected a whole number of at least {GLYPH}")
+        if type(self.width) is not int or self.width < (
+            need := self.length[1] * self.glyph[1] + (self.length[1] - 1) * max(0, self.gap[1])
+        ):
             raise ValueError(f"width: got {self.width!r}, expected at least {need}, or the longest line may not fit")
         _check_text(self)
 
 # %% ../../nbs/worlds/text_lines.ipynb #9074c520
 def _check_text(config: TextLines) -> None:
     "Raise `ValueError` for classes, repeats, overlaps or noise that make no text."
-    if -2 * config.gap[0] > config.glyph[0]: raise ValueError(f"gap: got {config.gap!r}, expected overlaps of at most half of the narrowest glyph, {config.glyph[0]} pixels")
-    if not 0 <= config.noise <= 1: raise ValueError(f"noise: got {config.noise!r}, expected a number in [0, 1]")
-    if not config.classes or set(config.classes) - set(range(10)) or len(set(config.classes)) < len(config.classes): raise ValueError(f"classes: got {config.classes!r}, expected different digits from 0 to 9")
-    if config.repeats not in REPEATS: raise ValueError(f"repeats: got {config.repeats!r}, expected one of {', '.join(REPEATS)}")
-    if config.repeats == "none" and config.length[1] > len(config.classes): raise ValueError(f"length: got {config.length!r}, expected at most {len(config.classes)} where no digit repeats")
-    if config.repeats == "adjacent" and config.length[0] < 2: raise ValueError(f"length: got {config.length!r}, expected at least 2 where neighbors are equal")
-    if config.split not in ("train", "test"): raise ValueError(f"split: got {config.split!r}, expected train or test")
+    if -2 * config.gap[0] > config.glyph[0]:
+        raise ValueError(
+            f"gap: got {config.gap!r}, expected overlaps of at most half of the narrowest glyph, {config.glyph[0]} pixels"
+        )
+    if not 0 <= config.noise <= 1:
+        raise ValueError(f"noise: got {config.noise!r}, expected a number in [0, 1]")
+    if not config.classes or set(config.classes) - set(range(10)) or len(set(config.classes)) < len(config.classes):
+        raise ValueError(f"classes: got {config.classes!r}, expected different digits from 0 to 9")
+    if config.repeats not in REPEATS:
+        raise ValueError(f"repeats: got {config.repeats!r}, expected one of {', '.join(REPEATS)}")
+    if config.repeats == "none" and config.length[1] > len(config.classes):
+        raise ValueError(
+            f"length: got {config.length!r}, expected at most {len(config.classes)} where no digit repeats"
+        )
+    if config.repeats == "adjacent" and config.length[0] < 2:
+        raise ValueError(f"length: got {config.length!r}, expected at least 2 where neighbors are equal")
+    if config.split not in ("train", "test"):
+        raise ValueError(f"split: got {config.split!r}, expected train or test")
 
 # %% ../../nbs/worlds/text_lines.ipynb #556d397d
 @dataclass(frozen=True)
 class Lines:
     "Hold pictures of text lines with all that is known about them."
+
     images: Tensor  # (N, 1, H, W) float32 in [0, 1], bright ink on black
     labels: Tensor  # digits (N, L) int64, -1 behind the end
     lengths: Tensor  # number of glyphs (N,) int64
     boxes: Tensor  # (N, L, 4) int64: left, top, right, bottom edge in pixels, right and bottom exclusive; zeros behind the end
     glyphs: Tensor  # row of each glyph in the digits of the split (N, L) int64, -1 behind the end
 
-    def __len__(self): return len(self.images)
+    def __len__(self):
+        return len(self.images)
 
 # %% ../../nbs/worlds/text_lines.ipynb #a47b3a50
 def _texts(count: int, config: TextLines, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -101,7 +120,10 @@ def _places(lengths: Tensor, config: TextLines, generator: torch.Generator) -> T
 def _handwriting(split: str, low: int, high: int) -> tuple[Tensor, Tensor]:
     "Return the digits of a split at widths low to high, (high - low + 1, M, 8, high), zeros at the right, and their classes (M,)."
     digits = load_images("digits", split)
-    stretched = [F.pad(F.interpolate(digits.x, (GLYPH, w), mode="bilinear", antialias=True)[:, 0].clamp(0, 1), (0, high - w)) for w in range(low, high + 1)]
+    stretched = [
+        F.pad(F.interpolate(digits.x, (GLYPH, w), mode="bilinear", antialias=True)[:, 0].clamp(0, 1), (0, high - w))
+        for w in range(low, high + 1)
+    ]
     return torch.stack(stretched), digits.y
 
 
@@ -109,7 +131,8 @@ def _pick(labels: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor
     "Draw for each digit (N, L) one handwritten example, a row of the split; -1 stays."
     rows = torch.full_like(labels, -1)
     for digit in labels.unique().tolist():
-        if digit < 0: continue
+        if digit < 0:
+            continue
         own, here = (classes == digit).nonzero()[:, 0], labels == digit
         rows[here] = own[torch.randint(len(own), (int(here.sum()),), generator=generator)]
     return rows
@@ -119,7 +142,9 @@ def _paint(boxes: Tensor, rows: Tensor, lengths: Tensor, config: TextLines) -> T
     "Paint the glyphs of all lines, (N, H, W)."
     low, high = config.glyph
     ink, _ = _handwriting(config.split, low, high)
-    page = torch.zeros(len(rows), config.height, config.width + high)  # room for the zeros at the right of a narrow glyph
+    page = torch.zeros(
+        len(rows), config.height, config.width + high
+    )  # room for the zeros at the right of a narrow glyph
     down, along = torch.arange(GLYPH), torch.arange(high)
     for place in range(rows.shape[1]):
         n = (lengths > place).nonzero()[:, 0]
@@ -127,7 +152,7 @@ def _paint(boxes: Tensor, rows: Tensor, lengths: Tensor, config: TextLines) -> T
         glyph = ink[right - left - low, rows[n, place]]
         where = n[:, None, None], (top[:, None] + down)[:, :, None], (left[:, None] + along)[:, None]
         page[where] = torch.maximum(page[where], glyph)
-    return page[..., :config.width]
+    return page[..., : config.width]
 
 
 def text_lines(
@@ -136,14 +161,21 @@ def text_lines(
     generator: torch.Generator,  # CPU generator of all draws
 ) -> Lines:  # pictures (N, 1, H, W) with texts and boxes
     "Draw lines of handwritten digits. Raises `ValueError` for a wrong configuration, count or generator."
-    if not isinstance(config, TextLines): raise ValueError(f"config: got {type(config).__name__}, expected TextLines")
-    if type(count) is not int or count < 1: raise ValueError(f"count: got {count!r}, expected a whole number of at least 1")
-    if not isinstance(generator, torch.Generator): raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator on the CPU")
+    if not isinstance(config, TextLines):
+        raise ValueError(f"config: got {type(config).__name__}, expected TextLines")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"count: got {count!r}, expected a whole number of at least 1")
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator on the CPU")
     labels, lengths = _texts(count, config, generator)
-    boxes, rows = _places(lengths, config, generator), _pick(labels, _handwriting(config.split, *config.glyph)[1], generator)
+    boxes, rows = (
+        _places(lengths, config, generator),
+        _pick(labels, _handwriting(config.split, *config.glyph)[1], generator),
+    )
     strength = config.ink[0] + (config.ink[1] - config.ink[0]) * torch.rand(count, 1, 1, generator=generator)
     images = _paint(boxes, rows, lengths, config) * strength
-    if config.noise: images = images + config.noise * torch.randn(images.shape, generator=generator)
+    if config.noise:
+        images = images + config.noise * torch.randn(images.shape, generator=generator)
     return Lines(images.clamp(0, 1)[:, None].contiguous(), labels, lengths, boxes, rows)
 
 # %% ../../nbs/worlds/text_lines.ipynb #58ee3ac5
@@ -152,8 +184,10 @@ def frame_labels(
     frames: int,  # T, equal parts of the width, at least 1
 ) -> Tensor:  # digit at the center of each frame (N, T) int64, -1 between digits
     "Give the digit at each frame. Raises `ValueError` for something else than lines or a wrong number of frames."
-    if not isinstance(lines, Lines): raise ValueError(f"lines: got {type(lines).__name__}, expected Lines")
-    if type(frames) is not int or frames < 1: raise ValueError(f"frames: got {frames!r}, expected a whole number of at least 1")
+    if not isinstance(lines, Lines):
+        raise ValueError(f"lines: got {type(lines).__name__}, expected Lines")
+    if type(frames) is not int or frames < 1:
+        raise ValueError(f"frames: got {frames!r}, expected a whole number of at least 1")
     center = (torch.arange(frames) + 0.5) * lines.images.shape[-1] / frames
     left, right = lines.boxes[..., 0:1], lines.boxes[..., 2:3]
     away = ((left + right) / 2 - center).abs().masked_fill((center < left) | (center >= right), torch.inf)

@@ -18,6 +18,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Cameras:
     "Pinhole cameras in any leading shape (...). Raises `ValueError` for shapes that do not fit."
+
     intrinsics: Tensor  # K, (..., 3, 3), pixels
     rotation: Tensor  # R, (..., 3, 3), rows right, down, forward in the world
     position: Tensor  # p, (..., 3), meters
@@ -25,39 +26,64 @@ class Cameras:
 
     def __post_init__(self):
         lead = tuple(self.position.shape[:-1])
-        if self.position.shape[-1:] != (3,) or tuple(self.intrinsics.shape) != (*lead, 3, 3) or tuple(self.rotation.shape) != (*lead, 3, 3):
-            raise ValueError(f"cameras: got intrinsics {tuple(self.intrinsics.shape)}, rotation {tuple(self.rotation.shape)}, position {tuple(self.position.shape)}, expected (..., 3, 3), (..., 3, 3), (..., 3)")
+        if (
+            self.position.shape[-1:] != (3,)
+            or tuple(self.intrinsics.shape) != (*lead, 3, 3)
+            or tuple(self.rotation.shape) != (*lead, 3, 3)
+        ):
+            raise ValueError(
+                f"cameras: got intrinsics {tuple(self.intrinsics.shape)}, rotation {tuple(self.rotation.shape)}, position {tuple(self.position.shape)}, expected (..., 3, 3), (..., 3, 3), (..., 3)"
+            )
 
-    def __getitem__(self, rows): return Cameras(self.intrinsics[rows], self.rotation[rows], self.position[rows], self.size)
-    def project(self,
+    def __getitem__(self, rows):
+        return Cameras(self.intrinsics[rows], self.rotation[rows], self.position[rows], self.size)
+
+    def project(
+        self,
         points: Tensor,  # world points (..., N, 3), meters, leading axes as the cameras'
-    ) -> tuple[Tensor, Tensor]:  # pixels (..., N, 2) as column and row, and depth (..., N); pixels mean something only where depth > 0
+    ) -> tuple[
+        Tensor, Tensor
+    ]:  # pixels (..., N, 2) as column and row, and depth (..., N); pixels mean something only where depth > 0
         "Return where points appear and how deep they lie."
         _floats("points", points, "(..., N, 3)", 3)
         local = (points - self.position[..., None, :]) @ self.rotation.mT @ self.intrinsics.mT
         depth = local[..., 2]
         return local[..., :2] / torch.where(depth.abs() < 1e-6, 1e-6, depth)[..., None], depth
 
-    def ground_homography(self,
+    def ground_homography(
+        self,
         cell: float = 1.0,  # side of a ground cell, meters
     ) -> Tensor:  # (..., 3, 3), from ground cell coordinates (column, row, 1) to pixels
         "Return the homographies from the ground to the images."
-        if not 0 < cell < float("inf"): raise ValueError(f"cell={cell!r}: expected a positive number of meters")
-        plane = torch.cat((torch.eye(3, 2).to(self.position).expand(*self.position.shape[:-1], 3, 2), -self.position[..., None]), -1)
+        if not 0 < cell < float("inf"):
+            raise ValueError(f"cell={cell!r}: expected a positive number of meters")
+        plane = torch.cat(
+            (torch.eye(3, 2).to(self.position).expand(*self.position.shape[:-1], 3, 2), -self.position[..., None]), -1
+        )
         return self.intrinsics @ self.rotation @ plane @ torch.diag(torch.tensor([cell, cell, 1.0]).to(self.position))
 
 # %% ../../nbs/worlds/views.ipynb #c2fe6838
 def _floats(name, x, shape, last):
     "Raise `ValueError` unless x is a finite float tensor whose last axis has `last` entries."
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or x.shape[-1] != last or x.numel() == 0 or not torch.isfinite(x).all():
-        raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)} of shape {tuple(getattr(x, 'shape', ()))}, expected finite floats of shape {shape}, not empty")
+    if (
+        not isinstance(x, Tensor)
+        or not x.is_floating_point()
+        or x.ndim < 2
+        or x.shape[-1] != last
+        or x.numel() == 0
+        or not torch.isfinite(x).all()
+    ):
+        raise ValueError(
+            f"{name}: got {getattr(x, 'dtype', type(x).__name__)} of shape {tuple(getattr(x, 'shape', ()))}, expected finite floats of shape {shape}, not empty"
+        )
 
 
 def cell_centers(
     ground: tuple[int, int],  # rows and columns
 ) -> Tensor:  # (rows, columns, 3), homogeneous (column, row, 1)
     "Return the centers of the cells of a map. Raises `ValueError` for a size below 1."
-    if min(ground) < 1: raise ValueError(f"ground={ground}: expected rows and columns of at least 1")
+    if min(ground) < 1:
+        raise ValueError(f"ground={ground}: expected rows and columns of at least 1")
     row, column = torch.meshgrid(torch.arange(ground[0]) + 0.5, torch.arange(ground[1]) + 0.5, indexing="ij")
     return torch.stack((column, row, torch.ones_like(row)), -1)
 
@@ -80,7 +106,8 @@ def miscalibrated(
     generator: torch.Generator,  # CPU generator
 ) -> Cameras:  # what a wrong calibration believes
     "Turn cameras about the vertical by random small angles. Raises `ValueError` for a negative angle."
-    if not radians >= 0: raise ValueError(f"radians={radians!r}: expected at least 0")
+    if not radians >= 0:
+        raise ValueError(f"radians={radians!r}: expected at least 0")
     angle = radians * torch.randn(cameras.position.shape[:-1], generator=generator, dtype=cameras.position.dtype)
     turn = torch.eye(3, dtype=angle.dtype).repeat(*angle.shape, 1, 1)
     turn[..., 0, 0] = turn[..., 1, 1] = angle.cos()
@@ -99,12 +126,26 @@ def random_cameras(
 ) -> Cameras:
     "Draw cameras around the square. Raises `ValueError` for numbers out of range."
     if not (0 < height[0] <= height[1] and side > 0 and focal > 0 and min(size) >= 4 and spread >= 0):
-        raise ValueError(f"got side={side}, height={height}, focal={focal}, size={size}, spread={spread}; expected positive numbers, low <= high, and at least 4 pixels")
+        raise ValueError(
+            f"got side={side}, height={height}, focal={focal}, size={size}, spread={spread}; expected positive numbers, low <= high, and at least 4 pixels"
+        )
     angle, low = 2 * torch.pi * torch.rand(shape, generator=generator), torch.rand(shape, generator=generator)
-    position = torch.stack((side / 2 + 0.75 * side * angle.cos(), side / 2 + 0.75 * side * angle.sin(), height[0] + (height[1] - height[0]) * low), -1)
-    target = torch.cat((side / 2 + spread * side * (2 * torch.rand(*shape, 2, generator=generator) - 1), torch.zeros(*shape, 1)), -1)
+    position = torch.stack(
+        (
+            side / 2 + 0.75 * side * angle.cos(),
+            side / 2 + 0.75 * side * angle.sin(),
+            height[0] + (height[1] - height[0]) * low,
+        ),
+        -1,
+    )
+    target = torch.cat(
+        (side / 2 + spread * side * (2 * torch.rand(*shape, 2, generator=generator) - 1), torch.zeros(*shape, 1)), -1
+    )
     forward = torch.nn.functional.normalize(target - position, dim=-1)
-    right = torch.nn.functional.normalize(torch.stack((-forward[..., 1], forward[..., 0], torch.zeros(shape)), -1), dim=-1) * -1
+    right = (
+        torch.nn.functional.normalize(torch.stack((-forward[..., 1], forward[..., 0], torch.zeros(shape)), -1), dim=-1)
+        * -1
+    )
     rotation = torch.stack((right, torch.linalg.cross(forward, right), forward), -2)
     f = focal * size[1]
     intrinsics = torch.tensor([[f, 0, size[1] / 2], [0, f, size[0] / 2], [0, 0, 1.0]]).expand(*shape, 3, 3).clone()
@@ -114,21 +155,30 @@ def random_cameras(
 @dataclass(frozen=True)
 class Crowd:
     "Objects on the ground; the same for all views of a scene."
+
     place: Tensor  # (B, P, 2), x and y of the foot, meters
     present: Tensor  # (B, P) bool, whether there is an object at all
     person: Tensor  # (B, P) bool, False for a pillar
     color: Tensor  # (B, P, 3) in [0, 1]
     size: Tensor  # (B, P, 2), width and height, meters
 
-    def __getitem__(self, rows): return Crowd(self.place[rows], self.present[rows], self.person[rows], self.color[rows], self.size[rows])
+    def __getitem__(self, rows):
+        return Crowd(self.place[rows], self.present[rows], self.person[rows], self.color[rows], self.size[rows])
 
-    def ground_map(self,
+    def ground_map(
+        self,
         ground: tuple[int, int],  # rows and columns
         cell: float = 1.0,  # side of a cell, meters
     ) -> Tensor:  # float (B, rows, columns), 1 where a person stands
         "Return the cells on which people stand."
         index = (self.place / cell).long()
-        keep = self.present & self.person & (index[..., 0] < ground[1]) & (index[..., 1] < ground[0]) & (index >= 0).all(-1)
+        keep = (
+            self.present
+            & self.person
+            & (index[..., 0] < ground[1])
+            & (index[..., 1] < ground[0])
+            & (index >= 0).all(-1)
+        )
         scene = torch.arange(len(index))[:, None].expand_as(keep)
         found = torch.zeros(len(index), *ground)
         found[scene[keep], index[keep][:, 1], index[keep][:, 0]] = 1
@@ -144,7 +194,10 @@ def random_crowd(
     apart: float = 1.5,  # distance that is tried to be kept between objects, meters
 ) -> Crowd:
     "Scatter people and pillars over the square. Raises `ValueError` for numbers out of range."
-    if scenes < 1 or not 0 <= people[0] <= people[1] or people[1] + pillars < 1 or side <= 0: raise ValueError(f"got scenes={scenes}, people={people}, pillars={pillars}, side={side}; expected at least one scene and one object, low <= high")
+    if scenes < 1 or not 0 <= people[0] <= people[1] or people[1] + pillars < 1 or side <= 0:
+        raise ValueError(
+            f"got scenes={scenes}, people={people}, pillars={pillars}, side={side}; expected at least one scene and one object, low <= high"
+        )
     total = people[1] + pillars
     place = side * (0.03 + 0.94 * torch.rand(scenes, total, 16, 2, generator=generator))
     chosen = place[:, :, 0].clone()
@@ -155,7 +208,11 @@ def random_crowd(
     number = torch.randint(people[0], people[1] + 1, (scenes, 1), generator=generator)
     index = torch.arange(total)
     person = (index < people[1]).expand(scenes, total)
-    color = torch.where(person[..., None], torch.rand(scenes, total, 3, generator=generator), 0.45 + 0.1 * torch.rand(scenes, total, 1, generator=generator))
+    color = torch.where(
+        person[..., None],
+        torch.rand(scenes, total, 3, generator=generator),
+        0.45 + 0.1 * torch.rand(scenes, total, 1, generator=generator),
+    )
     size = torch.where(person[..., None], torch.tensor([0.7, 1.8]), torch.tensor([1.4, 3.5])).clone()
     size = size * (0.9 + 0.2 * torch.rand(scenes, total, 1, generator=generator))
     return Crowd(chosen, (index < number) | (index >= people[1]), person, color, size)
@@ -164,6 +221,7 @@ def random_crowd(
 @dataclass(frozen=True)
 class Views:
     "Drawn views with what is known about every pixel."
+
     images: Tensor  # (B, n, 3, h, w) in [0, 1]
     owner: Tensor  # (B, n, h, w) int64, object seen, -1 for ground and sky
     depth: Tensor  # (B, n, h, w), meters, infinite for the sky
@@ -180,7 +238,9 @@ def _rectangles(cameras, crowd):
     half = cameras.intrinsics[..., 0, 0, None] * crowd.size[:, None, :, 0] / 2 / depth.clamp(min=0.1)
     x, y = torch.arange(w) + 0.5, (torch.arange(h) + 0.5)[:, None]
     middle = (low[..., 0] + high[..., 0])[..., None, None] / 2
-    inside = ((x - middle).abs() <= half[..., None, None]) & (y <= low[..., 1, None, None]) & (y >= high[..., 1, None, None])
+    inside = (
+        ((x - middle).abs() <= half[..., None, None]) & (y <= low[..., 1, None, None]) & (y >= high[..., 1, None, None])
+    )
     return inside & (crowd.present[:, None] & (depth > 0.3))[..., None, None], depth
 
 # %% ../../nbs/worlds/views.ipynb #91c3f37e
@@ -202,8 +262,12 @@ def draw_views(
     noise: float = 0.02,  # standard deviation of pixel noise, in [0, 1]
 ) -> Views:
     "Draw what the cameras see. Raises `ValueError` when cameras and crowd do not fit, or for noise out of range."
-    if cameras.position.ndim != 3 or len(cameras.position) != len(crowd.place): raise ValueError(f"cameras: got leading shape {tuple(cameras.position.shape[:-1])}, expected ({len(crowd.place)}, n) to fit the crowd")
-    if not 0 <= noise <= 1: raise ValueError(f"noise={noise!r}: expected a number in [0, 1]")
+    if cameras.position.ndim != 3 or len(cameras.position) != len(crowd.place):
+        raise ValueError(
+            f"cameras: got leading shape {tuple(cameras.position.shape[:-1])}, expected ({len(crowd.place)}, n) to fit the crowd"
+        )
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise={noise!r}: expected a number in [0, 1]")
     inside, depth = _rectangles(cameras, crowd)
     images, far = _ground(cameras)
     distance = torch.where(inside, depth[..., None, None], torch.inf)

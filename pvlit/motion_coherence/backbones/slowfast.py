@@ -25,7 +25,9 @@ def slow_indices(
     "Return the frames that the slow pathway sees. Raises `ValueError` when `alpha` does not divide `frames`."
     check_counts(frames=frames, alpha=alpha)
     if frames % alpha:
-        raise ValueError(f"got {frames} frames and alpha={alpha}, expected a multiple of alpha; sample {frames - frames % alpha or alpha} frames")
+        raise ValueError(
+            f"got {frames} frames and alpha={alpha}, expected a multiple of alpha; sample {frames - frames % alpha or alpha} frames"
+        )
     count = frames // alpha
     return [k * (frames - 1) // max(count - 1, 1) for k in range(count)]
 
@@ -40,11 +42,15 @@ def split_pathways(
     return [clips.index_select(1, index), clips]
 
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #4a02e7ad
-KERNELS = ((1, 1, 1, 3, 3), (5, 3, 3, 3, 3))  # moments seen by the stem and the stages, for the slow and the fast pathway
+KERNELS = (
+    (1, 1, 1, 3, 3),
+    (5, 3, 3, 3, 3),
+)  # moments seen by the stem and the stages, for the slow and the fast pathway
 
 
 class _Branch(nn.Module):
     "Residual branch: convolutions a, b and c, each normalized."
+
     def __init__(self, channels, inner, out, kernel, stride):
         super().__init__()
         self.a = nn.Conv3d(channels, inner, (kernel, 1, 1), 1, (kernel // 2, 0, 0), bias=False)
@@ -61,10 +67,14 @@ class _Branch(nn.Module):
 
 class _Block(nn.Module):
     "Residual block, with a projection (branch1) where the shape changes."
+
     def __init__(self, channels, inner, out, kernel, stride):
         super().__init__()
         if channels != out or stride > 1:
-            self.branch1, self.branch1_bn = nn.Conv3d(channels, out, 1, (1, stride, stride), bias=False), nn.BatchNorm3d(out)
+            self.branch1, self.branch1_bn = (
+                nn.Conv3d(channels, out, 1, (1, stride, stride), bias=False),
+                nn.BatchNorm3d(out),
+            )
         self.branch2 = _Branch(channels, inner, out, kernel, stride)
 
     def forward(self, x):
@@ -73,10 +83,13 @@ class _Block(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #9a6a69be
 class _Stem(nn.Module):
     "Convolution, normalization and spatial pooling of one pathway."
+
     def __init__(self, width, kernel, small_input):
         super().__init__()
         size, stride = (3, 1) if small_input else (7, 2)
-        self.conv = nn.Conv3d(3, width, (kernel, size, size), (1, stride, stride), (kernel // 2, size // 2, size // 2), bias=False)
+        self.conv = nn.Conv3d(
+            3, width, (kernel, size, size), (1, stride, stride), (kernel // 2, size // 2, size // 2), bias=False
+        )
         self.bn = nn.BatchNorm3d(width)
         self.pool_layer = nn.Identity() if small_input else nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
@@ -86,6 +99,7 @@ class _Stem(nn.Module):
 
 class _Stems(nn.Module):
     "The stems of both pathways."
+
     def __init__(self, widths, small_input):
         super().__init__()
         self.pathway0_stem, self.pathway1_stem = (_Stem(width, k[0], small_input) for width, k in zip(widths, KERNELS))
@@ -96,12 +110,15 @@ class _Stems(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #7ccabb2e
 class _Stage(nn.Module):
     "The blocks of both pathways in one stage."
+
     def __init__(self, channels, inner, count, kernels, stride):
         super().__init__()
         self.count = count
         for p in (0, 1):
             for i in range(count):
-                block = _Block(channels[p] if i == 0 else 4 * inner[p], inner[p], 4 * inner[p], kernels[p], stride if i == 0 else 1)
+                block = _Block(
+                    channels[p] if i == 0 else 4 * inner[p], inner[p], 4 * inner[p], kernels[p], stride if i == 0 else 1
+                )
                 self.add_module(f"pathway{p}_res{i}", block)
 
     def forward(self, pathways):
@@ -112,9 +129,12 @@ class _Stage(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #03d6897e
 class _Fuse(nn.Module):
     "Lateral connection from the fast to the slow pathway."
+
     def __init__(self, channels, kernel, alpha):
         super().__init__()
-        self.conv_f2s = nn.Conv3d(channels, 2 * channels, (kernel, 1, 1), (alpha, 1, 1), (kernel // 2, 0, 0), bias=False)
+        self.conv_f2s = nn.Conv3d(
+            channels, 2 * channels, (kernel, 1, 1), (alpha, 1, 1), (kernel // 2, 0, 0), bias=False
+        )
         self.bn = nn.BatchNorm3d(2 * channels)
 
     def forward(self, pathways):
@@ -124,6 +144,7 @@ class _Fuse(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #205dbbd7
 class _Head(nn.Module):
     "Average each pathway, join them, classify."
+
     def __init__(self, channels, classes, dropout):
         super().__init__()
         self.dropout, self.projection = nn.Dropout(dropout), nn.Linear(channels, classes)
@@ -148,10 +169,13 @@ def _pathways(clips, alpha):
     if isinstance(clips, (list, tuple)):
         if len(clips) != 2:
             raise ValueError(f"clips: got a list of {len(clips)}, expected [slow, fast] or one tensor")
-        for x in clips: check_clips(x)
+        for x in clips:
+            check_clips(x)
         slow, fast = clips
         if (len(slow), slow.shape[1] * alpha, *slow.shape[2:]) != tuple(fast.shape):
-            raise ValueError(f"clips: got slow {tuple(slow.shape)} and fast {tuple(fast.shape)}, expected {alpha} fast frames for each slow one and equal sizes otherwise; use split_pathways(clips, {alpha})")
+            raise ValueError(
+                f"clips: got slow {tuple(slow.shape)} and fast {tuple(fast.shape)}, expected {alpha} fast frames for each slow one and equal sizes otherwise; use split_pathways(clips, {alpha})"
+            )
     else:
         slow, fast = split_pathways(clips, alpha)
     return [slow.transpose(1, 2), fast.transpose(1, 2)]
@@ -159,11 +183,20 @@ def _pathways(clips, alpha):
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #69e501d1
 def _check_slowfast(classes, layers, width, alpha, beta_inverse, lateral_kernel, dropout):
     "Raise `ValueError` for arguments that make no network."
-    check_counts(classes=classes, layers=layers, width=width, alpha=alpha, beta_inverse=beta_inverse, lateral_kernel=lateral_kernel)
+    check_counts(
+        classes=classes,
+        layers=layers,
+        width=width,
+        alpha=alpha,
+        beta_inverse=beta_inverse,
+        lateral_kernel=lateral_kernel,
+    )
     if not isinstance(layers, (list, tuple)) or len(layers) != 4:
         raise ValueError(f"layers={layers!r}: expected the number of blocks of four stages, such as (3, 4, 6, 3)")
     if width % beta_inverse:
-        raise ValueError(f"width={width}, beta_inverse={beta_inverse}: expected a width that beta_inverse divides, so that the fast pathway has whole channels")
+        raise ValueError(
+            f"width={width}, beta_inverse={beta_inverse}: expected a width that beta_inverse divides, so that the fast pathway has whole channels"
+        )
     if lateral_kernel % 2 == 0:
         raise ValueError(f"lateral_kernel={lateral_kernel}: expected an odd number of frames, centered on one")
     check_dropout(dropout)
@@ -171,6 +204,7 @@ def _check_slowfast(classes, layers, width, alpha, beta_inverse, lateral_kernel,
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #1c44c519
 class _Pathways(nn.Module):
     "Parts that are run one after the other; each takes and returns [slow, fast], the last one returns logits."
+
     def _build(self, classes, layers, inner, lateral_kernel, dropout, small_input):
         self.s1, channels = _Stems(inner, small_input), list(inner)
         for s, count in enumerate(layers, start=2):
@@ -191,7 +225,9 @@ class SlowFast(_Pathways):
     """Two 3D ResNets at two frame rates with lateral connections (Feichtenhofer et al., ICCV 2019, arXiv 1812.03982).
 
     Raises `ValueError` when an argument breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         classes: int,  # number of classes
         layers: Sequence[int] = (3, 4, 6, 3),  # residual blocks in each of the four stages, equal for both pathways
         width: int = 64,  # channels of the slow stem; doubles with each stage, times four at the end of a block
@@ -213,12 +249,28 @@ class SlowFast(_Pathways):
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #f2b378ac
 def _caffe2_name(key: str) -> str:
     "Return PySlowFast's name for a Caffe2 blob; a name that fits no rule comes back as it is."
-    suffixes = {"w": "weight", "b": "bias", "bn_s": "bn.weight", "bn_b": "bn.bias", "bn_rm": "bn.running_mean", "bn_riv": "bn.running_var"}
-    place, suffix = next(((key[:-len(s) - 1], name) for s, name in sorted(suffixes.items(), key=lambda rule: -len(rule[0])) if key.endswith("_" + s)), (key, ""))
+    suffixes = {
+        "w": "weight",
+        "b": "bias",
+        "bn_s": "bn.weight",
+        "bn_b": "bn.bias",
+        "bn_rm": "bn.running_mean",
+        "bn_riv": "bn.running_var",
+    }
+    place, suffix = next(
+        (
+            (key[: -len(s) - 1], name)
+            for s, name in sorted(suffixes.items(), key=lambda rule: -len(rule[0]))
+            if key.endswith("_" + s)
+        ),
+        (key, ""),
+    )
     norm = suffix.startswith("bn.")
     p, rest = (1, place[2:]) if place.startswith("t_") else (0, place)
-    if rest == "pred": return f"head.projection.{suffix}"
-    if rest in ("conv1", "res_conv1"): return f"s1.pathway{p}_stem.{suffix if norm else 'conv.' + suffix}"
+    if rest == "pred":
+        return f"head.projection.{suffix}"
+    if rest in ("conv1", "res_conv1"):
+        return f"s1.pathway{p}_stem.{suffix if norm else 'conv.' + suffix}"
     if found := re.fullmatch(r"(?:pool1|res(\d)_\d+_branch2c_bn)_subsample", rest):
         return f"s{found[1] or 1}_fuse.{suffix if norm else 'conv_f2s.' + suffix}"
     if found := re.fullmatch(r"res(\d)_(\d+)_branch(1|2)([abc]?)", rest):
@@ -232,6 +284,10 @@ def convert_pyslowfast_checkpoint(
     model: SlowFast,  # network that is to be filled
 ) -> dict[str, Tensor]:  # state for `model.load_state_dict`
     "Rename the weights of PySlowFast. Raises `ValueError` naming the key that does not fit."
-    weights = {key: torch.as_tensor(value) for key, value in state.items() if not any(part in key for part in ("momentum", "model_iter")) and key != "lr"}
+    weights = {
+        key: torch.as_tensor(value)
+        for key, value in state.items()
+        if not any(part in key for part in ("momentum", "model_iter")) and key != "lr"
+    }
     head = ("head.projection.weight", "head.projection.bias")
     return convert_state(weights, lambda key: _caffe2_name(key.removeprefix("module.")), model, head)

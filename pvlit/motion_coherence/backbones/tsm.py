@@ -28,13 +28,15 @@ def temporal_shift(
 
     Raises `ValueError` when `x` has another rank or too few channels."""
     if x.ndim != 5 or not 0 <= 2 * fold <= x.shape[2]:
-        raise ValueError(f"got features {tuple(x.shape)} and fold={fold}, expected (batch, time, channel, height, width) with at least 2 * fold channels")
+        raise ValueError(
+            f"got features {tuple(x.shape)} and fold={fold}, expected (batch, time, channel, height, width) with at least 2 * fold channels"
+        )
     if fold == 0:
         return x
     nothing = x.new_zeros(len(x), 1, fold, *x.shape[3:])
     ahead = torch.cat([x[:, 1:, :fold], nothing], 1)
-    behind = torch.cat([nothing, x[:, :-1, fold:2 * fold]], 1)
-    return torch.cat([ahead, behind, x[:, :, 2 * fold:]], 2)
+    behind = torch.cat([nothing, x[:, :-1, fold : 2 * fold]], 1)
+    return torch.cat([ahead, behind, x[:, :, 2 * fold :]], 2)
 
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #40a0668c
 def check_clips(
@@ -44,14 +46,18 @@ def check_clips(
     "Raise `ValueError` unless `clips` is a non-empty floating point tensor (batch, time, 3, height, width) of `multiple` * n frames."
     if not isinstance(clips, Tensor) or clips.ndim != 5 or clips.numel() == 0:
         came = f"shape {tuple(clips.shape)}" if isinstance(clips, Tensor) else type(clips).__name__
-        raise ValueError(f"clips: got {came}, expected a tensor (batch, time, 3, height, width) without empty axis; for one clip use clip[None]")
+        raise ValueError(
+            f"clips: got {came}, expected a tensor (batch, time, 3, height, width) without empty axis; for one clip use clip[None]"
+        )
     if clips.shape[2] != 3:
         hint = "use clips.transpose(1, 2)" if clips.shape[1] == 3 else "convert the clips to RGB"
         raise ValueError(f"clips: got {clips.shape[2]} channels on axis 2 of {tuple(clips.shape)}, expected 3; {hint}")
     if not clips.is_floating_point():
         raise ValueError(f"clips: got {clips.dtype}, expected floats; use clips.float() / 255")
     if clips.shape[1] % multiple:
-        raise ValueError(f"clips: got {clips.shape[1]} frames, expected a multiple of {multiple}; sample another number of frames")
+        raise ValueError(
+            f"clips: got {clips.shape[1]} frames, expected a multiple of {multiple}; sample another number of frames"
+        )
 
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #66b37118
 def check_counts(
@@ -66,6 +72,7 @@ def check_counts(
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #8be7d082
 class _Block(nn.Module):
     "Residual block of a ResNet that shifts what enters its first convolution."
+
     def __init__(self, channels, width, stride, fold):
         super().__init__()
         self.fold, out = fold, width * self.expansion
@@ -73,7 +80,9 @@ class _Block(nn.Module):
             self.add_module(f"conv{i}", nn.Conv2d(a, b, kernel, step, kernel // 2, bias=False))
             self.add_module(f"bn{i}", nn.BatchNorm2d(b))
         changes = stride > 1 or channels != out
-        self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)) if changes else None
+        self.downsample = (
+            nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)) if changes else None
+        )
 
     def forward(self, x, frames):  # features (B * T, C, H, W), number of frames T
         h = temporal_shift(x.unflatten(0, (-1, frames)), self.fold).flatten(0, 1)
@@ -85,6 +94,7 @@ class _Block(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #494535f0
 class _BasicBlock(_Block):
     "Two 3x3 convolutions, as in ResNet-18 and 34."
+
     expansion, convolutions = 1, 2
 
     def plan(self, channels, width, stride):
@@ -93,6 +103,7 @@ class _BasicBlock(_Block):
 
 class _Bottleneck(_Block):
     "1x1, 3x3 and 1x1 convolution, as in ResNet-50 and deeper ones."
+
     expansion, convolutions = 4, 3
 
     def plan(self, channels, width, stride):
@@ -104,10 +115,12 @@ BLOCKS = {"basic": _BasicBlock, "bottleneck": _Bottleneck}  # name -> residual b
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #9e895981
 class _FrameClassifier(nn.Module):
     "Classifier that averages the logits of all frames; a subclass gives features (B * T, C, H, W) of frames."
+
     def forward(self, clips):
         return self.frame_logits(clips).mean(1)
 
-    def frame_logits(self,
+    def frame_logits(
+        self,
         clips: Tensor,  # RGB clips (B, T, 3, H, W)
     ) -> Tensor:  # logits of every frame, (B, T, classes)
         "Return the logits of the frames, before they are averaged."
@@ -125,8 +138,11 @@ class _FrameClassifier(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #113095a3
 class _ResNet(_FrameClassifier):
     "Stem and stages, named as torchvision names them."
+
     def _build(self, block, layers, width, division, every, small_input):
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False) if small_input else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.conv1 = (
+            nn.Conv2d(3, width, 3, 1, 1, bias=False) if small_input else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        )
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.Identity() if small_input else nn.MaxPool2d(3, 2, 1)
         self.stages, channels = [f"layer{i}" for i in range(1, len(layers) + 1)], width
@@ -151,9 +167,16 @@ class TSM(_ResNet):
     """ResNet with the temporal shift in its residual blocks (Lin et al., ICCV 2019, arXiv 1811.08383).
 
     Raises `ValueError` when an argument breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         classes: int,  # number of classes
-        layers: Sequence[int] = (3, 4, 6, 3),  # residual blocks in each stage; (3, 4, 6, 3) with bottlenecks is ResNet-50
+        layers: Sequence[int] = (
+            3,
+            4,
+            6,
+            3,
+        ),  # residual blocks in each stage; (3, 4, 6, 3) with bottlenecks is ResNet-50
         block: str = "bottleneck",  # "bottleneck" or "basic"
         width: int = 64,  # channels of the stem and of the first stage's 3x3 convolutions; doubles with each stage
         shift_division: int = 8,  # a block shifts 1 / shift_division of its channels each way; 0 shifts nothing
@@ -185,8 +208,15 @@ def _check_division(
     shift_division: int,  # what should be 0, or a whole number of at least 2
 ) -> None:
     "Raise `ValueError` when so many channels cannot be shifted both ways."
-    if not isinstance(shift_division, int) or isinstance(shift_division, bool) or shift_division < 0 or shift_division == 1:
-        raise ValueError(f"shift_division={shift_division!r}: expected 0 for no shift, or at least 2, as both directions need channels")
+    if (
+        not isinstance(shift_division, int)
+        or isinstance(shift_division, bool)
+        or shift_division < 0
+        or shift_division == 1
+    ):
+        raise ValueError(
+            f"shift_division={shift_division!r}: expected 0 for no shift, or at least 2, as both directions need channels"
+        )
 
 
 def check_dropout(
@@ -199,6 +229,7 @@ def check_dropout(
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #e0931f90
 class _TinyTSM(_FrameClassifier):
     "Three convolutions with a shift before the second and the third."
+
     def __init__(self, classes, widths, shift_division):
         super().__init__()
         self.convolutions, self.norms, self.folds, channels = nn.ModuleList(), nn.ModuleList(), [], 3
@@ -239,11 +270,14 @@ def stage_shapes(
 ) -> dict:  # name -> shape of its output; a list of shapes when it returns several tensors or is called several times
     "Run the model once without gradient in evaluation mode and write down the shape of what its parts return."
     shapes = {}
+
     def note(name):
         def hook(module, inputs, output):
             found = [tuple(o.shape) for o in (output if isinstance(output, (list, tuple)) else [output])]
             shapes.setdefault(name, []).extend(found)
+
         return hook
+
     names = [name for name, _ in model.named_children()] if names is None else names
     handles = [model.get_submodule(name).register_forward_hook(note(name)) for name in names]
     mode = model.training
@@ -252,7 +286,8 @@ def stage_shapes(
             model.eval()(clips)
     finally:
         model.train(mode)
-        for handle in handles: handle.remove()
+        for handle in handles:
+            handle.remove()
     return {name: shapes[name][0] if len(shapes[name]) == 1 else shapes[name] for name in names if name in shapes}
 
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #4d7a71db
@@ -275,23 +310,41 @@ def parameter_groups(
     """Group the parameters as the TSM recipe does (Lin et al., ICCV 2019): classifier weight 5 lr, its bias 10 lr, other biases 2 lr, no decay of biases and normalization.
 
     Raises `ValueError` for a layer with parameters that is none of these."""
-    rules = {"convolution weight": (1, 1), "convolution bias": (2, 0), "norm": (1, 0), "classifier weight": (5, 1), "classifier bias": (10, 0)}
+    rules = {
+        "convolution weight": (1, 1),
+        "convolution bias": (2, 0),
+        "norm": (1, 0),
+        "classifier weight": (5, 1),
+        "classifier bias": (10, 0),
+    }
     found = {name: [] for name in rules}
     for path, m in model.named_modules():
         own = dict(m.named_parameters(recurse=False))
-        if isinstance(m, nn.modules.batchnorm._BatchNorm): found["norm"].extend(own.values())
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            found["norm"].extend(own.values())
         elif isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)):
             kind = "classifier" if isinstance(m, nn.Linear) else "convolution"
-            for name, p in own.items(): found[f"{kind} {name}"].append(p)
-        elif own: raise ValueError(f"{path}: got a {type(m).__name__} with parameters, expected convolutions, batch normalization and linear layers; group it yourself")
-    return [dict(params=found[name], lr=lr * rate, weight_decay=weight_decay * decay, name=name) for name, (rate, decay) in rules.items() if found[name]]
+            for name, p in own.items():
+                found[f"{kind} {name}"].append(p)
+        elif own:
+            raise ValueError(
+                f"{path}: got a {type(m).__name__} with parameters, expected convolutions, batch normalization and linear layers; group it yourself"
+            )
+    return [
+        dict(params=found[name], lr=lr * rate, weight_decay=weight_decay * decay, name=name)
+        for name, (rate, decay) in rules.items()
+        if found[name]
+    ]
 
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #5b68c5b9
 def convert_state(
     state: Mapping[str, Tensor],  # checkpoint: name -> tensor
     rename: Callable[[str], str],  # name in the checkpoint -> name in `model.state_dict()`
     model: nn.Module,  # network that is to be filled
-    head: Sequence[str] = ("fc.weight", "fc.bias"),  # names in the model that keep their own values for another number of classes
+    head: Sequence[str] = (
+        "fc.weight",
+        "fc.bias",
+    ),  # names in the model that keep their own values for another number of classes
 ) -> dict[str, Tensor]:  # complete state for `model.load_state_dict`
     "Rename a checkpoint's keys. Raises `ValueError` naming the first key that is unknown, double, missing or of another shape."
     own, new, kind = model.state_dict(), {}, type(model).__name__
@@ -305,11 +358,17 @@ def convert_state(
             new[name] = own[name]
             continue
         if value.shape != own[name].shape:
-            raise ValueError(f"{key}: got shape {tuple(value.shape)}, expected {tuple(own[name].shape)} for {name!r}; pass a network built like the one that was saved")
+            raise ValueError(
+                f"{key}: got shape {tuple(value.shape)}, expected {tuple(own[name].shape)} for {name!r}; pass a network built like the one that was saved"
+            )
         new[name] = value
-    missing = [name for name in own if name not in new and name not in head and not name.endswith("num_batches_tracked")]
+    missing = [
+        name for name in own if name not in new and name not in head and not name.endswith("num_batches_tracked")
+    ]
     if missing:
-        raise ValueError(f"{len(missing)} weights of {kind} are not in the checkpoint, such as {missing[0]!r}; pass a complete checkpoint")
+        raise ValueError(
+            f"{len(missing)} weights of {kind} are not in the checkpoint, such as {missing[0]!r}; pass a complete checkpoint"
+        )
     return own | new
 
 # %% ../../../nbs/motion_coherence/backbones/tsm.ipynb #1018980d
@@ -326,14 +385,18 @@ def convert_tsm_checkpoint(
     model: TSM,  # network that is to be filled
 ) -> dict[str, Tensor]:  # state for `model.load_state_dict`
     "Rename the weights of the TSM authors' ResNets. Raises `ValueError` naming the key that does not fit, or whose block is shifted in one network only."
+
     def rename(key):
         name = key.removeprefix("module.").removeprefix("base_model.").replace("new_fc.", "fc.", 1)
         place = re.fullmatch(r"(layer\d+\.\d+)\.conv1(\.net)?\.weight", name)
         if place and name.replace(".net", "") in known:
             here, there = model.get_submodule(place[1]).fold > 0, place[2] is not None
             if here != there:
-                raise ValueError(f"{key}: the block is {'' if there else 'not '}shifted in the checkpoint but {'' if here else 'not '}in the model; set shift_every or shift_division")
+                raise ValueError(
+                    f"{key}: the block is {'' if there else 'not '}shifted in the checkpoint but {'' if here else 'not '}in the model; set shift_every or shift_division"
+                )
             return f"{place[1]}.conv1.weight"
         return name
+
     known = model.state_dict()
     return convert_state(state, rename, model)

@@ -20,6 +20,7 @@ from .tsm import check_clips, check_counts, convert_state
 # %% ../../../nbs/motion_coherence/backbones/uniformer.ipynb #0cf1357d
 class _DropPath(nn.Module):
     "Drop a residual branch for a random part of the clips in training and scale the others up."
+
     def __init__(self, rate):
         super().__init__()
         self.rate = rate
@@ -33,6 +34,7 @@ class _DropPath(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/uniformer.ipynb #9c562f0f
 class _ConvMLP(nn.Module):
     "Two pointwise convolutions with GELU between them."
+
     def __init__(self, channels, hidden):
         super().__init__()
         self.fc1, self.fc2 = nn.Conv3d(channels, hidden, 1), nn.Conv3d(hidden, channels, 1)
@@ -43,6 +45,7 @@ class _ConvMLP(nn.Module):
 
 class _MLP(nn.Module):
     "Two linear layers with GELU between them."
+
     def __init__(self, channels, hidden):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
@@ -53,6 +56,7 @@ class _MLP(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/uniformer.ipynb #663fa314
 class _LocalBlock(nn.Module):
     "Position embedding, local relation within 5x5x5, pointwise network."
+
     def __init__(self, channels, heads, hidden, drop):
         super().__init__()
         self.pos_embed = nn.Conv3d(channels, channels, 3, padding=1, groups=channels)
@@ -69,6 +73,7 @@ class _LocalBlock(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/uniformer.ipynb #bc96f9ca
 class _Attention(nn.Module):
     "Self-attention of all tokens."
+
     def __init__(self, channels, heads):
         super().__init__()
         self.heads, self.qkv, self.proj = heads, nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
@@ -80,6 +85,7 @@ class _Attention(nn.Module):
 
 class _GlobalBlock(nn.Module):
     "Position embedding, attention over all tokens of the clip, network for each token."
+
     def __init__(self, channels, heads, hidden, drop):
         super().__init__()
         self.pos_embed = nn.Conv3d(channels, channels, 3, padding=1, groups=channels)
@@ -96,10 +102,13 @@ class _GlobalBlock(nn.Module):
 # %% ../../../nbs/motion_coherence/backbones/uniformer.ipynb #0890507f
 class _PatchEmbed(nn.Module):
     "Merge boxes of pixels or tokens into tokens and normalize them."
+
     def __init__(self, channels, out, patch, first):
         super().__init__()
         self.norm = nn.LayerNorm(out)
-        size, stride, padding = ((3, patch, patch), (2, patch, patch), (1, 0, 0)) if first else ((1, patch, patch), (1, patch, patch), 0)
+        size, stride, padding = (
+            ((3, patch, patch), (2, patch, patch), (1, 0, 0)) if first else ((1, patch, patch), (1, patch, patch), 0)
+        )
         self.proj = nn.Conv3d(channels, out, size, stride, padding)
 
     def forward(self, x):
@@ -114,7 +123,9 @@ def _check_uniformer(classes, dims, depths, head_dim, mlp_ratio, drop_path, patc
             raise ValueError(f"{name}={value!r}: expected four numbers, one for each stage")
     for dim in dims[2:]:
         if dim % head_dim:
-            raise ValueError(f"dims={tuple(dims)}, head_dim={head_dim}: expected channels of stages 3 and 4 that head_dim divides, as each head takes head_dim of them")
+            raise ValueError(
+                f"dims={tuple(dims)}, head_dim={head_dim}: expected channels of stages 3 and 4 that head_dim divides, as each head takes head_dim of them"
+            )
     if not (isinstance(mlp_ratio, (int, float)) and mlp_ratio > 0 and int(mlp_ratio * min(dims)) >= 1):
         raise ValueError(f"mlp_ratio={mlp_ratio!r}: expected a positive number that leaves at least one hidden channel")
     if not (isinstance(drop_path, (int, float)) and 0 <= drop_path < 1):
@@ -125,10 +136,17 @@ class UniFormer(nn.Module):
     """Local relation in two early stages, attention over space and time in two late ones (Li et al., ICLR 2022, arXiv 2201.04676).
 
     Raises `ValueError` when an argument breaks the rules below."""
-    def __init__(self,
+
+    def __init__(
+        self,
         classes: int,  # number of classes
         dims: Sequence[int] = (64, 128, 320, 512),  # channels of the four stages
-        depths: Sequence[int] = (3, 4, 8, 3),  # blocks in the four stages; this is UniFormer-S, (5, 8, 20, 7) UniFormer-B
+        depths: Sequence[int] = (
+            3,
+            4,
+            8,
+            3,
+        ),  # blocks in the four stages; this is UniFormer-S, (5, 8, 20, 7) UniFormer-B
         head_dim: int = 64,  # channels of an attention head; must divide the last two of `dims`
         mlp_ratio: float = 4,  # hidden channels of a token's network for each of its channels
         drop_path: float = 0.2,  # chance that the last block's branches are dropped, in [0, 1)
@@ -142,7 +160,9 @@ class UniFormer(nn.Module):
             for s, (dim, depth) in enumerate(zip(dims, depths), start=1):
                 kind = _LocalBlock if s <= 2 else _GlobalBlock
                 blocks = [kind(dim, dim // head_dim, int(mlp_ratio * dim), next(rates)) for _ in range(depth)]
-                self.add_module(f"patch_embed{s}", _PatchEmbed(dims[s - 2] if s > 1 else 3, dim, patches[s - 1], s == 1))
+                self.add_module(
+                    f"patch_embed{s}", _PatchEmbed(dims[s - 2] if s > 1 else 3, dim, patches[s - 1], s == 1)
+                )
                 self.add_module(f"blocks{s}", nn.Sequential(*blocks))
             self.norm, self.head = nn.BatchNorm3d(dims[-1]), nn.Linear(dims[-1], classes)
             _initialize(self)
@@ -163,9 +183,12 @@ def _run(model, clips):
     "Return the normalized tokens of the last stage, (B, C, T / 2, h, w)."
     check_clips(clips, multiple=2)
     box = 1
-    for patch in model.patches: box *= patch
+    for patch in model.patches:
+        box *= patch
     if clips.shape[3] % box or clips.shape[4] % box:
-        raise ValueError(f"clips: got frames of {clips.shape[3]}x{clips.shape[4]} pixels, expected multiples of {box}, the product of patches={model.patches}; resize or crop, or choose smaller patches")
+        raise ValueError(
+            f"clips: got frames of {clips.shape[3]}x{clips.shape[4]} pixels, expected multiples of {box}, the product of patches={model.patches}; resize or crop, or choose smaller patches"
+        )
     x = clips.transpose(1, 2)
     for s in (1, 2, 3, 4):
         x = model.get_submodule(f"blocks{s}")(model.get_submodule(f"patch_embed{s}")(x))

@@ -24,6 +24,7 @@ from ..swapmix import cpu_generator
 @dataclass(frozen=True)
 class Video:
     "Name one video of a list."
+
     path: str  # folder of frames or video file, relative to the data set's root
     label: int  # class, from 0
     frames: int | None = None  # number of frames that the list states; None when only the file knows
@@ -60,10 +61,14 @@ def _ucf101_video(text: str, names: Sequence[str], line: int) -> Video:
     path, _, number = text.partition(" ")
     name = path.split("/")[0]
     if "/" not in path or name not in names:
-        raise ValueError(f"expected `Class/file.avi` or `Class/file.avi number` with one of the {len(names)} class names")
+        raise ValueError(
+            f"expected `Class/file.avi` or `Class/file.avi number` with one of the {len(names)} class names"
+        )
     label = names.index(name)
     if number and _whole("class", number.strip()) != label + 1:
-        raise ValueError(f"class {number.strip()} contradicts the folder, which is class {label + 1} of the class names")
+        raise ValueError(
+            f"class {number.strip()} contradicts the folder, which is class {label + 1} of the class names"
+        )
     return Video(path, label, None, line)
 
 
@@ -79,6 +84,7 @@ def _video(text: str, dialect: str, classes: int | None, names: Sequence[str], l
 @dataclass(frozen=True)
 class Listing:
     "Hold the videos of one list, and those left out as too short."
+
     source: str  # name of the list file
     videos: tuple[Video, ...]  # videos with enough frames, or of unknown length, in the order of the list
     short: tuple[Video, ...] = ()  # videos with fewer frames than `minimum`
@@ -100,7 +106,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not a UTF-8 text file ({error.reason} at byte {error.start}); is it a list?") from None
+        raise ValueError(
+            f"{file}: not a UTF-8 text file ({error.reason} at byte {error.start}); is it a list?"
+        ) from None
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield number, line.strip()
@@ -111,7 +119,10 @@ def _listing(source: str, videos: list[Video], minimum: int) -> Listing:
     short = tuple(v for v in videos if v.frames is not None and v.frames < minimum)
     kept = tuple(v for v in videos if v.frames is None or v.frames >= minimum)
     if not kept:
-        raise ValueError(f"{source}: no video left of {len(videos)} lines" + (f", all have fewer than {minimum} frames" if short else ""))
+        raise ValueError(
+            f"{source}: no video left of {len(videos)} lines"
+            + (f", all have fewer than {minimum} frames" if short else "")
+        )
     return Listing(source, kept, short, minimum)
 
 # %% ../../../nbs/motion_coherence/video/formats.ipynb #b5ed4a1c
@@ -127,7 +138,9 @@ def read_list(
 ) -> Listing:
     "Read a list of videos. Raises `ValueError` naming file and line when a line is wrong, `FileNotFoundError` when there is no file."
     if dialect not in DIALECTS or dialect == "hmdb51":
-        raise ValueError(f"dialect={dialect!r}: expected one of {', '.join(map(repr, DIALECTS[:-1]))}; HMDB51's own splits are read by `read_hmdb51`")
+        raise ValueError(
+            f"dialect={dialect!r}: expected one of {', '.join(map(repr, DIALECTS[:-1]))}; HMDB51's own splits are read by `read_hmdb51`"
+        )
     if dialect == "ucf101" and not names:
         raise ValueError("names: the ucf101 dialect needs the class names, from read_class_names('classInd.txt')")
     videos = []
@@ -175,19 +188,24 @@ def read_hmdb51(
     if split not in ("train", "val"):
         raise ValueError(f"split={split!r}: expected 'train' or 'val'")
     mark, end = "1" if split == "train" else "2", f"_test_split{fold}.txt"
-    files = sorted(Path(folder).glob(f"*{end}"), key=lambda file: file.name[:-len(end)])
+    files = sorted(Path(folder).glob(f"*{end}"), key=lambda file: file.name[: -len(end)])
     if not files or classes is not None and len(files) != classes:
-        raise ValueError(f"{folder}: found {len(files)} files *{end}, expected {classes or 'at least one'}, one a class")
-    videos = [v for label, file in enumerate(files) for v in _hmdb51_part(file, file.name[:-len(end)], label, mark)]
+        raise ValueError(
+            f"{folder}: found {len(files)} files *{end}, expected {classes or 'at least one'}, one a class"
+        )
+    videos = [v for label, file in enumerate(files) for v in _hmdb51_part(file, file.name[: -len(end)], label, mark)]
     return _listing(f"{folder}/*{end}, {split}", videos, 1)
 
 # %% ../../../nbs/motion_coherence/video/formats.ipynb #78708aad
 @dataclass(frozen=True)
 class Format:
     "Describe how a data set is written."
+
     classes: int  # number of classes
     dialect: str  # one of `DIALECTS`
-    lists: Mapping[str, tuple[str, ...]]  # split -> names its list may have, relative to the root; {fold} is the split's number
+    lists: Mapping[
+        str, tuple[str, ...]
+    ]  # split -> names its list may have, relative to the root; {fold} is the split's number
     template: str | None = None  # file name of a frame in its folder; None for video files
     flip: bool = True  # whether mirrored clips keep their class
     names: tuple[str, ...] = ()  # names that the file of class names may have
@@ -197,8 +215,19 @@ class Format:
 
 def _something(version: int, train: int, val: int) -> Format:
     "Describe Something-Something."
-    lists = {split: (f"{split}_videofolder.txt", f"somesomev{version}_rgb_{long}_split.txt") for split, long in (("train", "train"), ("val", "validation"))}
-    return Format(174, "path frames label", lists, "{:05d}.jpg" if version == 1 else "{:06d}.jpg", False, ("category.txt",), counts=dict(train=train, val=val))
+    lists = {
+        split: (f"{split}_videofolder.txt", f"somesomev{version}_rgb_{long}_split.txt")
+        for split, long in (("train", "train"), ("val", "validation"))
+    }
+    return Format(
+        174,
+        "path frames label",
+        lists,
+        "{:05d}.jpg" if version == 1 else "{:06d}.jpg",
+        False,
+        ("category.txt",),
+        counts=dict(train=train, val=val),
+    )
 
 
 def _both(*names: str) -> dict[str, tuple[str, ...]]:
@@ -206,14 +235,19 @@ def _both(*names: str) -> dict[str, tuple[str, ...]]:
     return {split: tuple(name.replace("{split}", split) for name in names) for split in ("train", "val")}
 
 # %% ../../../nbs/motion_coherence/video/formats.ipynb #211ebb7e
-_UCF101 = {split: (f"ucfTrainTestlist/{part}list0{{fold}}.txt", f"{part}list0{{fold}}.txt") for split, part in (("train", "train"), ("val", "test"))}
+_UCF101 = {
+    split: (f"ucfTrainTestlist/{part}list0{{fold}}.txt", f"{part}list0{{fold}}.txt")
+    for split, part in (("train", "train"), ("val", "test"))
+}
 _HMDB51 = ("testTrainMulti_7030_splits", "splits", ".")
 _FRAME = "image_{:05d}.jpg"
 
 DATASETS = {  # key -> how the data set is written
     "something_v1": _something(1, 86017, 11522),
     "something_v2": _something(2, 168913, 24777),
-    "kinetics400": Format(400, "path frames label", _both("labels/{split}_videofolder.txt", "{split}_videofolder.txt"), _FRAME),
+    "kinetics400": Format(
+        400, "path frames label", _both("labels/{split}_videofolder.txt", "{split}_videofolder.txt"), _FRAME
+    ),
     "kinetics400_videos": Format(400, "path,label", _both("{split}.csv", "labels/{split}.csv")),
     "hmdb51": Format(51, "path frames label", _both("hmdb51_{split}_split_{fold}_rawframes.txt"), _FRAME),
     "hmdb51_videos": Format(51, "hmdb51", dict(train=_HMDB51, val=_HMDB51)),
@@ -228,7 +262,11 @@ def dataset_format(
     "Look a data set up. Raises `ValueError` listing the keys for an unknown one."
     if name not in DATASETS:
         near = get_close_matches(str(name), DATASETS, 1, 0.5)
-        raise ValueError(f"data set {name!r} is unknown" + (f" (did you mean {near[0]!r}?)" if near else "") + f"; expected one of {', '.join(DATASETS)}")
+        raise ValueError(
+            f"data set {name!r} is unknown"
+            + (f" (did you mean {near[0]!r}?)" if near else "")
+            + f"; expected one of {', '.join(DATASETS)}"
+        )
     return DATASETS[name]
 
 
@@ -250,8 +288,12 @@ def read_dataset(
     "Read the list of a data set. Raises `ValueError` for an unknown name, split or fold and as `read_list` does, `FileNotFoundError` without a list."
     form, root = dataset_format(name), Path(root)
     if split not in form.lists or fold not in (1, 2, 3):
-        raise ValueError(f"split={split!r}, fold={fold!r}: expected one of {', '.join(map(repr, form.lists))} and a fold of 1, 2 or 3")
-    file = _find(root, [pattern.replace("{fold}", str(fold)) for pattern in form.lists[split]], f"list of {name}, {split}")
+        raise ValueError(
+            f"split={split!r}, fold={fold!r}: expected one of {', '.join(map(repr, form.lists))} and a fold of 1, 2 or 3"
+        )
+    file = _find(
+        root, [pattern.replace("{fold}", str(fold)) for pattern in form.lists[split]], f"list of {name}, {split}"
+    )
     if form.dialect == "hmdb51":
         return read_hmdb51(file, split, fold, form.classes)
     names = read_class_names(_find(root, form.names, "class names")) if form.dialect == "ucf101" else ()
@@ -293,7 +335,9 @@ def _within(index: Tensor, total: int, short: str) -> Tensor:
     if index.max() < total:
         return index
     if short == "error":
-        raise ValueError(f"a video of {total} frames is too short, the clip needs {index.max().item() + 1}; read the list with minimum=, or choose short='repeat' or 'loop'")
+        raise ValueError(
+            f"a video of {total} frames is too short, the clip needs {index.max().item() + 1}; read the list with minimum=, or choose short='repeat' or 'loop'"
+        )
     return index.clamp(max=total - 1) if short == "repeat" else index % total
 
 
@@ -354,6 +398,7 @@ def dense_frames(
 @dataclass(frozen=True)
 class Sampling:
     "Choose the frames of one video. Raises `ValueError` when a setting is not allowed, and in a call as the two functions do."
+
     frames: int = 8  # frames of a clip
     kind: str = "segments"  # "segments" or "dense"
     random: bool = False  # training instead of evaluation

@@ -32,13 +32,17 @@ def _motion_room(video: np.ndarray, kind: str, frames: int, size: int, step: int
     if kind not in MOTIONS:
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, MOTIONS))}")
     if not isinstance(video, np.ndarray) or video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3:
-        raise ValueError(f"video: got {getattr(video, 'dtype', type(video).__name__)} {getattr(video, 'shape', '')}, expected a uint8 array (T, H, W, 3)")
+        raise ValueError(
+            f"video: got {getattr(video, 'dtype', type(video).__name__)} {getattr(video, 'shape', '')}, expected a uint8 array (T, H, W, 3)"
+        )
     long = (frames - 1) * (_SPEEDS[-1] if kind == "speed" else 1) + 1
     side = size + (step * (frames - 1) if kind == "pan" else 0)
     room = tuple(have - need + 1 for have, need in zip(video.shape, (long, side, side)))
     if frames < 2 or size < 1 or step < 1 or min(room) < 1:
-        raise ValueError(f"video: got {video.shape[0]} frames of {video.shape[1]} x {video.shape[2]}, {kind} with frames={frames}, size={size}, step={step} "
-                         f"needs {long} of {side} x {side}; ask for shorter or smaller clips")
+        raise ValueError(
+            f"video: got {video.shape[0]} frames of {video.shape[1]} x {video.shape[2]}, {kind} with frames={frames}, size={size}, step={step} "
+            f"needs {long} of {side} x {side}; ask for shorter or smaller clips"
+        )
     return room
 
 
@@ -66,11 +70,17 @@ def motion_labels(
     "Make clips whose class is how they are played. Raises `ValueError` when the video is too short or too small, or no uint8 array."
     starts, tops, lefts = _motion_room(video, kind, frames, size, step)
     generator, source = cpu_generator(generator), torch.from_numpy(video)
-    draws = torch.stack([torch.randint(bound, (count,), generator=generator) for bound in (len(MOTIONS[kind]), starts, tops, lefts)], 1)
+    draws = torch.stack(
+        [torch.randint(bound, (count,), generator=generator) for bound in (len(MOTIONS[kind]), starts, tops, lefts)], 1
+    )
     clips = []
     for label, start, top, left in draws.tolist():
         windows = zip(*(w.tolist() for w in _motion_window(kind, label, frames, step)))
-        clips.append(torch.stack([source[start + t, top + y:top + y + size, left + x:left + x + size] for t, y, x in windows]))
+        clips.append(
+            torch.stack(
+                [source[start + t, top + y : top + y + size, left + x : left + x + size] for t, y, x in windows]
+            )
+        )
     return as_floats(torch.stack(clips).permute(0, 1, 4, 2, 3)).contiguous(), draws[:, 0]
 
 # %% ../../../nbs/motion_coherence/video/motion_labels.ipynb #2abde5b3
@@ -87,9 +97,13 @@ def tints(
 def _check_tint(clips: Tensor, labels: Tensor, classes: int, rho: float, strength: float, avoid: bool) -> None:
     "Raise `ValueError` when clips cannot be tinted this way."
     if clips.ndim != 5 or clips.shape[2] != 3 or not clips.is_floating_point() or labels.shape != clips.shape[:1]:
-        raise ValueError(f"clips: got {clips.dtype} {tuple(clips.shape)} and labels {tuple(labels.shape)}, expected floats (N, T, 3, H, W) and (N,)")
+        raise ValueError(
+            f"clips: got {clips.dtype} {tuple(clips.shape)} and labels {tuple(labels.shape)}, expected floats (N, T, 3, H, W) and (N,)"
+        )
     if not (2 <= classes <= 6 and 0 <= rho <= 1 and 0 <= strength <= 1) or avoid and rho:
-        raise ValueError(f"classes={classes}, rho={rho}, strength={strength}, avoid={avoid}: expected 2 to 6 classes, shares in [0, 1], and rho=0 with avoid")
+        raise ValueError(
+            f"classes={classes}, rho={rho}, strength={strength}, avoid={avoid}: expected 2 to 6 classes, shares in [0, 1], and rho=0 with avoid"
+        )
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels: got {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
 
@@ -108,7 +122,9 @@ def spurious_tint(
     generator, own = cpu_generator(generator), labels.cpu()
     forced = torch.rand(len(own), generator=generator) < rho
     other = torch.randint(classes - avoid, own.shape, generator=generator)
-    tint = torch.where(forced, own, (own + 1 + other) % classes)  # 0 <= other < classes - avoid: never the own one when avoiding
+    tint = torch.where(
+        forced, own, (own + 1 + other) % classes
+    )  # 0 <= other < classes - avoid: never the own one when avoiding
     return clips * tints(strength).to(clips)[tint.to(clips.device)][:, None, :, None, None], tint.to(labels.device)
 
 # %% ../../../nbs/motion_coherence/video/motion_labels.ipynb #406c73e5

@@ -12,7 +12,7 @@ __all__ = ['ClipError', 'FrameFolder', 'VideoFile', 'resize_frames', 'resize_sho
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #4fc12243
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,9 @@ from ..swapmix import cpu_generator
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #104f801a
 class ClipError(ValueError):
     "Say which file cannot give a clip, and why."
-    def __init__(self,
+
+    def __init__(
+        self,
         path: str | Path,  # file or folder
         reason: str,  # what is wrong with it
     ):
@@ -50,7 +52,9 @@ def _read_image(file: Path) -> np.ndarray:
     except FileNotFoundError:
         raise ClipError(file.parent, f"frame {file.name} is missing") from None
     except (OSError, SyntaxError) as error:
-        raise ClipError(file.parent, f"frame {file.name} cannot be read ({type(error).__name__}, {file.stat().st_size} bytes)") from None
+        raise ClipError(
+            file.parent, f"frame {file.name} cannot be read ({type(error).__name__}, {file.stat().st_size} bytes)"
+        ) from None
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #d8210809
 def _stack(path: Path, frames: Mapping[int, np.ndarray], numbers: Sequence[int]) -> Tensor:
@@ -71,10 +75,12 @@ def _check_numbers(path: Path, numbers: Sequence[int], total: int) -> list[int]:
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #5ac7d2b7
 class _Reader:
     "Share what both readers do: check numbers, stack frames, close."
+
     def __len__(self):
         return self.frames
 
-    def read(self,
+    def read(
+        self,
         numbers: Sequence[int],  # frames to read, from 0, in any order
     ) -> Tensor:  # uint8 (N, H, W, 3), RGB
         "Read frames. Raises `ClipError` for a frame that is missing or broken, mixed sizes, or a number outside the video."
@@ -93,7 +99,9 @@ class _Reader:
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #6ca5fe16
 class FrameFolder(_Reader):
     "Read a video that is stored as a folder of images. Raises `ClipError` when there is no folder or nothing in it."
-    def __init__(self,
+
+    def __init__(
+        self,
         path: str | Path,  # the folder
         template: str = "{:05d}.jpg",  # file name of a frame
         frames: int | None = None,  # number of frames, from the list; None counts the files
@@ -127,6 +135,7 @@ def _pyav():
 
 class _Packet(NamedTuple):
     "What the index needs to know of a packet."
+
     time: int | None  # presentation time, in units of the stream
     order: int | None  # decoding time
     key: bool  # decoding can start here
@@ -150,7 +159,11 @@ def _check_complete(path: Path, packets: Sequence[_Packet], container, stream) -
     if not packets:
         raise ClipError(path, "holds no frames")
     times = [p.time for p in packets if p.time is not None]
-    seconds = float((max(times) - min(times)) * stream.time_base) * len(times) / (len(times) - 1) if len(times) > 1 else np.inf
+    seconds = (
+        float((max(times) - min(times)) * stream.time_base) * len(times) / (len(times) - 1)
+        if len(times) > 1
+        else np.inf
+    )
     promised = _promised_seconds(container, stream)
     if any(p.broken for p in packets):
         raise ClipError(path, f"is cut off: one of its {len(packets)} frames is incomplete")
@@ -164,7 +177,12 @@ _TIMED = ("mp4", "matroska")  # containers that store presentation times
 def _keys(packets: Sequence[_Packet], container: str) -> tuple[dict[int, int], list[tuple[int, int]]] | None:
     "Number the packets by time, and list key frames as (number, decoding time); None when the times cannot be trusted."
     times = [p.time for p in packets]
-    if not any(name in container.split(",") for name in _TIMED) or None in times or len(set(times)) < len(times) or any(p.hidden or p.order is None for p in packets):
+    if (
+        not any(name in container.split(",") for name in _TIMED)
+        or None in times
+        or len(set(times)) < len(times)
+        or any(p.hidden or p.order is None for p in packets)
+    ):
         return None
     number = {time: n for n, time in enumerate(sorted(times))}
     return number, sorted((number[p.time], p.order) for p in packets if p.key)
@@ -236,7 +254,9 @@ _KEPT = 1000  # frames up to which a video that must be counted is kept, so that
 
 class VideoFile(_Reader):
     "Read frames of a video file by number, exactly. Raises `ClipError` when the file is broken, cut off or holds no video."
-    def __init__(self,
+
+    def __init__(
+        self,
         path: str | Path,  # the file
     ):
         self.path = Path(path)
@@ -244,15 +264,23 @@ class VideoFile(_Reader):
             raise ClipError(path, "is empty" if self.path.is_file() else "there is no such file")
         self.container, self.stream = _open_video(self.path)
         with _decoding(self.path):
-            packets = [_Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt) for p in self.container.demux(self.stream) if p.size]
+            packets = [
+                _Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt)
+                for p in self.container.demux(self.stream)
+                if p.size
+            ]
             _check_complete(self.path, packets, self.container, self.stream)
             self.index = _keys(packets, self.container.format.name)  # None: frames must be counted
             self.decoded = None if self.index or len(packets) > _KEPT else list(_decode_all(self.path))
-            self.frames = len(self.decoded or packets) if self.index or self.decoded else sum(1 for _ in _decode_all(self.path))
+            self.frames = (
+                len(self.decoded or packets) if self.index or self.decoded else sum(1 for _ in _decode_all(self.path))
+            )
 
     def _decode(self, wanted):
         with _decoding(self.path):
-            found = _decode_by_seeking(self.path, self.container, self.stream, self.index, wanted) if self.index else None
+            found = (
+                _decode_by_seeking(self.path, self.container, self.stream, self.index, wanted) if self.index else None
+            )
             found = found or _decode_by_counting(self.path, wanted, self.decoded)
         if len(found) < len(wanted):
             raise ClipError(self.path, f"ends early: {len(found)} of {len(wanted)} frames could be decoded")
@@ -296,7 +324,11 @@ def crop_places(
     if crops == 1:
         return [center]
     if crops == 3:
-        return [(0, center[1]), center, (bottom, center[1])] if height > width else [(center[0], 0), center, (center[0], right)]
+        return (
+            [(0, center[1]), center, (bottom, center[1])]
+            if height > width
+            else [(center[0], 0), center, (center[0], right)]
+        )
     if crops == 5:
         return [(0, 0), (0, right), (bottom, 0), (bottom, right), center]
     raise ValueError(f"crops={crops!r}: expected 1, 3 or 5")
@@ -333,22 +365,37 @@ def _resized_box(height: int, width: int, generator: torch.Generator | None) -> 
 @dataclass(frozen=True)
 class Framing:
     "Resize and crop all frames of a video alike. Raises `ValueError` when a setting is not allowed."
+
     size: int = 224  # side of the square, pixels
     crop: str = "center"  # "center", "start", "random", "multiscale" or "resized", see the table above
-    short: int | tuple[int, int] = 256  # shorter side before "center", "start" and "random" crops; a pair draws from a range
+    short: int | tuple[int, int] = (
+        256  # shorter side before "center", "start" and "random" crops; a pair draws from a range
+    )
     crops: int = 1  # 1, 3 or 5, for "center"
     flip: float = 0.0  # chance that the whole clip is mirrored
 
     def __post_init__(self):
         low, high = _range(self.short)
         if self.crop not in ("center", "start", "random", "multiscale", "resized") or not 0 <= self.flip <= 1:
-            raise ValueError(f"crop={self.crop!r}, flip={self.flip!r}: expected center, start, random, multiscale or resized, and a chance in [0, 1]")
-        if self.size < 1 or self.crop in ("center", "start", "random") and not self.size <= low <= high or low < high and self.crop != "random":
-            raise ValueError(f"size={self.size!r}, short={self.short!r}: expected 1 <= size <= short, and a pair (low, high) for crop='random' only")
+            raise ValueError(
+                f"crop={self.crop!r}, flip={self.flip!r}: expected center, start, random, multiscale or resized, and a chance in [0, 1]"
+            )
+        if (
+            self.size < 1
+            or self.crop in ("center", "start", "random")
+            and not self.size <= low <= high
+            or low < high
+            and self.crop != "random"
+        ):
+            raise ValueError(
+                f"size={self.size!r}, short={self.short!r}: expected 1 <= size <= short, and a pair (low, high) for crop='random' only"
+            )
         if self.crops not in (1, 3, 5) or self.crops > 1 and self.crop != "center":
             raise ValueError(f"crops={self.crops!r}: expected 1, or 3 or 5 with crop='center'")
 
-    def __call__(self, frames, generator=None):  # uint8 (N, H, W, 3) -> uint8 (crops, N, 3, size, size); CPU generator, seed or None
+    def __call__(
+        self, frames, generator=None
+    ):  # uint8 (N, H, W, 3) -> uint8 (crops, N, 3, size, size); CPU generator, seed or None
         generator, cut = cpu_generator(generator), _rectangle if self.crop in ("multiscale", "resized") else _squares
         views = cut(frames.permute(0, 3, 1, 2), self, generator)
         mirrored = self.flip > 0 and torch.rand((), generator=generator).item() < self.flip
@@ -363,9 +410,13 @@ def _range(short: int | tuple[int, int]) -> tuple[int, int]:
 def _rectangle(frames: Tensor, framing: Framing, generator: torch.Generator | None) -> Tensor:
     "Cut one random rectangle out of frames (N, 3, H, W) and make it a square."
     height, width = frames.shape[-2:]
-    box = _multiscale_box(height, width, framing.size, generator) if framing.crop == "multiscale" else _resized_box(height, width, generator)
+    box = (
+        _multiscale_box(height, width, framing.size, generator)
+        if framing.crop == "multiscale"
+        else _resized_box(height, width, generator)
+    )
     top, left, h, w = box
-    return resize_frames(frames[..., top:top + h, left:left + w], framing.size, framing.size)[None]
+    return resize_frames(frames[..., top : top + h, left : left + w], framing.size, framing.size)[None]
 
 
 def _squares(frames: Tensor, framing: Framing, generator: torch.Generator | None) -> Tensor:
@@ -373,14 +424,19 @@ def _squares(frames: Tensor, framing: Framing, generator: torch.Generator | None
     low, high = _range(framing.short)
     frames = resize_short_side(frames, low + _below(high - low + 1, generator) if high > low else low)
     height, width, size = *frames.shape[-2:], framing.size
-    places = crop_places(height, width, size, 3)[:1] if framing.crop == "start" else crop_places(height, width, size, framing.crops)
+    places = (
+        crop_places(height, width, size, 3)[:1]
+        if framing.crop == "start"
+        else crop_places(height, width, size, framing.crops)
+    )
     if framing.crop == "random":
         places = [(_below(height - size + 1, generator), _below(width - size + 1, generator))]
-    return torch.stack([frames[..., top:top + size, left:left + size] for top, left in places])
+    return torch.stack([frames[..., top : top + size, left : left + size] for top, left in places])
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #539881e7
 class Clip(NamedTuple):
     "Hold what was read of one video."
+
     frames: Tensor  # uint8 (T, 3, H, W), or (V, T, 3, H, W) with several views
     label: int  # class
     index: int  # place in the data set
@@ -388,6 +444,7 @@ class Clip(NamedTuple):
 
 class Fault(NamedTuple):
     "Say why a video could not be used."
+
     path: str  # the video, as the list names it
     reason: str  # what is wrong
     index: int  # place in the data set
@@ -405,7 +462,9 @@ def as_floats(
     return frames.float().div_(255)
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #0c250468
-def _read_views(source: FrameFolder | VideoFile, sampling: Sampling, framing: Framing, generator: torch.Generator) -> Tensor:
+def _read_views(
+    source: FrameFolder | VideoFile, sampling: Sampling, framing: Framing, generator: torch.Generator
+) -> Tensor:
     "Return all views of an open video, uint8 (V, T, 3, size, size): the crops of its first clip, then those of the next."
     try:
         numbers = sampling(len(source), generator)
@@ -417,7 +476,9 @@ def _read_views(source: FrameFolder | VideoFile, sampling: Sampling, framing: Fr
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #948bbd4c
 class VideoList(Dataset):
     "Read clips of listed videos. Raises `ValueError` when there is no folder or no video, or the seed is negative."
-    def __init__(self,
+
+    def __init__(
+        self,
         listing: Listing | Sequence[Video],  # the videos
         root: str | Path,  # folder that their paths start from
         sampling: Sampling = Sampling(),  # which frames
@@ -426,13 +487,24 @@ class VideoList(Dataset):
         first: int = 1,  # number of the first frame in file names
         seed: int = 0,  # seed of all random choices, at least 0
     ):
-        self.videos, self.short = (listing.videos, listing.short) if isinstance(listing, Listing) else (tuple(listing), ())
-        self.root, self.sampling, self.framing, self.template, self.first, self.seed = Path(root), sampling, framing, template, first, seed
+        self.videos, self.short = (
+            (listing.videos, listing.short) if isinstance(listing, Listing) else (tuple(listing), ())
+        )
+        self.root, self.sampling, self.framing, self.template, self.first, self.seed = (
+            Path(root),
+            sampling,
+            framing,
+            template,
+            first,
+            seed,
+        )
         _check_videos(self.root, self.videos, seed)
 
-    def __len__(self): return len(self.videos)
+    def __len__(self):
+        return len(self.videos)
 
-    def read(self,
+    def read(
+        self,
         index: int,  # place of the video in the list
         epoch: int = 0,  # pass over the data, which changes what is random
     ) -> Clip | Fault:
@@ -443,14 +515,17 @@ class VideoList(Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"video {index}: the list has {len(self)}")
         clip = self.read(index % len(self))
-        if isinstance(clip, Fault): raise ClipError(self.root / clip.path, clip.reason)
+        if isinstance(clip, Fault):
+            raise ClipError(self.root / clip.path, clip.reason)
         return as_floats(clip.frames), clip.label  # float32 in [0, 1], int
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #2c1416e4
 def _check_videos(root: Path, videos: Sequence[Video], seed: int) -> None:
     "Raise `ValueError` when there is nothing to read or the seed is no whole number of at least 0."
     if not videos or not root.is_dir():
-        raise ValueError(f"root={str(root)!r} with {len(videos)} videos: expected an existing folder and at least one video")
+        raise ValueError(
+            f"root={str(root)!r} with {len(videos)} videos: expected an existing folder and at least one video"
+        )
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed={seed!r}: expected a whole number of at least 0")
 
@@ -460,7 +535,11 @@ def _read_clip(data: VideoList, index: int, epoch: int) -> Clip | Fault:
     video, generator = data.videos[index], _clip_generator(data.seed, epoch, index)
     path = data.root / video.path
     try:
-        with VideoFile(path) if data.template is None else FrameFolder(path, data.template, video.frames, data.first) as source:
+        with (
+            VideoFile(path)
+            if data.template is None
+            else FrameFolder(path, data.template, video.frames, data.first) as source
+        ):
             views = _read_views(source, data.sampling, data.framing, generator)
     except ClipError as error:
         return Fault(video.path, error.reason, index)
@@ -481,9 +560,13 @@ def open_dataset(
     "Open a data set by name. Raises `ValueError` for mirrored Something-Something, and as `read_dataset` and `VideoList` do."
     form = dataset_format(name)
     if framing.flip and not form.flip:
-        raise ValueError(f"flip={framing.flip}: classes of {name} tell left from right, so a mirrored clip has a wrong label; use flip=0")
+        raise ValueError(
+            f"flip={framing.flip}: classes of {name} tell left from right, so a mirrored clip has a wrong label; use flip=0"
+        )
     span = (sampling.frames - 1) * sampling.stride + 1
-    listing = read_dataset(name, split, root if lists is None else lists, fold, span if sampling.short == "error" else 1)
+    listing = read_dataset(
+        name, split, root if lists is None else lists, fold, span if sampling.short == "error" else 1
+    )
     return VideoList(listing, root, sampling, framing, template or form.template, form.first, seed)
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #08d8e496
@@ -494,18 +577,22 @@ class TooManyFaults(ValueError):
 @dataclass
 class Faults:
     "Keep account of the videos that could not be used."
+
     total: int  # videos of the data set
     share: float = 0.01  # largest share of faults that is put up with
     found: dict[int, Fault] = field(default_factory=dict)  # by place in the data set
 
-    def add(self,
+    def add(
+        self,
         faults: Sequence[Fault],  # new faults, known ones may be among them
     ) -> None:
         "Record faults. Raises `TooManyFaults` when they exceed the share."
         for fault in faults:
             self.found.setdefault(fault.index, fault)
         if len(self.found) > self.share * self.total:
-            raise TooManyFaults(f"{self}; at most {self.share:.1%} are put up with. Repair the files or the list, or raise fault_share knowingly")
+            raise TooManyFaults(
+                f"{self}; at most {self.share:.1%} are put up with. Repair the files or the list, or raise fault_share knowingly"
+            )
 
     def __len__(self):
         return len(self.found)
@@ -518,6 +605,7 @@ class Faults:
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #c4b66d7c
 class Batch(NamedTuple):
     "Hold clips that were read together."
+
     clips: Tensor  # float32 in [0, 1], (B, T, 3, H, W), or (B, V, T, 3, H, W) with several views
     labels: Tensor  # classes, int64 (B,)
     index: Tensor  # places in the data set, int64 (B,)
@@ -525,6 +613,7 @@ class Batch(NamedTuple):
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #1440faed
 class _Keyed(Dataset):
     "Look clips up by (epoch, index), as bytes."
+
     def __init__(self, data):
         self.data = data
 
@@ -534,6 +623,7 @@ class _Keyed(Dataset):
 
 class _Order:
     "Give (epoch, index) for all videos of an epoch, shuffled or not."
+
     def __init__(self, count, seed, shuffle):
         self.count, self.seed, self.shuffle, self.epoch = count, seed, shuffle, 0
 
@@ -541,14 +631,26 @@ class _Order:
         return self.count
 
     def __iter__(self):
-        order = torch.randperm(self.count, generator=_clip_generator(self.seed, self.epoch, self.count)) if self.shuffle else torch.arange(self.count)
+        order = (
+            torch.randperm(self.count, generator=_clip_generator(self.seed, self.epoch, self.count))
+            if self.shuffle
+            else torch.arange(self.count)
+        )
         return iter([(self.epoch, i) for i in order.tolist()])
 
 
 def _collate(items: list) -> tuple[list | None, list[Fault]]:
     "Stack the clips of a batch as bytes, and list its faults."
     clips = [item for item in items if isinstance(item, Clip)]
-    stacked = [torch.stack([c.frames for c in clips]), torch.tensor([c.label for c in clips]), torch.tensor([c.index for c in clips])] if clips else None
+    stacked = (
+        [
+            torch.stack([c.frames for c in clips]),
+            torch.tensor([c.label for c in clips]),
+            torch.tensor([c.index for c in clips]),
+        ]
+        if clips
+        else None
+    )
     return stacked, [item for item in items if isinstance(item, Fault)]
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #846c3b14
@@ -560,7 +662,9 @@ def default_workers() -> int:  # number of worker processes, 0 to 8
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #429fb2cd
 class ClipLoader:
     "Give batches of clips, epoch after epoch, and keep account of faults. Raises `TooManyFaults` while iterating."
-    def __init__(self,
+
+    def __init__(
+        self,
         data: VideoList,  # the clips
         batch: int,  # clips of a batch, at least 1
         shuffle: bool = False,  # another order in each epoch
@@ -574,8 +678,17 @@ class ClipLoader:
         self.data, self.epoch, self._order = data, 0, _Order(len(data), data.seed, shuffle)
         self.device, self.faults = torch.device(device), Faults(len(data), fault_share)
         workers = default_workers() if workers is None else workers
-        self._loader = DataLoader(_Keyed(data), batch, sampler=self._order, drop_last=drop_last, num_workers=workers, collate_fn=_collate,
-                                  pin_memory=self.device.type == "cuda", persistent_workers=workers > 0, generator=torch.Generator())
+        self._loader = DataLoader(
+            _Keyed(data),
+            batch,
+            sampler=self._order,
+            drop_last=drop_last,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),
+        )
 
     def __len__(self):
         return len(self._loader)
@@ -592,6 +705,7 @@ class ClipLoader:
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #b1b58d62
 class ViewScores(NamedTuple):
     "Hold averaged predictions, one row a video, in the order of the data set."
+
     probabilities: Tensor  # (N, classes), float32 on the CPU
     labels: Tensor  # classes, int64 (N,)
     index: Tensor  # places in the data set, int64 (N,); those of faults are absent

@@ -47,6 +47,7 @@ LEGACY = {  # switch -> what it brings back
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
     "What is read from videos."
+
     dataset: str  # key of `pvlit.motion_coherence.video.formats.DATASETS`
     train_sampling: Sampling  # frames of a training clip; several clips are repeated augmentation
     train_framing: Framing  # their crop
@@ -60,6 +61,7 @@ class _Seen:
 @dataclass(frozen=True, kw_only=True)
 class _Network:
     "What classifies."
+
     backbone: str  # a name in `BACKBONES`
     network: Mapping = field(default_factory=dict)  # settings of the backbone beside the two below
     dropout: float | None = None  # before the classifier; None where the network has none
@@ -70,6 +72,7 @@ class _Network:
 @dataclass(frozen=True, kw_only=True)
 class _Optimization:
     "How weights move."
+
     epochs: int  # passes over the training videos
     batch: int  # videos of a step
     optimizer: str = "sgd"  # "sgd" or "adamw"
@@ -77,7 +80,9 @@ class _Optimization:
     momentum: float = 0.9  # of SGD
     nesterov: bool = False  # its variant
     weight_decay: float = 0.0  # of the parameters that `decay` names
-    decay: str = "tsm"  # "tsm": TSM's groups; "not norm": all but batch normalization; "matrices": all with two or more axes
+    decay: str = (
+        "tsm"  # "tsm": TSM's groups; "not norm": all but batch normalization; "matrices": all with two or more axes
+    )
     schedule: str = "steps"  # "steps": a tenth from each of `drops` on; "cosine": down to `last_lr`
     drops: tuple[float, ...] = ()  # epochs
     warmup: float = 0.0  # epochs of linear rise at the start
@@ -89,6 +94,7 @@ class _Optimization:
 @dataclass(frozen=True, kw_only=True)
 class _Changes:
     "What is changed in clips and labels, and what for."
+
     label_smoothing: float = 0.0  # share of the label that is spread over all classes
     rand_augment: tuple[int, float, float] | None = None  # operations, magnitude, its deviation; None for none
     erasing: float = 0.0  # chance that a box of the clip is replaced by noise
@@ -107,26 +113,44 @@ class _Changes:
     assumed: tuple[str, ...] = ()  # names of fields for which nothing was published
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #41f4b778
-BACKBONES = {"tsm": ("tsm", "TSM"), "slowfast": ("slowfast", "SlowFast"), "uniformer": ("uniformer", "UniFormer"), "tiny_tsm": ("tsm", "tiny_tsm")}
-_CHOICES = dict(backbone=tuple(BACKBONES), optimizer=("sgd", "adamw"), decay=("tsm", "not norm", "matrices"), schedule=("steps", "cosine"),
-                use=("plain", "augmented", "aligned"), augment=("swapmix", "augmix", "rand_augment"), parallel=("data", "distributed"))
+BACKBONES = {
+    "tsm": ("tsm", "TSM"),
+    "slowfast": ("slowfast", "SlowFast"),
+    "uniformer": ("uniformer", "UniFormer"),
+    "tiny_tsm": ("tsm", "tiny_tsm"),
+}
+_CHOICES = dict(
+    backbone=tuple(BACKBONES),
+    optimizer=("sgd", "adamw"),
+    decay=("tsm", "not norm", "matrices"),
+    schedule=("steps", "cosine"),
+    use=("plain", "augmented", "aligned"),
+    augment=("swapmix", "augmix", "rand_augment"),
+    parallel=("data", "distributed"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(_Changes, _Optimization, _Network, _Seen):
     "One training run of Zhang et al. (ICLR 2024) or like theirs. Raises `ValueError` naming the field that cannot be."
+
     def __post_init__(self):
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known: raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
         for name, known in (("legacy", LEGACY), ("assumed", self.__dataclass_fields__)):
             wrong = [entry for entry in getattr(self, name) if entry not in known]
-            if isinstance(getattr(self, name), str) or wrong: raise ValueError(f"{name}={getattr(self, name)!r}: expected a tuple of names out of {', '.join(known)}")
+            if isinstance(getattr(self, name), str) or wrong:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected a tuple of names out of {', '.join(known)}")
         if min(self.epochs, self.batch, self.devices) < 1 or not self.lr > 0 or not 0 <= self.warmup < self.epochs:
-            raise ValueError(f"epochs={self.epochs}, batch={self.batch}, devices={self.devices}, lr={self.lr}, warmup={self.warmup}: expected at least 1, lr above 0, and a warm-up shorter than the run")
+            raise ValueError(
+                f"epochs={self.epochs}, batch={self.batch}, devices={self.devices}, lr={self.lr}, warmup={self.warmup}: expected at least 1, lr above 0, and a warm-up shorter than the run"
+            )
         dataset_format(self.dataset)
 
     @property
-    def classes(self): return dataset_format(self.dataset).classes
+    def classes(self):
+        return dataset_format(self.dataset).classes
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #6d3fb2b3
 def alignment_weight(
@@ -153,9 +177,19 @@ def evaluation_view(
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #6bfbc039
 def _tsm(dataset: str, flip: float, **changes) -> Recipe:
     "Return TSM's recipe with some fields changed."
-    seen = dict(train_sampling=Sampling(8, random=True, rule="tsm", short="repeat"), train_framing=Framing(224, "multiscale", flip=flip),
-                test_sampling=Sampling(8, short="repeat"), test_framing=Framing(224, short=256))
-    network = dict(backbone="tsm", dropout=0.5, initial="torchvision's ResNet-50 (19c8e357), ImageNet", mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+    seen = dict(
+        train_sampling=Sampling(8, random=True, rule="tsm", short="repeat"),
+        train_framing=Framing(224, "multiscale", flip=flip),
+        test_sampling=Sampling(8, short="repeat"),
+        test_framing=Framing(224, short=256),
+    )
+    network = dict(
+        backbone="tsm",
+        dropout=0.5,
+        initial="torchvision's ResNet-50 (19c8e357), ImageNet",
+        mean=(0.485, 0.456, 0.406),
+        deviation=(0.229, 0.224, 0.225),
+    )
     training = dict(epochs=50, batch=32, lr=0.01, weight_decay=5e-4, drops=(20, 40), clip=20.0, devices=2, weight=1.0)
     quirks = ("triple weight", "mix normalized", "device statistics", "unclipped", "best epoch")
     return Recipe(dataset=dataset, **seen | network | training | dict(legacy=quirks) | changes)
@@ -172,24 +206,78 @@ RECIPES = {  # name -> recipe, as published
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #71f0d91d
 RECIPES["slowfast_something_v1"] = Recipe(
-    dataset="something_v1", backbone="slowfast", dropout=0.5, initial="SLOWFAST_8x8_R50.pkl of PySlowFast, Kinetics-400", reverse_channels=True,
-    train_sampling=Sampling(32, random=True, rule="rounded", short="repeat"), train_framing=Framing(224, "random", short=(256, 320)),
-    test_sampling=Sampling(32, rule="rounded", short="repeat"), test_framing=Framing(256, short=256),
-    epochs=22, batch=16, lr=0.03, nesterov=True, weight_decay=1e-6, decay="not norm", drops=(14, 18), warmup=0.19, warmup_lr=1e-4,
-    weight=0.75, devices=4, parallel="distributed", legacy=("device statistics", "start crop"))
+    dataset="something_v1",
+    backbone="slowfast",
+    dropout=0.5,
+    initial="SLOWFAST_8x8_R50.pkl of PySlowFast, Kinetics-400",
+    reverse_channels=True,
+    train_sampling=Sampling(32, random=True, rule="rounded", short="repeat"),
+    train_framing=Framing(224, "random", short=(256, 320)),
+    test_sampling=Sampling(32, rule="rounded", short="repeat"),
+    test_framing=Framing(256, short=256),
+    epochs=22,
+    batch=16,
+    lr=0.03,
+    nesterov=True,
+    weight_decay=1e-6,
+    decay="not norm",
+    drops=(14, 18),
+    warmup=0.19,
+    warmup_lr=1e-4,
+    weight=0.75,
+    devices=4,
+    parallel="distributed",
+    legacy=("device statistics", "start crop"),
+)
 RECIPES["uniformer_something_v1"] = Recipe(
-    dataset="something_v1", backbone="uniformer", drop_path=0.2, initial="uniformer_small_k600_16x4.pth, Kinetics-600",
-    train_sampling=Sampling(8, random=True, rule="rounded", short="repeat", clips=2), train_framing=Framing(224, "resized"),
-    test_sampling=Sampling(8, rule="rounded", short="repeat"), test_framing=Framing(224, short=224),
-    epochs=60, batch=32, optimizer="adamw", lr=2e-4, weight_decay=0.05, decay="matrices", schedule="cosine", warmup=5.0, warmup_lr=1e-6, last_lr=1e-6,
-    clip=20.0, label_smoothing=0.1, rand_augment=(4, 7.0, 0.5), erasing=0.25, mixup=0.8, cutmix=1.0, weight=1.0,
-    devices=4, parallel="distributed", legacy=("device statistics", "start crop", "mix swapped"))
+    dataset="something_v1",
+    backbone="uniformer",
+    drop_path=0.2,
+    initial="uniformer_small_k600_16x4.pth, Kinetics-600",
+    train_sampling=Sampling(8, random=True, rule="rounded", short="repeat", clips=2),
+    train_framing=Framing(224, "resized"),
+    test_sampling=Sampling(8, rule="rounded", short="repeat"),
+    test_framing=Framing(224, short=224),
+    epochs=60,
+    batch=32,
+    optimizer="adamw",
+    lr=2e-4,
+    weight_decay=0.05,
+    decay="matrices",
+    schedule="cosine",
+    warmup=5.0,
+    warmup_lr=1e-6,
+    last_lr=1e-6,
+    clip=20.0,
+    label_smoothing=0.1,
+    rand_augment=(4, 7.0, 0.5),
+    erasing=0.25,
+    mixup=0.8,
+    cutmix=1.0,
+    weight=1.0,
+    devices=4,
+    parallel="distributed",
+    legacy=("device statistics", "start crop", "mix swapped"),
+)
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #d1c0edb3
-RECIPES["smoke"] = _tsm("ucf101_videos", 0.0, backbone="tiny_tsm", dropout=None, initial="random weights", epochs=4, batch=4, lr=0.05, drops=(3,), assumed=(*_OPEN, "backbone"),
-                        legacy=("triple weight", "mix normalized", "device statistics", "unclipped"),
-                        train_sampling=Sampling(4, random=True, rule="tsm", short="repeat"), train_framing=Framing(32, "random", short=32),
-                        test_sampling=Sampling(4, short="repeat"), test_framing=Framing(32, short=32))
+RECIPES["smoke"] = _tsm(
+    "ucf101_videos",
+    0.0,
+    backbone="tiny_tsm",
+    dropout=None,
+    initial="random weights",
+    epochs=4,
+    batch=4,
+    lr=0.05,
+    drops=(3,),
+    assumed=(*_OPEN, "backbone"),
+    legacy=("triple weight", "mix normalized", "device statistics", "unclipped"),
+    train_sampling=Sampling(4, random=True, rule="tsm", short="repeat"),
+    train_framing=Framing(32, "random", short=32),
+    test_sampling=Sampling(4, short="repeat"),
+    test_framing=Framing(32, short=32),
+)
 
 
 def find_recipe(
@@ -197,8 +285,10 @@ def find_recipe(
     legacy: str = "published",  # "published" keeps the quirks of the reference, "none" drops them, or names out of `LEGACY` between commas
 ) -> Recipe:
     "Return a recipe by name, with the quirks that are wanted. Raises `ValueError` listing the names for an unknown one."
-    if name not in RECIPES: raise ValueError(f"recipe {name!r} is unknown; expected one of {', '.join(RECIPES)}")
-    if legacy == "published": return RECIPES[name]
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} is unknown; expected one of {', '.join(RECIPES)}")
+    if legacy == "published":
+        return RECIPES[name]
     return replace(RECIPES[name], legacy=() if legacy == "none" else tuple(part.strip() for part in legacy.split(",")))
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #13b26515
@@ -225,7 +315,11 @@ def optimizer_for(
     recipe: Recipe,  # optimizer, base rate, decay and groups
 ) -> torch.optim.Optimizer:
     "Make the optimizer of a recipe. Raises `ValueError` for a network that TSM's groups do not know."
-    groups = parameter_groups(model, recipe.lr, recipe.weight_decay) if recipe.decay == "tsm" else _decay_groups(model, recipe)
+    groups = (
+        parameter_groups(model, recipe.lr, recipe.weight_decay)
+        if recipe.decay == "tsm"
+        else _decay_groups(model, recipe)
+    )
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, recipe.lr)
     return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.nesterov)
@@ -243,7 +337,9 @@ def _decay_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #5548e81e
 class NormalizedClassifier(nn.Module):
     "Shift and scale the channels of clips, then classify them."
-    def __init__(self,
+
+    def __init__(
+        self,
         network: nn.Module,  # classifier of normalized clips
         recipe: Recipe,  # mean, deviation and order of the channels
     ):
@@ -262,7 +358,7 @@ def network_class(
 ) -> Callable:  # class or function: (classes, seed=..., **settings) -> network
     "Return what makes the network of a recipe. It is looked up by name, so that evidence rests on the one that was used."
     module, name = BACKBONES[recipe.backbone]
-    return getattr(import_module(f"pvlit.motion_coherence.{module}"), name)
+    return getattr(import_module(f"pvlit.motion_coherence.backbones.{module}"), name)
 
 
 def build_classifier(
@@ -280,8 +376,13 @@ def build_classifier(
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #0232f5ac
 class _ArraysOnly(pickle.Unpickler):
     "Read dictionaries of NumPy arrays, and refuse everything else."
+
     def find_class(self, module, name):
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar") or (module, name) == ("_codecs", "encode"):
+        if (
+            module.startswith("numpy")
+            and name in ("_reconstruct", "ndarray", "dtype", "scalar")
+            or (module, name) == ("_codecs", "encode")
+        ):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
 
@@ -291,22 +392,33 @@ def read_checkpoint(
 ) -> dict:  # name of a weight -> tensor or array
     "Read the weights in a published file without executing it. Raises `FileNotFoundError`, and `ValueError` when it holds anything but weights."
     file = Path(file)
-    if not file.is_file(): raise FileNotFoundError(f"no weights at {file}: check the path, or leave it empty to start from random weights")
+    if not file.is_file():
+        raise FileNotFoundError(f"no weights at {file}: check the path, or leave it empty to start from random weights")
     try:
-        if file.suffix == ".safetensors": return load_file(file)
+        if file.suffix == ".safetensors":
+            return load_file(file)
         with open(file, "rb") as stream:
-            state = _ArraysOnly(stream, encoding="latin1").load() if file.suffix == ".pkl" else torch.load(stream, "cpu", weights_only=True)
+            state = (
+                _ArraysOnly(stream, encoding="latin1").load()
+                if file.suffix == ".pkl"
+                else torch.load(stream, "cpu", weights_only=True)
+            )
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file.name} was not read: {str(error).splitlines()[0]}; expected a file of weights only") from None
+        raise ValueError(
+            f"{file.name} was not read: {str(error).splitlines()[0]}; expected a file of weights only"
+        ) from None
     for key in ("state_dict", "model_state", "model", "blobs"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping): return dict(state[key])
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            return dict(state[key])
     return dict(state)
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #f4156df9
 def _convert(state: Mapping, network: nn.Module, backbone: str) -> dict:
     "Return a state for the network from weights in their published names."
-    if backbone == "slowfast": return convert_pyslowfast_checkpoint(state, network)
-    if backbone == "uniformer": return convert_uniformer_checkpoint(state, network)
+    if backbone == "slowfast":
+        return convert_pyslowfast_checkpoint(state, network)
+    if backbone == "uniformer":
+        return convert_uniformer_checkpoint(state, network)
     shifted = any("base_model." in key or "new_fc." in key for key in state)
     return (convert_tsm_checkpoint if shifted else convert_torchvision_resnet)(state, network)
 
@@ -316,14 +428,16 @@ def _erase(clips: Tensor, recipe: Recipe, generator: torch.Generator | None) -> 
     clips, (height, width) = clips.clone(), clips.shape[-2:]
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (recipe.mean, recipe.deviation))
     for clip in clips:
-        if torch.rand((), generator=generator).item() >= recipe.erasing: continue
+        if torch.rand((), generator=generator).item() >= recipe.erasing:
+            continue
         for area, turn in torch.rand(10, 2, dtype=torch.float64, generator=generator).tolist():
             area, aspect = (0.02 + (1 / 3 - 0.02) * area) * height * width, 0.3 ** (1 - 2 * turn)
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if not (0 < h < height and 0 < w < width): continue
+            if not (0 < h < height and 0 < w < width):
+                continue
             top, left = (torch.randint(n + 1, (), generator=generator).item() for n in (height - h, width - w))
             noise = mean + deviation * torch.randn(len(clip), 3, h, w, generator=generator)
-            clip[..., top:top + h, left:left + w] = noise.to(clips)
+            clip[..., top : top + h, left : left + w] = noise.to(clips)
             break
     return clips
 
@@ -335,7 +449,13 @@ def _draw_mix(recipe: Recipe, size: tuple[int, int], generator: torch.Generator 
     if not cut:
         return (lambda x: torch.lerp(x.flip(0), x, share)), share
     (height, width), center = size, torch.rand(2, generator=generator).tolist()
-    spans = [(max(int(c * n) - int(n * math.sqrt(1 - share)) // 2, 0), min(int(c * n) + int(n * math.sqrt(1 - share)) // 2, n)) for c, n in zip(center, size)]
+    spans = [
+        (
+            max(int(c * n) - int(n * math.sqrt(1 - share)) // 2, 0),
+            min(int(c * n) + int(n * math.sqrt(1 - share)) // 2, n),
+        )
+        for c, n in zip(center, size)
+    ]
     (top, bottom), (left, right) = spans
 
     def fill(x):
@@ -348,6 +468,7 @@ def _draw_mix(recipe: Recipe, size: tuple[int, int], generator: torch.Generator 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #f19a5b94
 class _InParts(nn.Module):
     "Run a batch in equal parts, each with its own batch statistics; the running ones follow the first part."
+
     def __init__(self, network, parts):
         super().__init__()
         self.network, self.parts = network, parts
@@ -362,6 +483,7 @@ class _InParts(nn.Module):
 
 class _Before(nn.Module):
     "Change the clips, then run the network."
+
     def __init__(self, change, network):
         super().__init__()
         self.change, self.network = change, network
@@ -372,10 +494,13 @@ class _Before(nn.Module):
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #d19d411e
 def _augmentation(recipe: Recipe) -> Callable:
     "Return what makes the changed clips: augment(clips, generator)."
-    if recipe.augment == "augmix": return AugMix()
-    if recipe.augment == "rand_augment": return RandAugment()
+    if recipe.augment == "augmix":
+        return AugMix()
+    if recipe.augment == "rand_augment":
+        return RandAugment()
     augment = SwapMix(recipe.beta)
-    if "mix normalized" not in recipe.legacy: return augment
+    if "mix normalized" not in recipe.legacy:
+        return augment
 
     def between(clips, generator=None):
         mean, deviation = (torch.tensor(v).view(3, 1, 1).to(clips) for v in (recipe.mean, recipe.deviation))
@@ -386,7 +511,8 @@ def _augmentation(recipe: Recipe) -> Callable:
 
 def _strengthen(recipe: Recipe) -> Callable:
     "Return what changes all clips first: strengthen(clips, generator)."
-    if recipe.rand_augment is None: return lambda clips, generator: clips
+    if recipe.rand_augment is None:
+        return lambda clips, generator: clips
     count, magnitude, deviation = recipe.rand_augment
     operations = ("invert", "solarize_add", *RAND_AUGMENT_OPERATIONS[1:])  # timm's set has no identity
     augment = RandAugment(count, magnitude, operations, deviation, chance=0.5)
@@ -402,11 +528,15 @@ def recipe_loss(
 
     def loss(model, clips, labels, generator=None):
         clips = strengthen(clips, generator)
-        if parts > 1 and recipe.parallel == "data": model = _InParts(model, parts)
+        if parts > 1 and recipe.parallel == "data":
+            model = _InParts(model, parts)
         model, clips, criterion = _mixed(recipe, model, clips, labels, generator)
-        if recipe.use == "augmented": clips = augment(clips, generator)
+        if recipe.use == "augmented":
+            clips = augment(clips, generator)
         probability = recipe.probability if recipe.use == "aligned" else 0.0
-        return MotionCoherentLoss(alignment_weight(recipe), probability, recipe.batch_norm, augment, criterion)(model, clips, labels, generator)
+        return MotionCoherentLoss(alignment_weight(recipe), probability, recipe.batch_norm, augment, criterion)(
+            model, clips, labels, generator
+        )
 
     return _on_each_device(loss, parts) if parts > 1 and recipe.parallel == "distributed" else loss
 
@@ -414,17 +544,23 @@ def recipe_loss(
 def _mixed(recipe: Recipe, model: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None) -> tuple:
     "Return model, clips and criterion(logits, labels) after MixUp or CutMix, if the recipe has them."
     if not recipe.mixup:
-        return model, clips, lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        return (
+            model,
+            clips,
+            lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing),
+        )
     change, share = _draw_mix(recipe, clips.shape[-2:], generator)
     targets = F.one_hot(labels, recipe.classes).float()
     targets = share * targets + (1 - share) * targets.flip(0)
     criterion = lambda logits, _: F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-    if "mix swapped" in recipe.legacy: return _Before(change, model), clips, criterion
+    if "mix swapped" in recipe.legacy:
+        return _Before(change, model), clips, criterion
     return model, change(clips), criterion
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #110aafa5
 def _on_each_device(loss: Callable, parts: int) -> Callable:
     "Apply a loss to each part of the batch and average; running statistics follow the first part."
+
     def averaged(model, clips, labels, generator=None):
         results = []
         for k, part in enumerate(zip(clips.chunk(parts), labels.chunk(parts))):
@@ -438,8 +574,15 @@ def _on_each_device(loss: Callable, parts: int) -> Callable:
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #59848138
 _AUGMIX, _RAND = dict(augment="augmix", assumed=("augment",)), dict(augment="rand_augment", assumed=("augment",))
 ARMS = {  # name -> fields that differ from the recipe's
-    "base": dict(use="plain"), "base x2": dict(use="plain"), "mca": {}, "mca 0": dict(weight=0.0), "swapmix": dict(use="augmented"),
-    "augmix": dict(use="augmented", **_AUGMIX), "augmix va": _AUGMIX, "rand_augment": dict(use="augmented", **_RAND), "rand_augment va": _RAND,
+    "base": dict(use="plain"),
+    "base x2": dict(use="plain"),
+    "mca": {},
+    "mca 0": dict(weight=0.0),
+    "swapmix": dict(use="augmented"),
+    "augmix": dict(use="augmented", **_AUGMIX),
+    "augmix va": _AUGMIX,
+    "rand_augment": dict(use="augmented", **_RAND),
+    "rand_augment va": _RAND,
 }
 
 
@@ -448,7 +591,9 @@ def arm_of(
     arm: str,  # name in `ARMS`
 ) -> Recipe:  # the run of this arm
     "Return the recipe of one arm. Raises `ValueError` listing the names for an unknown one."
-    if arm not in ARMS: raise ValueError(f"arm {arm!r} is unknown; expected one of {', '.join(ARMS)}")
+    if arm not in ARMS:
+        raise ValueError(f"arm {arm!r} is unknown; expected one of {', '.join(ARMS)}")
     changes = dict(ARMS[arm])
-    if arm == "base x2": changes |= dict(epochs=2 * recipe.epochs, drops=tuple(2 * drop for drop in recipe.drops))
+    if arm == "base x2":
+        changes |= dict(epochs=2 * recipe.epochs, drops=tuple(2 * drop for drop in recipe.drops))
     return replace(recipe, **changes | dict(assumed=(*recipe.assumed, *changes.get("assumed", ()))))

@@ -22,9 +22,28 @@ from torch import nn
 from tqdm import tqdm
 
 from ...core.files import digest, intact, sealed, write_whole
-from ...core.training import TrainingDiverged, _accelerator, _alone, _device, _own_randomness, _seeded, load_state, save_model
+from pvlit.core.training import (
+    TrainingDiverged,
+    _accelerator,
+    _alone,
+    _device,
+    _own_randomness,
+    _seeded,
+    load_state,
+    save_model,
+)
 from .reader import ClipLoader, Fault, VideoList, evaluate_views, open_dataset
-from .recipes import Recipe, alignment_weight, arm_of, build_classifier, evaluation_view, gradient_limit, learning_rate, optimizer_for, recipe_loss
+from pvlit.motion_coherence.video.recipes import (
+    Recipe,
+    alignment_weight,
+    arm_of,
+    build_classifier,
+    evaluation_view,
+    gradient_limit,
+    learning_rate,
+    optimizer_for,
+    recipe_loss,
+)
 from ..recognition import score
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #7b0c5d7e
@@ -43,9 +62,13 @@ def recipe_loaders(
     train = open_dataset(recipe.dataset, "train", sampling=recipe.train_sampling, framing=recipe.train_framing, **where)
     test = open_dataset(recipe.dataset, "val", sampling=recipe.test_sampling, framing=evaluation_view(recipe), **where)
     if len(train) < recipe.batch:
-        raise ValueError(f"{root}: {len(train)} training videos, a step of this recipe takes {recipe.batch} and incomplete steps are left out; lower batch")
-    return (ClipLoader(train, recipe.batch, shuffle=True, drop_last=True, workers=workers, fault_share=fault_share),
-            ClipLoader(test, recipe.batch, workers=workers, fault_share=fault_share))
+        raise ValueError(
+            f"{root}: {len(train)} training videos, a step of this recipe takes {recipe.batch} and incomplete steps are left out; lower batch"
+        )
+    return (
+        ClipLoader(train, recipe.batch, shuffle=True, drop_last=True, workers=workers, fault_share=fault_share),
+        ClipLoader(test, recipe.batch, workers=workers, fault_share=fault_share),
+    )
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #90b7b77c
 def evaluate_recipe(
@@ -54,7 +77,11 @@ def evaluate_recipe(
 ) -> dict:  # top1, top5, nll, ece as in `score`; videos; faults
     "Score a classifier on videos. Raises `TooManyFaults` as the loader does."
     views = evaluate_views(model, loader)
-    return {**score(views.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log(), views.labels), "videos": len(views.labels), "faults": len(views.faults)}
+    return {
+        **score(views.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log(), views.labels),
+        "videos": len(views.labels),
+        "faults": len(views.faults),
+    }
 
 
 def data_fingerprint(
@@ -62,9 +89,14 @@ def data_fingerprint(
 ) -> str:  # number of videos and 16 digits of a hash
     "Name a data set by all lines of its list and the bytes of 32 files spread over it; files that are missing count as empty."
     text, some = sha256(), range(0, len(data), max(1, len(data) // 32))
-    for video in data.videos: text.update(f"{video.path} {video.frames} {video.label}\n".encode())
+    for video in data.videos:
+        text.update(f"{video.path} {video.frames} {video.label}\n".encode())
     for video in (data.videos[i] for i in some):
-        file = data.root / video.path if data.template is None else data.root / video.path / data.template.format(data.first)
+        file = (
+            data.root / video.path
+            if data.template is None
+            else data.root / video.path / data.template.format(data.first)
+        )
         text.update(sha256(file.read_bytes() if file.is_file() else b"").digest())
     return f"{len(data)}-{text.hexdigest()[:16]}"
 
@@ -72,13 +104,17 @@ def data_fingerprint(
 @dataclass
 class Trained:
     "The result of `train_recipe`."
+
     model: nn.Module  # the trained classifier, in evaluation mode
-    history: list[dict]  # a row an epoch: epoch, loss and its parts, lr, weight, faults, seconds; test scores as test_top1 and so on where asked for
+    history: list[
+        dict
+    ]  # a row an epoch: epoch, loss and its parts, lr, weight, faults, seconds; test scores as test_top1 and so on where asked for
     folder: Path  # where `model.safetensors` is
 
 
 class _Run:
     "Everything that changes while a recipe is trained."
+
     def __init__(self, accelerator, model, loader, recipe, seed, precision):
         self.accelerator, self.loader, self.recipe = accelerator, loader, recipe
         self.model, self.optimizer = accelerator.prepare(model, optimizer_for(model, recipe))
@@ -89,7 +125,11 @@ class _Run:
         accelerator.register_for_checkpointing(self)
 
     def state_dict(self):
-        return dict(history=self.history, generator=self.generator.get_state(), faults=[tuple(f) for f in self.loader.faults.found.values()])
+        return dict(
+            history=self.history,
+            generator=self.generator.get_state(),
+            faults=[tuple(f) for f in self.loader.faults.found.values()],
+        )
 
     def load_state_dict(self, state):
         self.history = state["history"]
@@ -106,7 +146,8 @@ def _step(run: _Run, batch) -> dict:
     with run.accelerator.autocast():
         value, parts = run.loss(run.model, clips, labels, run.generator)
     run.accelerator.backward(value)
-    if run.limit is not None: run.accelerator.clip_grad_norm_(run.model.parameters(), run.limit)
+    if run.limit is not None:
+        run.accelerator.clip_grad_norm_(run.model.parameters(), run.limit)
     run.optimizer.step()
     return {"loss": value.detach(), **parts}
 
@@ -118,13 +159,22 @@ def _epoch(run: _Run, bar: tqdm) -> dict:
     run.model.train()
     for i, batch in enumerate(run.loader):
         rate = learning_rate(run.recipe, epoch + i / len(run.loader))
-        for group, ratio in zip(run.optimizer.param_groups, run.ratios): group["lr"] = rate * ratio
-        for name, value in _step(run, batch).items(): sums[name] = sums.get(name, 0) + value
+        for group, ratio in zip(run.optimizer.param_groups, run.ratios):
+            group["lr"] = rate * ratio
+        for name, value in _step(run, batch).items():
+            sums[name] = sums.get(name, 0) + value
         count += 1
         bar.update()
-    row = {"epoch": epoch + 1, **{name: float(value) / max(count, 1) for name, value in sums.items()}, "lr": rate, "weight": alignment_weight(run.recipe)}
+    row = {
+        "epoch": epoch + 1,
+        **{name: float(value) / max(count, 1) for name, value in sums.items()},
+        "lr": rate,
+        "weight": alignment_weight(run.recipe),
+    }
     if not math.isfinite(row["loss"]):
-        raise TrainingDiverged(f"the loss is {row['loss']} in epoch {epoch + 1}; the state of epoch {epoch} is kept. Try a lower lr, a clip or precision='fp32', in another folder")
+        raise TrainingDiverged(
+            f"the loss is {row['loss']} in epoch {epoch + 1}; the state of epoch {epoch} is kept. Try a lower lr, a clip or precision='fp32', in another folder"
+        )
     return row | {"faults": len(run.loader.faults), "seconds": round(time.perf_counter() - start, 2)}
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #5a37fe10
@@ -135,7 +185,8 @@ def _save(run: _Run, folder: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     run.accelerator.save_state(str(unfinished))
     unfinished.rename(place)
-    for old in _states(folder)[:-1]: shutil.rmtree(old)
+    for old in _states(folder)[:-1]:
+        shutil.rmtree(old)
 
 
 def _states(folder: Path) -> list[Path]:
@@ -146,10 +197,16 @@ def _states(folder: Path) -> list[Path]:
 def _claim_folder(folder: Path, description: dict) -> None:
     "Write down what a folder belongs to. Raises `ValueError` when it belongs to another run."
     file = folder / "run.json"
-    if not file.is_file(): write_whole(file, json.dumps(description, indent=1))
+    if not file.is_file():
+        write_whole(file, json.dumps(description, indent=1))
     was = json.loads(file.read_text())
-    differ = [f"{k} was {was.get(k)!r}, is {description.get(k)!r}" for k in {**was, **description} if was.get(k) != description.get(k)]
-    if differ: raise ValueError(f"{folder.name} holds another run ({'; '.join(differ)[:400]}); choose another folder")
+    differ = [
+        f"{k} was {was.get(k)!r}, is {description.get(k)!r}"
+        for k in {**was, **description}
+        if was.get(k) != description.get(k)
+    ]
+    if differ:
+        raise ValueError(f"{folder.name} holds another run ({'; '.join(differ)[:400]}); choose another folder")
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #fcc118f7
 def train_recipe(
@@ -164,16 +221,30 @@ def train_recipe(
     progress: bool = True,  # show a bar when training takes longer than 5 s
 ) -> Trained:
     "Train by a recipe, or go on where a killed run stopped. Raises `ValueError` for a folder of another run, `TooManyFaults`, `TrainingDiverged`."
-    if "best epoch" in recipe.legacy and validate is None: raise ValueError("the quirk 'best epoch' looks at test accuracy; pass validate=, or drop it from recipe.legacy")
-    if not len(loader): raise ValueError(f"the loader has no complete batch: {len(loader.data)} videos for batches of {recipe.batch}; lower batch")
+    if "best epoch" in recipe.legacy and validate is None:
+        raise ValueError("the quirk 'best epoch' looks at test accuracy; pass validate=, or drop it from recipe.legacy")
+    if not len(loader):
+        raise ValueError(
+            f"the loader has no complete batch: {len(loader.data)} videos for batches of {recipe.batch}; lower batch"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    description = dict(recipe=_plain(recipe), seed=seed, precision=precision, data=data_fingerprint(loader.data), data_seed=loader.data.seed, batches=len(loader))
+    description = dict(
+        recipe=_plain(recipe),
+        seed=seed,
+        precision=precision,
+        data=data_fingerprint(loader.data),
+        data_seed=loader.data.seed,
+        batches=len(loader),
+    )
     with _alone(folder), _accelerator(_device(device, precision), precision) as accelerator:
         _claim_folder(folder, description)
         if not (folder / "model.safetensors").is_file():
             with _seeded(seed), _own_randomness(accelerator.device, seed):
-                _finish(_run_epochs(_Run(accelerator, model, loader, recipe, seed, precision), folder, validate, progress), folder)
+                _finish(
+                    _run_epochs(_Run(accelerator, model, loader, recipe, seed, precision), folder, validate, progress),
+                    folder,
+                )
         state, content = load_state(folder / "model.safetensors")
         model.load_state_dict(state)
         return Trained(model.to(accelerator.device).eval(), content["history"], folder)
@@ -186,12 +257,16 @@ def _plain(recipe: Recipe) -> dict:
 
 def _run_epochs(run: _Run, folder: Path, validate: ClipLoader | None, progress: bool) -> _Run:
     "Go on from the last complete state to the last epoch."
-    if states := _states(folder): run.accelerator.load_state(str(states[-1]))
+    if states := _states(folder):
+        run.accelerator.load_state(str(states[-1]))
     steps, total = len(run.loader), run.recipe.epochs * len(run.loader)
-    with tqdm(total=total, initial=len(run.history) * steps, unit="step", delay=5, leave=False, disable=not progress) as bar:
+    with tqdm(
+        total=total, initial=len(run.history) * steps, unit="step", delay=5, leave=False, disable=not progress
+    ) as bar:
         while len(run.history) < run.recipe.epochs:
             row = _epoch(run, bar)
-            if validate is not None: row |= _validate(run, validate, folder)
+            if validate is not None:
+                row |= _validate(run, validate, folder)
             run.history.append(row)
             bar.set_postfix(epoch=row["epoch"], loss=f"{row['loss']:.3g}", faults=row["faults"])
             _save(run, folder)
@@ -210,9 +285,11 @@ def _validate(run: _Run, validate: ClipLoader, folder: Path) -> dict:
 def _finish(run: _Run, folder: Path) -> None:
     "Write the final weights, the best ones with the quirk, and delete the state."
     model = run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
-    if "best epoch" in run.recipe.legacy: model.load_state_dict(load_state(folder / "best.safetensors")[0])
+    if "best epoch" in run.recipe.legacy:
+        model.load_state_dict(load_state(folder / "best.safetensors")[0])
     save_model(model, folder / "model.safetensors", {"history": run.history})
-    for place in _states(folder): shutil.rmtree(place)
+    for place in _states(folder):
+        shutil.rmtree(place)
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #8682adba
 def run_recipe(
@@ -231,15 +308,35 @@ def run_recipe(
     changed = arm_of(recipe, arm)
     train, test = recipe_loaders(changed, seed=seed, **data)
     start = sha256(Path(weights).read_bytes()).hexdigest() if weights else ""
-    key = digest(dict(recipe=_plain(changed), seed=seed, data=[data_fingerprint(d.data) for d in (train, test)], weights=start, precision=precision, code=code))
+    key = digest(
+        dict(
+            recipe=_plain(changed),
+            seed=seed,
+            data=[data_fingerprint(d.data) for d in (train, test)],
+            weights=start,
+            precision=precision,
+            code=code,
+        )
+    )
     stem = f"{arm.replace(' ', '_')}-{seed}-{key[:8]}"
     file = Path(folder) / "rows" / f"{stem}.json"
     if not file.is_file():
         validate = test if "best epoch" in changed.legacy else None
-        trained = train_recipe(build_classifier(changed, seed, weights), train, changed, Path(folder) / "training" / stem, validate, device, precision, seed, progress)
+        trained = train_recipe(
+            build_classifier(changed, seed, weights),
+            train,
+            changed,
+            Path(folder) / "training" / stem,
+            validate,
+            device,
+            precision,
+            seed,
+            progress,
+        )
         write_whole(file, json.dumps(sealed(_row(arm, seed, trained, test))))
     row = json.loads(file.read_text())
-    if not intact(row): raise ValueError(f"{file.name} was changed after it was written; delete it, and the next run makes it again")
+    if not intact(row):
+        raise ValueError(f"{file.name} was changed after it was written; delete it, and the next run makes it again")
     return row
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #f595be2a
@@ -247,5 +344,12 @@ def _row(arm: str, seed: int, trained: Trained, test: ClipLoader) -> dict:
     "Score a trained classifier."
     test.device = next(trained.model.parameters()).device
     curve = [[row["epoch"], round(row["loss"], 4), round(row["accuracy"], 4)] for row in trained.history]
-    return {"arm": arm, "seed": seed, **evaluate_recipe(trained.model, test), "train_faults": trained.history[-1]["faults"],
-            "epochs": len(trained.history), "train_seconds": round(sum(row["seconds"] for row in trained.history), 2), "curve": curve}
+    return {
+        "arm": arm,
+        "seed": seed,
+        **evaluate_recipe(trained.model, test),
+        "train_faults": trained.history[-1]["faults"],
+        "epochs": len(trained.history),
+        "train_seconds": round(sum(row["seconds"] for row in trained.history), 2),
+        "curve": curve,
+    }

@@ -27,14 +27,18 @@ def _check(name, x, shape, low=None, high=None):
     if not isinstance(x, Tensor) or x.ndim != shape.count(",") + 1 or x.numel() == 0 or not x.is_floating_point():
         came = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}: got {came}, expected floats of shape {shape}, not empty")
-    if not torch.isfinite(x).all(): raise ValueError(f"{name}: holds NaN or infinite values, expected finite {shape}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name}: holds NaN or infinite values, expected finite {shape}")
     if low is not None and x.min() < low or high is not None and x.max() > high:
-        raise ValueError(f"{name}: values from {x.min():g} to {x.max():g}, expected {low} to {high if high is not None else 'infinity'} in {shape}")
+        raise ValueError(
+            f"{name}: values from {x.min():g} to {x.max():g}, expected {low} to {high if high is not None else 'infinity'} in {shape}"
+        )
 
 
 def _fits(name, x, wanted):
     "Raise `ValueError` when the shape of x is not the wanted one."
-    if tuple(x.shape) != tuple(wanted): raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {tuple(wanted)} to fit the other arguments")
+    if tuple(x.shape) != tuple(wanted):
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {tuple(wanted)} to fit the other arguments")
 
 # %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #7304d684
 def project_to_ground(
@@ -68,7 +72,8 @@ def location_map(
     _check("keep", keep, "(B, P)", low=0, high=1)
     _fits("keep", keep, place.shape[:2])
     _fits("place", place, (*keep.shape, 2))
-    if not 0 < sigma < float("inf"): raise ValueError(f"sigma={sigma!r}: expected a positive number of cells")
+    if not 0 < sigma < float("inf"):
+        raise ValueError(f"sigma={sigma!r}: expected a positive number of cells")
     centers = cell_centers(ground_size)[..., :2].to(place)
     distance = ((centers - place[:, :, None, None]) ** 2).sum(-1)
     return (torch.exp(-distance / (2 * sigma**2)) * keep[:, :, None, None]).amax(1)
@@ -97,7 +102,8 @@ def view_contribution_weights(  # Eq. 2
     _check("w_hat", w_hat, "(B, n, Hg, Wg)", low=0)
     _check("fov", fov, "(B, n, Hg, Wg)", low=0, high=1)
     _fits("fov", fov, w_hat.shape)
-    if not 0 < eps < float("inf"): raise ValueError(f"eps={eps!r}: expected a small positive number")
+    if not 0 < eps < float("inf"):
+        raise ValueError(f"eps={eps!r}: expected a small positive number")
     masked = w_hat * fov
     return masked / (masked.sum(1, keepdim=True) + eps)
 
@@ -124,7 +130,9 @@ def _convolutions(*channels, stride=1, last=3):
 # %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #5787c5fe
 class SupervisedViewWeightingMVD(nn.Module):
     "Detect people on the ground from any number of calibrated views (Zhang et al., AAAI-24). Raises `ValueError` for wrong shapes, types or NaN, and for an unknown fusion."
-    def __init__(self,
+
+    def __init__(
+        self,
         ground_size: tuple[int, int] = (32, 32),  # rows and columns of the ground
         channels: int = 16,  # channels of the features
         weight_channels: int = 8,  # channels of the subnet C
@@ -132,7 +140,8 @@ class SupervisedViewWeightingMVD(nn.Module):
         seed: int = 0,  # of the initial weights
     ):
         super().__init__()
-        if fusion not in ("weights", "seeing", "all"): raise ValueError(f"fusion={fusion!r}: expected weights, seeing or all")
+        if fusion not in ("weights", "seeing", "all"):
+            raise ValueError(f"fusion={fusion!r}: expected weights, seeing or all")
         self.ground_size, self.fusion = ground_size, fusion
         with initialized_from(seed):
             self.features = _convolutions(3, channels, channels, stride=2)
@@ -142,8 +151,10 @@ class SupervisedViewWeightingMVD(nn.Module):
 
     def _weights(self, views, fov, order):
         "Return the weights of the views, (B, n, Hg, Wg); `order` names whose prediction weights each view, None its own."
-        if self.fusion == "all": return torch.full_like(fov, 1 / fov.shape[1])
-        if self.fusion == "seeing": return view_contribution_weights(torch.ones_like(fov), fov)
+        if self.fusion == "all":
+            return torch.full_like(fov, 1 / fov.shape[1])
+        if self.fusion == "seeing":
+            return view_contribution_weights(torch.ones_like(fov), fov)
         source = views if order is None else views[:, list(order)]
         w_hat = F.softplus(self.subnet(source.flatten(0, 1)[:, None]))
         return view_contribution_weights(w_hat.unflatten(0, views.shape[:2])[:, :, 0], fov)
@@ -161,7 +172,9 @@ def _detect(model, images, homographies, order):
     _fits("homographies", homographies, (*images.shape[:2], 3, 3))
     lead = images.shape[:2]
     features = F.relu(model.features(images.flatten(0, 1) - 0.6))
-    scale = torch.diag(torch.tensor([features.shape[3] / images.shape[4], features.shape[2] / images.shape[3], 1.0])).to(homographies)
+    scale = torch.diag(
+        torch.tensor([features.shape[3] / images.shape[4], features.shape[2] / images.shape[3], 1.0])
+    ).to(homographies)
     ground, fov = project_to_ground(features, scale @ homographies.flatten(0, 1), model.ground_size)
     views, fov = model.view_decoder(ground).unflatten(0, lead)[:, :, 0], fov.unflatten(0, lead)[:, :, 0]
     weights = model._weights(views, fov, order)
@@ -181,7 +194,13 @@ def map_peaks(
 
 def _points(name, x):
     "Raise `ValueError` unless x is a finite float tensor (N, 2); N may be 0."
-    if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != 2 or not x.is_floating_point() or not torch.isfinite(x).all():
+    if (
+        not isinstance(x, Tensor)
+        or x.ndim != 2
+        or x.shape[1] != 2
+        or not x.is_floating_point()
+        or not torch.isfinite(x).all()
+    ):
         raise ValueError(f"{name}: expected finite floats of shape (N, 2)")
     return x
 
@@ -193,23 +212,39 @@ def mvd_metrics(
 ) -> dict[str, float]:  # moda, modp, precision, recall, f1; modp is 0 without a match
     "Match detections and people, and score them. Raises `ValueError` for wrong shapes or types, NaN, no people at all, or t out of range."
     from scipy.optimize import linear_sum_assignment
-    if not 0 < t < float("inf"): raise ValueError(f"t={t!r}: expected a positive distance")
+
+    if not 0 < t < float("inf"):
+        raise ValueError(f"t={t!r}: expected a positive distance")
     pred, gt = ([x] if isinstance(x, Tensor) else list(x) for x in (pred_points, gt_points))
-    if len(pred) != len(gt): raise ValueError(f"pred_points: got {len(pred)} scenes, expected {len(gt)} as in gt_points")
+    if len(pred) != len(gt):
+        raise ValueError(f"pred_points: got {len(pred)} scenes, expected {len(gt)} as in gt_points")
     matches, found, people = [], 0, 0
     for p, q in zip(pred, gt):
         distance = torch.cdist(_points("pred_points", p).double(), _points("gt_points", q).double())
         row, column = linear_sum_assignment(torch.where(distance < t, distance, 1e6 * t).numpy())
         matches += [d for d in distance[row, column].tolist() if d < t]
         found, people = found + len(p), people + len(q)
-    if people == 0: raise ValueError("gt_points: no people at all, expected at least one, (M, 2)")
+    if people == 0:
+        raise ValueError("gt_points: no people at all, expected at least one, (M, 2)")
     tp = len(matches)
     precision, recall = tp / max(found, 1), tp / people
-    return {"moda": 1 - (found - tp + people - tp) / people, "modp": sum(1 - d / t for d in matches) / max(tp, 1), "precision": precision, "recall": recall, "f1": 2 * tp / (found + people)}
+    return {
+        "moda": 1 - (found - tp + people - tp) / people,
+        "modp": sum(1 - d / t for d in matches) / max(tp, 1),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * tp / (found + people),
+    }
 
 # %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #d9e52ea2
 GROUND, CELL = (32, 32), 0.5
-ARMS = {"mean of all": ("all", 0.0), "mean of seeing": ("seeing", 0.0), "mean of seeing, supervised": ("seeing", 1.0), "unsupervised weights": ("weights", 0.0), "supervised weights": ("weights", 1.0)}
+ARMS = {
+    "mean of all": ("all", 0.0),
+    "mean of seeing": ("seeing", 0.0),
+    "mean of seeing, supervised": ("seeing", 1.0),
+    "unsupervised weights": ("weights", 0.0),
+    "supervised weights": ("weights", 1.0),
+}
 
 
 def _scenes(count, views, generator, pillars=4):
@@ -220,8 +255,13 @@ def _scenes(count, views, generator, pillars=4):
     column, row = (crowd.place / CELL).long().clamp(0, 31).unbind(-1)
     keep = crowd.present & crowd.person & inside[torch.arange(count)[:, None], row, column]
     place = crowd.place / CELL
-    return {"images": drawn.images, "homographies": miscalibrated(cameras, 0.005, generator).ground_homography(CELL), "truth": location_map(place, keep.float(), GROUND),
-            "people": [p[k] for p, k in zip(place, keep)], "seen": drawn.seen}
+    return {
+        "images": drawn.images,
+        "homographies": miscalibrated(cameras, 0.005, generator).ground_homography(CELL),
+        "truth": location_map(place, keep.float(), GROUND),
+        "people": [p[k] for p, k in zip(place, keep)],
+        "seen": drawn.seen,
+    }
 
 # %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #3dbdf3c2
 def _fit(scenes, fusion, weight, seed, steps, batch=4):
@@ -233,7 +273,8 @@ def _fit(scenes, fusion, weight, seed, steps, batch=4):
         rows = torch.randint(len(scenes["images"]), (batch,), generator=g)
         out, truth = model(scenes["images"][rows], scenes["homographies"][rows]), scenes["truth"][rows]
         loss = F.mse_loss(out["scene"], truth)
-        if weight: loss = loss + weight * single_view_loss(out["views"], truth, out["fov"])
+        if weight:
+            loss = loss + weight * single_view_loss(out["views"], truth, out["fov"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -257,7 +298,8 @@ def claim_rows(
     steps: int = 300,  # of each arm
 ) -> list[dict]:  # sealed rows: arm, seed, metrics with four cameras and, with _six, with six
     "Run all arms of the claims. Raises `ValueError` for fewer than one scene or step."
-    if min(train, test, steps) < 1: raise ValueError(f"got train={train}, test={test}, steps={steps}; expected at least 1")
+    if min(train, test, steps) < 1:
+        raise ValueError(f"got train={train}, test={test}, steps={steps}; expected at least 1")
     rows = []
     for seed in seeds:
         g = torch.Generator().manual_seed(seed)
@@ -277,13 +319,58 @@ def _looking_down(g):
 
 
 EXAMPLES = [
-    Example(project_to_ground, lambda g: dict(feat=torch.rand(2, 3, 6, 8, generator=g), homography=torch.eye(3).repeat(2, 1, 1) + 0.01 * torch.rand(2, 3, 3, generator=g), ground_size=(5, 7)), gives=[(2, 3, 5, 7), (2, 1, 5, 7)], differentiable=("feat",)),
-    Example(location_map, lambda g: dict(place=8 * torch.rand(2, 3, 2, generator=g), keep=torch.ones(2, 3), ground_size=(8, 9)), gives=(2, 8, 9), differentiable=("place",)),
-    Example(single_view_loss, lambda g: dict(views=torch.rand(2, 3, 5, 6, generator=g), scene=torch.rand(2, 5, 6, generator=g), fov=torch.ones(2, 3, 5, 6)), gives=(), differentiable=("views",)),
-    Example(view_contribution_weights, lambda g: dict(w_hat=torch.rand(2, 3, 5, 6, generator=g), fov=torch.ones(2, 3, 5, 6)), gives=(2, 3, 5, 6), differentiable=("w_hat",)),
-    Example(fuse_views, lambda g: dict(features=torch.rand(2, 3, 4, 5, 6, generator=g), weights=torch.rand(2, 3, 5, 6, generator=g)), gives=(2, 4, 5, 6), differentiable=("features", "weights")),
-    Example(SupervisedViewWeightingMVD, _looking_down, build=lambda: SupervisedViewWeightingMVD(seed=0), gives={"scene": (2, 32, 32), "views": (2, 3, 32, 32), "weights": (2, 3, 32, 32)}, differentiable=("images",)),
+    Example(
+        project_to_ground,
+        lambda g: dict(
+            feat=torch.rand(2, 3, 6, 8, generator=g),
+            homography=torch.eye(3).repeat(2, 1, 1) + 0.01 * torch.rand(2, 3, 3, generator=g),
+            ground_size=(5, 7),
+        ),
+        gives=[(2, 3, 5, 7), (2, 1, 5, 7)],
+        differentiable=("feat",),
+    ),
+    Example(
+        location_map,
+        lambda g: dict(place=8 * torch.rand(2, 3, 2, generator=g), keep=torch.ones(2, 3), ground_size=(8, 9)),
+        gives=(2, 8, 9),
+        differentiable=("place",),
+    ),
+    Example(
+        single_view_loss,
+        lambda g: dict(
+            views=torch.rand(2, 3, 5, 6, generator=g),
+            scene=torch.rand(2, 5, 6, generator=g),
+            fov=torch.ones(2, 3, 5, 6),
+        ),
+        gives=(),
+        differentiable=("views",),
+    ),
+    Example(
+        view_contribution_weights,
+        lambda g: dict(w_hat=torch.rand(2, 3, 5, 6, generator=g), fov=torch.ones(2, 3, 5, 6)),
+        gives=(2, 3, 5, 6),
+        differentiable=("w_hat",),
+    ),
+    Example(
+        fuse_views,
+        lambda g: dict(features=torch.rand(2, 3, 4, 5, 6, generator=g), weights=torch.rand(2, 3, 5, 6, generator=g)),
+        gives=(2, 4, 5, 6),
+        differentiable=("features", "weights"),
+    ),
+    Example(
+        SupervisedViewWeightingMVD,
+        _looking_down,
+        build=lambda: SupervisedViewWeightingMVD(seed=0),
+        gives={"scene": (2, 32, 32), "views": (2, 3, 32, 32), "weights": (2, 3, 32, 32)},
+        differentiable=("images",),
+    ),
     Example(map_peaks, lambda g: dict(scene=torch.rand(8, 9, generator=g))),
-    Example(mvd_metrics, lambda g: dict(pred_points=5 * torch.rand(4, 2, generator=g), gt_points=5 * torch.rand(3, 2, generator=g), t=1.0), free=("pred_points",)),  # no detection is a result, too
+    Example(
+        mvd_metrics,
+        lambda g: dict(
+            pred_points=5 * torch.rand(4, 2, generator=g), gt_points=5 * torch.rand(3, 2, generator=g), t=1.0
+        ),
+        free=("pred_points",),
+    ),  # no detection is a result, too
 ]
 NO_EXAMPLE = {"claim_rows": "the experiment, run by this notebook"}

@@ -24,12 +24,17 @@ def _check(name, x, shape, dtype, low=None, high=None):
     "Raise `ValueError` unless x is a non-empty tensor of the rank, kind and range, finite."
     axes = [axis.strip() for axis in shape.strip("()").split(",") if axis.strip()]
     expected = f"expected {dtype} of shape {shape}"
-    if not isinstance(x, Tensor): raise ValueError(f"{name}: got {type(x).__name__}, {expected}")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: got {type(x).__name__}, {expected}")
     fits = x.is_floating_point() if dtype == "float" else x.dtype == torch.int64
-    if x.ndim != len(axes) or x.numel() == 0 or not fits: raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, {expected}, with no empty axis")
-    if any(axis.isdigit() and int(axis) != n for axis, n in zip(axes, x.shape)): raise ValueError(f"{name}: got shape {tuple(x.shape)}, {expected}")
-    if x.is_floating_point() and not x.isfinite().all(): raise ValueError(f"{name}: got NaN or infinite values, {expected}, finite")
-    if low is not None and (x.min() < low or x.max() > high): raise ValueError(f"{name}: got values from {x.min()} to {x.max()}, {expected} within [{low}, {high}]")
+    if x.ndim != len(axes) or x.numel() == 0 or not fits:
+        raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, {expected}, with no empty axis")
+    if any(axis.isdigit() and int(axis) != n for axis, n in zip(axes, x.shape)):
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, {expected}")
+    if x.is_floating_point() and not x.isfinite().all():
+        raise ValueError(f"{name}: got NaN or infinite values, {expected}, finite")
+    if low is not None and (x.min() < low or x.max() > high):
+        raise ValueError(f"{name}: got values from {x.min()} to {x.max()}, {expected} within [{low}, {high}]")
 
 
 def _check_labels(targets, target_lengths, batch, blank, classes):
@@ -37,13 +42,17 @@ def _check_labels(targets, target_lengths, batch, blank, classes):
     _check("targets", targets, f"({batch}, L)", "int64")
     _check("target_lengths", target_lengths, f"({batch},)", "int64", 1, targets.shape[1])
     used = targets[torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]]
-    if (used == blank).any() or used.min() < 0 or used.max() >= classes: raise ValueError(f"targets: got characters from {used.min()} to {used.max()}, expected int64 within [0, {classes - 1}] and not blank, {blank}")
+    if (used == blank).any() or used.min() < 0 or used.max() >= classes:
+        raise ValueError(
+            f"targets: got characters from {used.min()} to {used.max()}, expected int64 within [0, {classes - 1}] and not blank, {blank}"
+        )
 
 
 def _check_ctc(logits, targets, input_lengths, target_lengths, blank):
     "Raise `ValueError` unless the four tensors and the blank belong together."
     _check("logits", logits, "(T, B, C)", "float")
-    if type(blank) is not int or not 0 <= blank < logits.shape[2]: raise ValueError(f"blank={blank!r}: expected a character of the {logits.shape[2]}")
+    if type(blank) is not int or not 0 <= blank < logits.shape[2]:
+        raise ValueError(f"blank={blank!r}: expected a character of the {logits.shape[2]}")
     _check_labels(targets, target_lengths, logits.shape[1], blank, logits.shape[2])
     _check("input_lengths", input_lengths, f"({logits.shape[1]},)", "int64", 1, len(logits))
 
@@ -54,17 +63,23 @@ def ctc_collapse(
     blank: int = 0,  # the blank
 ) -> list[int]:  # the text that is read
     "Merge equal neighbors, then drop blanks. Raises `ValueError` for another shape or a wrong length."
-    if isinstance(path, Tensor): _check("path", path, "(T,)", "int64")
+    if isinstance(path, Tensor):
+        _check("path", path, "(T,)", "int64")
     path = path.tolist() if isinstance(path, Tensor) else list(path)
-    if length is not None and (type(length) is not int or not 0 <= length <= len(path)): raise ValueError(f"length={length!r}: expected a whole number within [0, {len(path)}]")
+    if length is not None and (type(length) is not int or not 0 <= length <= len(path)):
+        raise ValueError(f"length={length!r}: expected a whole number within [0, {len(path)}]")
     path = path[:length]
     return [c for t, c in enumerate(path) if c != blank and (t == 0 or c != path[t - 1])]
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #7b2f9fa1
 def _ctc(logits, targets, input_lengths, target_lengths, blank):
     "CTC loss of each line (B,); zero where the label does not fit."
-    padded = targets.masked_fill(torch.arange(targets.shape[1], device=targets.device) >= target_lengths[:, None], 0 if blank else 1)
-    return F.ctc_loss(logits.log_softmax(2), padded, input_lengths, target_lengths, blank, reduction="none", zero_infinity=True)
+    padded = targets.masked_fill(
+        torch.arange(targets.shape[1], device=targets.device) >= target_lengths[:, None], 0 if blank else 1
+    )
+    return F.ctc_loss(
+        logits.log_softmax(2), padded, input_lengths, target_lengths, blank, reduction="none", zero_infinity=True
+    )
 
 
 def ctc_posterior(
@@ -77,9 +92,12 @@ def ctc_posterior(
     "Give the probability of each character at each frame given the label, P - G (Eqs. 6 to 8). Raises `ValueError` for wrong shapes, types or values."  # Eqs. 6-8
     _check_ctc(logits, targets, input_lengths, target_lengths, blank)
     copy = logits.detach().double().requires_grad_()
-    with torch.enable_grad(): loss = _ctc(copy, targets, input_lengths, target_lengths, blank)
-    gradient, = torch.autograd.grad(loss.sum(), copy)
-    return (copy.detach().softmax(2) - gradient) * _frames(len(logits), targets, input_lengths, target_lengths)[..., None]
+    with torch.enable_grad():
+        loss = _ctc(copy, targets, input_lengths, target_lengths, blank)
+    (gradient,) = torch.autograd.grad(loss.sum(), copy)
+    return (copy.detach().softmax(2) - gradient) * _frames(len(logits), targets, input_lengths, target_lengths)[
+        ..., None
+    ]
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #e9095516
 def fits(
@@ -97,7 +115,9 @@ def fits(
 
 def _frames(count, targets, input_lengths, target_lengths):
     "Frames (T, B) that count: not padding, in a line whose label fits."
-    return (torch.arange(count, device=targets.device)[:, None] < input_lengths) & fits(targets, input_lengths, target_lengths)
+    return (torch.arange(count, device=targets.device)[:, None] < input_lengths) & fits(
+        targets, input_lengths, target_lengths
+    )
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #5a0d6b9f
 RULES = ("ratio", "posterior", "argmax")
@@ -112,7 +132,8 @@ def ctc_latent_alignment(
     rule: str = "ratio",  # "ratio": Eq. 9; "posterior": the likeliest given the label; "argmax": the model's own prediction
 ) -> Tensor:  # characters (T, B), int64; blank in padded frames and where the label does not fit
     "Estimate the character of each frame (Zhang et al., AAAI-24, Eqs. 3 and 9). Raises `ValueError` for wrong shapes, types, values or rule."  # Eqs. 3, 9
-    if rule not in RULES: raise ValueError(f"rule={rule!r}: expected one of {', '.join(RULES)}")
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r}: expected one of {', '.join(RULES)}")
     gamma = ctc_posterior(logits, targets, input_lengths, target_lengths, blank)
     P = logits.detach().double().softmax(2)
     score = {"ratio": gamma / P.clamp(min=1e-300), "posterior": gamma, "argmax": P}[rule]
@@ -136,7 +157,9 @@ def alignment_hits(
     place = torch.where(read, read.cumsum(0) - 1, len(z)).T
     text = torch.full((z.shape[1], len(z) + 1), -1, device=z.device).scatter(1, place, z.T)
     inside = torch.arange(min(len(z), targets.shape[1]), device=z.device) < target_lengths[:, None]
-    return (read.sum(0) == target_lengths) & ((text[:, :inside.shape[1]] == targets[:, :inside.shape[1]]) | ~inside).all(1)
+    return (read.sum(0) == target_lengths) & (
+        (text[:, : inside.shape[1]] == targets[:, : inside.shape[1]]) | ~inside
+    ).all(1)
 
 
 def alignment_accuracy(
@@ -173,7 +196,12 @@ def distillation_loss(
     "Sum the cross-entropy towards an alignment over the frames of each line (Eq. 1). Raises `ValueError` for wrong shapes or types."  # Eq. 1
     _check("logits", logits, "(T, B, C)", "float")
     _check("z", z, f"({len(logits)}, {logits.shape[1]})", "int64", 0, logits.shape[2] - 1)
-    if counted is not None and (not isinstance(counted, Tensor) or counted.dtype != torch.bool or counted.shape != z.shape): raise ValueError(f"counted: got {getattr(counted, 'dtype', type(counted))} of shape {tuple(getattr(counted, 'shape', ()))}, expected bool of shape {tuple(z.shape)}")
+    if counted is not None and (
+        not isinstance(counted, Tensor) or counted.dtype != torch.bool or counted.shape != z.shape
+    ):
+        raise ValueError(
+            f"counted: got {getattr(counted, 'dtype', type(counted))} of shape {tuple(getattr(counted, 'shape', ()))}, expected bool of shape {tuple(z.shape)}"
+        )
     terms = F.cross_entropy(logits.flatten(0, 1), z.flatten(), reduction="none").view(z.shape)
     return (terms if counted is None else terms.masked_fill(~counted, 0)).sum(0)
 
@@ -189,8 +217,10 @@ def dctc_loss(
     reduction: str = "mean",  # over lines: "mean", "sum" or "none"
 ) -> Tensor:  # nats, a scalar, or (B,) for "none"
     "Compute CTC plus lam times the distillation towards its own alignment (Zhang et al., AAAI-24, Eqs. 2 and 10). Raises `ValueError` for wrong shapes, types or values."  # Eqs. 2, 10
-    if not isinstance(lam, (int, float)) or not 0 <= lam < float("inf"): raise ValueError(f"lam={lam!r}: expected a number of at least 0")
-    if reduction not in ("mean", "sum", "none"): raise ValueError(f"reduction={reduction!r}: expected mean, sum or none")
+    if not isinstance(lam, (int, float)) or not 0 <= lam < float("inf"):
+        raise ValueError(f"lam={lam!r}: expected a number of at least 0")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction={reduction!r}: expected mean, sum or none")
     z = ctc_latent_alignment(logits, targets, input_lengths, target_lengths, blank, rule)
     loss = _ctc(logits, targets, input_lengths, target_lengths, blank)
     loss = loss + lam * distillation_loss(logits, z, _frames(len(logits), targets, input_lengths, target_lengths))
@@ -199,7 +229,9 @@ def dctc_loss(
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #8e843564
 class TinyReader(nn.Module):
     "Read pictures of lines, 10 pixels high, into logits of one frame for every four columns."
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int = 16,  # channels of the first layer
         characters: int = 10,  # without blank, which is character 0
         seed: int | None = 0,  # of the weights
@@ -207,9 +239,20 @@ class TinyReader(nn.Module):
         super().__init__()
         wide = 2 * width
         with initialized_from(seed):
-            self.net = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(width, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(wide, wide, (2, 3), padding=(0, 1)), nn.BatchNorm2d(wide), nn.ReLU(), nn.Conv2d(wide, characters + 1, 1))
+            self.net = nn.Sequential(
+                nn.Conv2d(1, width, 3, padding=1),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(width, wide, 3, padding=1),
+                nn.BatchNorm2d(wide),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(wide, wide, (2, 3), padding=(0, 1)),
+                nn.BatchNorm2d(wide),
+                nn.ReLU(),
+                nn.Conv2d(wide, characters + 1, 1),
+            )
 
     def forward(self, images):  # (B, 1, 10, W) float -> (W / 4, B, characters + 1)
         _check("images", images, "(B, 1, 10, W)", "float")
@@ -219,7 +262,12 @@ class TinyReader(nn.Module):
 def _lines(count, split, generator):
     "Pictures, labels from 1, lengths and frames of drawn lines."
     lines = text_lines(TextLines(split=split), count, generator)
-    return lines.images, (lines.labels + 1).clamp(min=1), torch.full_like(lines.lengths, lines.images.shape[3] // 4), lines.lengths
+    return (
+        lines.images,
+        (lines.labels + 1).clamp(min=1),
+        torch.full_like(lines.lengths, lines.images.shape[3] // 4),
+        lines.lengths,
+    )
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #9ad5fbbb
 ARMS = ("DCTC", "CTC", "CTC, more steps", "own prediction", "posterior", "other labels")
@@ -237,7 +285,8 @@ def _train(arm, seed, train, steps, lam, batch=32):
         images, targets, *lengths = (x[chosen] for x in train)
         logits = net(images)
         label = (targets, *lengths)
-        if arm == "other labels": label = (targets.roll(1, 0), lengths[0], lengths[1].roll(1, 0))
+        if arm == "other labels":
+            label = (targets.roll(1, 0), lengths[0], lengths[1].roll(1, 0))
         z = ctc_latent_alignment(logits, *label, rule=_RULE.get(arm, "argmax"))
         aacc.append(alignment_accuracy(z, targets, *lengths))
         loss = _ctc(logits, targets, *lengths, 0) + (lam * distillation_loss(logits, z) if arm in _RULE else 0)
@@ -258,27 +307,49 @@ def claim_rows(
     arms: tuple[str, ...] = ARMS,  # to train
 ) -> list[dict]:  # sealed rows: arm, seed, accuracy, by kind of label, aacc_early, aacc
     "Train a reader for each seed and arm. Raises `ValueError` for unknown arms or too few steps."
-    if unknown := set(arms) - {*ARMS}: raise ValueError(f"arms: got {sorted(unknown)}, expected some of {ARMS}")
-    if not 10 <= early <= steps: raise ValueError(f"early={early}: expected a step from 10 to {steps}")
+    if unknown := set(arms) - {*ARMS}:
+        raise ValueError(f"arms: got {sorted(unknown)}, expected some of {ARMS}")
+    if not 10 <= early <= steps:
+        raise ValueError(f"early={early}: expected a step from 10 to {steps}")
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         train, test = _lines(lines, "train", generator), _lines(test_lines, "test", generator)
         for arm in arms:
             net, aacc = _train(arm, seed, train, steps, lam)
-            with torch.no_grad(): hits = alignment_hits(net(test[0]).argmax(2), *test[1:]).double()
+            with torch.no_grad():
+                hits = alignment_hits(net(test[0]).argmax(2), *test[1:]).double()
             kinds = repetition(test[1], test[3])
-            rows.append(sealed({"arm": arm, "seed": seed, "accuracy": hits.mean().item(), "accuracy_neighbors": hits[kinds == 2].mean().item(), "accuracy_by_kind": [hits[kinds == k].mean().item() for k in range(3)],
-                "aacc_early": sum(aacc[early - 10:early]) / 10, "aacc": [sum(aacc[i:i + 10]) / 10 for i in range(0, steps - 9, 10)]}))
+            rows.append(
+                sealed(
+                    {
+                        "arm": arm,
+                        "seed": seed,
+                        "accuracy": hits.mean().item(),
+                        "accuracy_neighbors": hits[kinds == 2].mean().item(),
+                        "accuracy_by_kind": [hits[kinds == k].mean().item() for k in range(3)],
+                        "aacc_early": sum(aacc[early - 10 : early]) / 10,
+                        "aacc": [sum(aacc[i : i + 10]) / 10 for i in range(0, steps - 9, 10)],
+                    }
+                )
+            )
     return rows
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #fefe286a
 def _example(g):
     "Three lines of 4 to 6 frames over 5 characters."
-    return dict(logits=torch.randn(6, 3, 5, generator=g), targets=torch.tensor([[1, 2, 3], [2, 2, 1], [4, 1, 1]]), input_lengths=torch.tensor([6, 5, 4]), target_lengths=torch.tensor([3, 3, 1]))
+    return dict(
+        logits=torch.randn(6, 3, 5, generator=g),
+        targets=torch.tensor([[1, 2, 3], [2, 2, 1], [4, 1, 1]]),
+        input_lengths=torch.tensor([6, 5, 4]),
+        target_lengths=torch.tensor([3, 3, 1]),
+    )
 
 
-def _aligned(g): return dict(z=torch.randint(0, 3, (6, 3), generator=g), **{name: x for name, x in _example(g).items() if name != "logits"})
+def _aligned(g):
+    return dict(
+        z=torch.randint(0, 3, (6, 3), generator=g), **{name: x for name, x in _example(g).items() if name != "logits"}
+    )
 
 
 EXAMPLES = [
@@ -287,10 +358,25 @@ EXAMPLES = [
     Example(ctc_latent_alignment, _example, gives=(6, 3)),
     Example(alignment_hits, _aligned, gives=(3,)),
     Example(alignment_accuracy, _aligned),
-    Example(repetition, lambda g: dict(targets=torch.tensor([[1, 2, 3], [2, 2, 1]]), target_lengths=torch.tensor([3, 2])), gives=(2,)),
-    Example(distillation_loss, lambda g: dict(logits=torch.randn(6, 3, 5, generator=g), z=torch.randint(0, 5, (6, 3), generator=g)), gives=(3,), differentiable=("logits",)),
+    Example(
+        repetition,
+        lambda g: dict(targets=torch.tensor([[1, 2, 3], [2, 2, 1]]), target_lengths=torch.tensor([3, 2])),
+        gives=(2,),
+    ),
+    Example(
+        distillation_loss,
+        lambda g: dict(logits=torch.randn(6, 3, 5, generator=g), z=torch.randint(0, 5, (6, 3), generator=g)),
+        gives=(3,),
+        differentiable=("logits",),
+    ),
     Example(dctc_loss, _example, gives=(), differentiable=("logits",)),
     Example(ctc_collapse, lambda g: dict(path=torch.randint(0, 3, (7,), generator=g))),
-    Example(TinyReader, lambda g: dict(images=torch.rand(2, 1, 10, 24, generator=g)), build=lambda: TinyReader(4), gives=(6, 2, 11), differentiable=("images",)),
+    Example(
+        TinyReader,
+        lambda g: dict(images=torch.rand(2, 1, 10, 24, generator=g)),
+        build=lambda: TinyReader(4),
+        gives=(6, 2, 11),
+        differentiable=("images",),
+    ),
 ]
 NO_EXAMPLE = {"claim_rows": "the experiment, run by this notebook"}

@@ -24,25 +24,45 @@ from ...core.nets import initialized_from
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #d88b481e
 def _check(name, x, shape, dtype, low=None, high=None):
     "Raise `ValueError` unless x is a non-empty tensor of the given rank, kind of numbers and range, H and W multiples of 8."
-    kinds = {"float": lambda d: d.is_floating_point, "int": lambda d: d in (torch.int16, torch.int32, torch.int64), "uint8": lambda d: d == torch.uint8, "bool": lambda d: d == torch.bool}
+    kinds = {
+        "float": lambda d: d.is_floating_point,
+        "int": lambda d: d in (torch.int16, torch.int32, torch.int64),
+        "uint8": lambda d: d == torch.uint8,
+        "bool": lambda d: d == torch.bool,
+    }
     axes = [axis.strip() for axis in shape.strip("()").split(",")]
     expected = f"expected {dtype} of shape {shape}"
-    if not isinstance(x, Tensor): raise ValueError(f"{name}: got {type(x).__name__}, {expected}")
-    if x.ndim != len(axes) or x.numel() == 0 or not kinds[dtype](x.dtype): raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, {expected}, with no empty axis")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: got {type(x).__name__}, {expected}")
+    if x.ndim != len(axes) or x.numel() == 0 or not kinds[dtype](x.dtype):
+        raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, {expected}, with no empty axis")
     for axis, length in zip(axes, x.shape):
-        if axis.isdigit() and length != int(axis): raise ValueError(f"{name}: got shape {tuple(x.shape)}, {expected}")
-        if axis in ("H", "W") and length % 8: raise ValueError(f"{name}: got shape {tuple(x.shape)}, {expected} with H and W multiples of 8")
-    if x.is_floating_point() and not x.isfinite().all(): raise ValueError(f"{name}: got NaN or infinite values, {expected}, finite")
-    if low is not None and (x.min() < low or x.max() > high): raise ValueError(f"{name}: got values in [{x.min():g}, {x.max():g}], {expected} within [{low}, {high}]")
+        if axis.isdigit() and length != int(axis):
+            raise ValueError(f"{name}: got shape {tuple(x.shape)}, {expected}")
+        if axis in ("H", "W") and length % 8:
+            raise ValueError(f"{name}: got shape {tuple(x.shape)}, {expected} with H and W multiples of 8")
+    if x.is_floating_point() and not x.isfinite().all():
+        raise ValueError(f"{name}: got NaN or infinite values, {expected}, finite")
+    if low is not None and (x.min() < low or x.max() > high):
+        raise ValueError(f"{name}: got values in [{x.min():g}, {x.max():g}], {expected} within [{low}, {high}]")
 
 
 def _whole(name, value, low, high):
     "Raise `ValueError` unless value is a whole number in [low, high]."
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high: raise ValueError(f"{name}={value!r}: expected a whole number in [{low}, {high}]")
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r}: expected a whole number in [{low}, {high}]")
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #7a850a44
-_LUMA_STEPS = ((16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56), (14, 17, 22, 29, 51, 87, 80, 62),
-               (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92), (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99))
+_LUMA_STEPS = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
 
 
 def quality_table(
@@ -63,7 +83,8 @@ def tile_qtable(
     _check("qtable", qtable, "(8, 8)", "int", 1, 255)
     for name, value in (("height", height), ("width", width)):
         _whole(name, value, 8, 65535)
-        if value % 8: raise ValueError(f"{name}={value}: expected a multiple of 8")
+        if value % 8:
+            raise ValueError(f"{name}={value}: expected a multiple of 8")
     return qtable.repeat(height // 8, width // 8)
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #9c597d76
@@ -81,7 +102,8 @@ def _blockwise(x: Tensor, matrix: Tensor) -> Tensor:
     return (rows.reshape(-1, 8) @ matrix.T).view(x.shape)  # eight neighbors in a row: the horizontal one
 
 
-def _round(x: Tensor) -> Tensor: return x.sign() * torch.floor(x.abs() + 0.5 + 1e-6)
+def _round(x: Tensor) -> Tensor:
+    return x.sign() * torch.floor(x.abs() + 0.5 + 1e-6)
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #eb932b53
 def block_dct(
@@ -129,7 +151,8 @@ def octave_images(
     "Draw pictures of smooth noise in five octaves with grain. Raises `ValueError` for a wrong count, size or mean."
     _whole("count", count, 1, 100000)
     _whole("size", size, 8, 8192)
-    if size % 8 or not 0 <= mean <= 255: raise ValueError(f"size={size}, mean={mean}: expected a multiple of 8, and brightness within 0 to 255")
+    if size % 8 or not 0 <= mean <= 255:
+        raise ValueError(f"size={size}, mean={mean}: expected a multiple of 8, and brightness within 0 to 255")
     return _octaves(count, size, generator, mean)
 
 
@@ -171,8 +194,10 @@ def residual_dct(
 ) -> Tensor:  # residual map (B, H, W), float32
     "Average the changes from one generation to the next (Zhang et al., AAAI-24, Eq. 5). Raises `ValueError` for a wrong shape, type or mode."  # Eq. 5
     _check("Q", Q, "(K, B, H, W)", "int")
-    if len(Q) < 2: raise ValueError(f"Q: got {len(Q)} generation, expected int of shape (k + 1, B, H, W) with k of at least 1")
-    if mode not in ("abs", "signed"): raise ValueError(f'mode={mode!r}: expected "abs" or "signed"')
+    if len(Q) < 2:
+        raise ValueError(f"Q: got {len(Q)} generation, expected int of shape (k + 1, B, H, W) with k of at least 1")
+    if mode not in ("abs", "signed"):
+        raise ValueError(f'mode={mode!r}: expected "abs" or "signed"')
     changes = Q.diff(dim=0).float()
     return (changes.abs() if mode == "abs" else changes).mean(0)
 
@@ -188,15 +213,23 @@ def spliced_files(
 ) -> tuple[Tensor, Tensor]:  # Q0 (count, size, size) int64, and the forged blocks (count, size / 8, size / 8) bool
     "Paste a square into decoded JPEGs and save them again. Raises `ValueError` for a patch that does not fit and other wrong settings."
     table, blocks = quality_table(quality), size // 8
-    for name, value, low, high in (("count", count, 1, 100000), ("size", size, 16, 8192), ("patch", patch, 1, max(1, blocks - 1))): _whole(name, value, low, high)
-    if size % 8 or not 0 <= mean[0] <= mean[1] <= 255: raise ValueError(f"size={size}, mean={mean}: expected a multiple of 8, and a range of brightness within 0 to 255")
+    for name, value, low, high in (
+        ("count", count, 1, 100000),
+        ("size", size, 16, 8192),
+        ("patch", patch, 1, max(1, blocks - 1)),
+    ):
+        _whole(name, value, low, high)
+    if size % 8 or not 0 <= mean[0] <= mean[1] <= 255:
+        raise ValueError(
+            f"size={size}, mean={mean}: expected a multiple of 8, and a range of brightness within 0 to 255"
+        )
     level = mean[0] + (mean[1] - mean[0]) * torch.rand(count, 1, 1, generator=generator)
     host, other = (_octaves(count, size, generator, level) for _ in range(2))
     other = jpeg_decode(jpeg_encode(other, table), table) if aligned else other
     mask = torch.zeros(count, blocks, blocks, dtype=torch.bool)
     for forged in mask:
         row, column = torch.randint(blocks - patch + 1, (2,), generator=generator).tolist()
-        forged[row:row + patch, column:column + patch] = True
+        forged[row : row + patch, column : column + patch] = True
     pixels = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
     host = jpeg_decode(jpeg_encode(host, table), table)
     return jpeg_encode(torch.where(pixels, other, host), table), mask
@@ -239,13 +272,16 @@ def artifact_features(
     _check("R", R, "(B, H, W)", "float")
     volume = dct_volume(Q0, T)
     for name, x in (("q", q), ("R", R)):
-        if x.shape != Q0.shape: raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected that of Q0, {tuple(Q0.shape)}")
+        if x.shape != Q0.shape:
+            raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected that of Q0, {tuple(Q0.shape)}")
     return block_to_channels(torch.cat([volume, volume * (q / 16)[:, None], volume * R.float()[:, None]], 1))
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #c0be27a0
 class ArtifactProjection(nn.Module):
     "Apply a 1x1 convolution to `artifact_features` without building them."
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int = 8,  # channels that come out, at least 1
         T: int = 20,  # last bin of the volume
         seed: int | None = 0,  # of the weights
@@ -254,7 +290,8 @@ class ArtifactProjection(nn.Module):
         _whole("width", width, 1, 4096)
         _whole("T", T, 1, 1024)
         self.T = T
-        with initialized_from(seed): self.weight = nn.Parameter(0.02 * torch.randn(3, T + 1, 64, width))
+        with initialized_from(seed):
+            self.weight = nn.Parameter(0.02 * torch.randn(3, T + 1, 64, width))
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, Q0, q, R):  # as in `artifact_features` -> (B, width, H/8, W/8)
@@ -262,50 +299,68 @@ class ArtifactProjection(nn.Module):
         _check("q", q, "(B, H, W)", "int", 1, 255)
         _check("R", R, "(B, H, W)", "float")
         for name, x in (("q", q), ("R", R)):
-            if x.shape != Q0.shape: raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected that of Q0, {tuple(Q0.shape)}")
+            if x.shape != Q0.shape:
+                raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected that of Q0, {tuple(Q0.shape)}")
         rows = lambda x: F.pixel_unshuffle(x[:, None], 8).flatten(2).transpose(1, 2).reshape(-1, 64)
         index = rows(Q0.abs().clamp(max=self.T).float()).long() * 64 + torch.arange(64, device=Q0.device)
         factors = (torch.ones_like(index, dtype=torch.float32), rows(q / 16), rows(R.float()))
-        out = self.bias + sum(F.embedding_bag(index, w.flatten(0, 1), mode="sum", per_sample_weights=f) for w, f in zip(self.weight, factors))
+        out = self.bias + sum(
+            F.embedding_bag(index, w.flatten(0, 1), mode="sum", per_sample_weights=f)
+            for w, f in zip(self.weight, factors)
+        )
         return out.view(len(Q0), Q0.shape[1] // 8, Q0.shape[2] // 8, -1).movedim(-1, 1)
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #c127e0f9
 class _ChannelAttention(nn.Module):
     "Weights of the finer map's channels from the coarser map (in Eq. 1)."
+
     def __init__(self, coarse, fine):
         super().__init__()
         hidden = max(1, fine // 4)
-        self.match, self.excite = nn.Conv2d(coarse, fine, 1), nn.Sequential(nn.Linear(fine, hidden), nn.ReLU(), nn.Linear(hidden, fine))
+        self.match, self.excite = (
+            nn.Conv2d(coarse, fine, 1),
+            nn.Sequential(nn.Linear(fine, hidden), nn.ReLU(), nn.Linear(hidden, fine)),
+        )
 
-    def forward(self, x): return self.excite(self.match(x).mean((2, 3))).sigmoid()[:, :, None, None]
+    def forward(self, x):
+        return self.excite(self.match(x).mean((2, 3))).sigmoid()[:, :, None, None]
 
 
 class _SpatialAttention(nn.Module):
     "Weights of places from the finer map (in Eq. 2)."
+
     def __init__(self):
         super().__init__()
         self.mix = nn.Conv2d(2, 1, 1)
 
-    def forward(self, x): return self.mix(torch.stack((x.amax(1), x.mean(1)), 1)).sigmoid()
+    def forward(self, x):
+        return self.mix(torch.stack((x.amax(1), x.mean(1)), 1)).sigmoid()
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #558474ac
 class InteractiveAttention(nn.Module):
     "Weight the maps of a pyramid by each other and concatenate them (Zhang et al., AAAI-24, Eqs. 1 and 2)."
-    def __init__(self,
+
+    def __init__(
+        self,
         channels: tuple[int, ...] = (48, 96, 192, 384),  # of the maps, finest first, at least two
         updated: bool = True,  # read the already weighted neighbor; False reads the maps as they came
         seed: int | None = 0,  # of the weights
     ):
         super().__init__()
-        if len(channels) < 2 or min(channels) < 1: raise ValueError(f"channels={channels!r}: expected at least two positive numbers, finest map first")
+        if len(channels) < 2 or min(channels) < 1:
+            raise ValueError(f"channels={channels!r}: expected at least two positive numbers, finest map first")
         self.channels, self.updated = tuple(channels), updated
         with initialized_from(seed):
-            self.channel = nn.ModuleList(_ChannelAttention(coarse, fine) for fine, coarse in zip(channels, channels[1:]))
+            self.channel = nn.ModuleList(
+                _ChannelAttention(coarse, fine) for fine, coarse in zip(channels, channels[1:])
+            )
             self.spatial = nn.ModuleList(_SpatialAttention() for _ in channels[1:])
 
     def forward(self, features):  # list of (B, C_i, H_i, W_i), finest first -> (B, sum of C_i, H_1, W_1)
-        if len(features) != len(self.channels): raise ValueError(f"features: got {len(features)} maps, expected {len(self.channels)}")
-        for i, (x, c) in enumerate(zip(features, self.channels)): _check(f"features[{i}]", x, f"(B, {c}, h, w)", "float")
+        if len(features) != len(self.channels):
+            raise ValueError(f"features: got {len(features)} maps, expected {len(self.channels)}")
+        for i, (x, c) in enumerate(zip(features, self.channels)):
+            _check(f"features[{i}]", x, f"(B, {c}, h, w)", "float")
         maps = list(features)
         for n in reversed(range(len(maps) - 1)):  # Eq. 1
             maps[n] = self.channel[n]((maps if self.updated else features)[n + 1]) * maps[n]
@@ -323,7 +378,10 @@ def soft_select(
     "Fuse two heatmaps, the one with the larger maximum first (Zhang et al., AAAI-24, Eq. 3). Raises `ValueError` for unequal shapes or values outside [0, 1]."  # Eq. 3
     _check("h_rgb", h_rgb, "(B, h, w)", "float", 0, 1)
     _check("h_freq", h_freq, "(B, h, w)", "float", 0, 1)
-    if h_rgb.shape != h_freq.shape: raise ValueError(f"h_freq: got shape {tuple(h_freq.shape)}, expected that of h_rgb, {tuple(h_rgb.shape)}; resize it first")
+    if h_rgb.shape != h_freq.shape:
+        raise ValueError(
+            f"h_freq: got shape {tuple(h_freq.shape)}, expected that of h_rgb, {tuple(h_rgb.shape)}; resize it first"
+        )
     rgb_first = (h_rgb.amax((1, 2)) >= h_freq.amax((1, 2)))[:, None, None]
     main, other = torch.where(rgb_first, h_rgb, h_freq), torch.where(rgb_first, h_freq, h_rgb)
     weight = main.amax((1, 2), keepdim=True)
@@ -332,7 +390,9 @@ def soft_select(
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #a6d0e851
 class TinyLocalizer(nn.Module):
     "Give each block two logits, authentic and forged, from coefficients, steps and residual."
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int = 8,  # channels
         T: int = 20,  # last bin of the volume
         seed: int | None = 0,  # of the weights
@@ -340,21 +400,30 @@ class TinyLocalizer(nn.Module):
         super().__init__()
         self.projection = ArtifactProjection(width, T, seed)
         with initialized_from(seed):
-            self.body = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
-                                      nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 2, 1))
+            self.body = nn.Sequential(
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, 2, 1),
+            )
 
-    def forward(self, Q0, q, R): return self.body(self.projection(Q0, q, R))  # as in `artifact_features` -> (B, 2, H/8, W/8)
+    def forward(self, Q0, q, R):
+        return self.body(self.projection(Q0, q, R))  # as in `artifact_features` -> (B, 2, H/8, W/8)
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #b87bd089
 def _auc(score, mask):
     "Mean over pictures of the area under the ROC curve of block scores."
     from sklearn.metrics import roc_auc_score
+
     return sum(roc_auc_score(m.flatten(), s.flatten()) for s, m in zip(score, mask)) / len(mask)
 
 
 def _best_f1(score, mask):
     "Mean over pictures of the F1 at the best threshold of each picture."
     from sklearn.metrics import precision_recall_curve
+
     total = 0.0
     for s, m in zip(score, mask):
         precision, recall, _ = precision_recall_curve(m.flatten(), s.flatten())
@@ -365,11 +434,18 @@ def _best_f1(score, mask):
 def _map_scores(quality, images, size, patch, k, generator):
     "Areas under the curve of the arms without training, at one quality."
     table, other = quality_table(quality), quality_table(quality - 3)
-    (Q0, mask), (A0, aligned) = (spliced_files(quality, images, size, patch, generator, aligned=flag) for flag in (False, True))
+    (Q0, mask), (A0, aligned) = (
+        spliced_files(quality, images, size, patch, generator, aligned=flag) for flag in (False, True)
+    )
     Q, texture = recompress(Q0, table, k), Q0.float()
     texture[:, ::8, ::8] = 0  # the mean of a block is its brightness, not its texture
     elsewhere = recompress(jpeg_encode(jpeg_decode(Q0, table), other), other, k)
-    scores = {"residual": residual_dct(Q), "coefficients": texture, "other table": residual_dct(elsewhere), "one pass": residual_dct(Q[:2])}
+    scores = {
+        "residual": residual_dct(Q),
+        "coefficients": texture,
+        "other table": residual_dct(elsewhere),
+        "one pass": residual_dct(Q[:2]),
+    }
     found = {arm: _auc(block_score(R), mask) for arm, R in scores.items()}
     return {**found, "aligned paste": _auc(block_score(residual_dct(recompress(A0, table, k))), aligned)}
 
@@ -390,7 +466,9 @@ def _files(qualities, count, size, patch, k, generator):
 
 def _network_scores(arm, train, test, steps, seed, batch=16):
     "Train one localizer; F1 and area under the curve on the test files."
-    pick = {"network": lambda f: f[2], "network without R": lambda f: 0 * f[2], "network, shuffled R": lambda f: f[3]}[arm]
+    pick = {"network": lambda f: f[2], "network without R": lambda f: 0 * f[2], "network, shuffled R": lambda f: f[3]}[
+        arm
+    ]
     net, generator = TinyLocalizer(seed=seed), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.1)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / steps))
@@ -402,7 +480,8 @@ def _network_scores(arm, train, test, steps, seed, batch=16):
         loss.backward()
         optimizer.step()
         decay.step()
-    with torch.no_grad(): heat = net.eval()(test[0], test[1], pick(test)).softmax(1)[:, 1]
+    with torch.no_grad():
+        heat = net.eval()(test[0], test[1], pick(test)).softmax(1)[:, 1]
     return {"f1": _best_f1(heat, test[4]), "auc": _auc(heat, test[4])}
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #990a7cfc
@@ -423,21 +502,48 @@ def claim_rows(
     arms: tuple[str, ...] = MAPS + NETWORKS,  # to run
 ) -> list[dict]:  # sealed rows: arm, seed, auc_high and auc_low, or f1 and auc
     "Score the maps without training and train the small networks. Raises `ValueError` for unknown arms."
-    if unknown := set(arms) - {*MAPS, *NETWORKS}: raise ValueError(f"arms: got {sorted(unknown)}, expected some of {MAPS + NETWORKS}")
+    if unknown := set(arms) - {*MAPS, *NETWORKS}:
+        raise ValueError(f"arms: got {sorted(unknown)}, expected some of {MAPS + NETWORKS}")
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        scores = {quality: _map_scores(quality, images, size, patch, k, generator) for quality in (*low, *high)} if {*arms} & {*MAPS} else {}
+        scores = (
+            {quality: _map_scores(quality, images, size, patch, k, generator) for quality in (*low, *high)}
+            if {*arms} & {*MAPS}
+            else {}
+        )
         for arm in (arm for arm in MAPS if arm in arms):
             mean = lambda qualities: sum(scores[quality][arm] for quality in qualities) / len(qualities)
-            rows.append(sealed({"arm": arm, "seed": seed, "auc_high": mean(high), "auc_low": mean(low), "auc_at": {str(quality): score[arm] for quality, score in scores.items()}}))
+            rows.append(
+                sealed(
+                    {
+                        "arm": arm,
+                        "seed": seed,
+                        "auc_high": mean(high),
+                        "auc_low": mean(low),
+                        "auc_at": {str(quality): score[arm] for quality, score in scores.items()},
+                    }
+                )
+            )
         generator = torch.Generator().manual_seed(1000 + seed)
-        train, test = (_files(high, train_images, min(128, size), patch, k, generator) if {*arms} & {*NETWORKS} else None for _ in range(2))
-        rows += [sealed({"arm": arm, "seed": seed, **_network_scores(arm, train, test, steps, seed)}) for arm in NETWORKS if arm in arms]
+        train, test = (
+            _files(high, train_images, min(128, size), patch, k, generator) if {*arms} & {*NETWORKS} else None
+            for _ in range(2)
+        )
+        rows += [
+            sealed({"arm": arm, "seed": seed, **_network_scores(arm, train, test, steps, seed)})
+            for arm in NETWORKS
+            if arm in arms
+        ]
     return rows
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #9e585275
-def _coefficients(g): return dict(Q0=torch.randint(-30, 31, (2, 16, 24), generator=g), q=torch.randint(1, 30, (2, 16, 24), generator=g), R=torch.rand(2, 16, 24, generator=g))
+def _coefficients(g):
+    return dict(
+        Q0=torch.randint(-30, 31, (2, 16, 24), generator=g),
+        q=torch.randint(1, 30, (2, 16, 24), generator=g),
+        R=torch.rand(2, 16, 24, generator=g),
+    )
 
 
 EXAMPLES = [
@@ -445,19 +551,55 @@ EXAMPLES = [
     Example(block_dct, lambda g: dict(x=torch.randn(2, 16, 8, generator=g)), gives=(2, 16, 8), differentiable=("x",)),
     Example(block_idct, lambda g: dict(D=torch.randn(2, 16, 8, generator=g)), gives=(2, 16, 8), differentiable=("D",)),
     Example(jpeg_encode, lambda g: dict(image=octave_images(2, 16, g), qtable=quality_table(90)), gives=(2, 16, 16)),
-    Example(jpeg_decode, lambda g: dict(Q=torch.randint(-9, 10, (2, 16, 16), generator=g), qtable=quality_table(90)), gives=(2, 16, 16)),
+    Example(
+        jpeg_decode,
+        lambda g: dict(Q=torch.randint(-9, 10, (2, 16, 16), generator=g), qtable=quality_table(90)),
+        gives=(2, 16, 16),
+    ),
     Example(octave_images, lambda g: dict(count=2, size=16, generator=g), gives=(2, 16, 16)),
-    Example(recompress, lambda g: dict(Q0=torch.randint(-9, 10, (2, 16, 8), generator=g), qtable=quality_table(97), k=2), gives=(3, 2, 16, 8)),
+    Example(
+        recompress,
+        lambda g: dict(Q0=torch.randint(-9, 10, (2, 16, 8), generator=g), qtable=quality_table(97), k=2),
+        gives=(3, 2, 16, 8),
+    ),
     Example(expected_changes, lambda g: dict(qtable=quality_table(97)), gives=(8, 8)),
     Example(residual_dct, lambda g: dict(Q=torch.randint(-9, 10, (3, 2, 16, 8), generator=g)), gives=(2, 16, 8)),
-    Example(spliced_files, lambda g: dict(quality=95, count=2, size=32, patch=2, generator=g), gives=[(2, 32, 32), (2, 4, 4)]),
+    Example(
+        spliced_files,
+        lambda g: dict(quality=95, count=2, size=32, patch=2, generator=g),
+        gives=[(2, 32, 32), (2, 4, 4)],
+    ),
     Example(block_score, lambda g: dict(R=torch.rand(2, 16, 8, generator=g)), gives=(2, 2, 1), differentiable=("R",)),
     Example(dct_volume, lambda g: dict(Q0=torch.randint(-30, 31, (2, 16, 8), generator=g)), gives=(2, 21, 16, 8)),
-    Example(block_to_channels, lambda g: dict(x=torch.rand(2, 3, 16, 8, generator=g)), gives=(2, 192, 2, 1), differentiable=("x",)),
+    Example(
+        block_to_channels,
+        lambda g: dict(x=torch.rand(2, 3, 16, 8, generator=g)),
+        gives=(2, 192, 2, 1),
+        differentiable=("x",),
+    ),
     Example(artifact_features, _coefficients, gives=(2, 4032, 2, 3), differentiable=("R",)),
-    Example(ArtifactProjection, _coefficients, build=lambda: ArtifactProjection(5), gives=(2, 5, 2, 3), differentiable=("R",)),
+    Example(
+        ArtifactProjection,
+        _coefficients,
+        build=lambda: ArtifactProjection(5),
+        gives=(2, 5, 2, 3),
+        differentiable=("R",),
+    ),
     Example(TinyLocalizer, _coefficients, build=lambda: TinyLocalizer(4), gives=(2, 2, 2, 3), differentiable=("R",)),
-    Example(InteractiveAttention, lambda g: dict(features=[torch.rand(2, 4, 8, 8, generator=g), torch.rand(2, 6, 4, 4, generator=g)]), build=lambda: InteractiveAttention((4, 6)), gives=(2, 10, 8, 8)),
-    Example(soft_select, lambda g: dict(h_rgb=torch.rand(2, 4, 5, generator=g), h_freq=torch.rand(2, 4, 5, generator=g)), gives=(2, 4, 5), differentiable=("h_rgb", "h_freq")),
+    Example(
+        InteractiveAttention,
+        lambda g: dict(features=[torch.rand(2, 4, 8, 8, generator=g), torch.rand(2, 6, 4, 4, generator=g)]),
+        build=lambda: InteractiveAttention((4, 6)),
+        gives=(2, 10, 8, 8),
+    ),
+    Example(
+        soft_select,
+        lambda g: dict(h_rgb=torch.rand(2, 4, 5, generator=g), h_freq=torch.rand(2, 4, 5, generator=g)),
+        gives=(2, 4, 5),
+        differentiable=("h_rgb", "h_freq"),
+    ),
 ]
-NO_EXAMPLE = {"quality_table": "a number in, a table out; tried at every quality beside Pillow", "claim_rows": "the experiment, run by this notebook"}
+NO_EXAMPLE = {
+    "quality_table": "a number in, a table out; tried at every quality beside Pillow",
+    "claim_rows": "the experiment, run by this notebook",
+}

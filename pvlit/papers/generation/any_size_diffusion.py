@@ -21,24 +21,37 @@ from ...core.files import sealed
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #fb649c18
 def _check(name: str, x, shape: str, kind: str = "float", like=None) -> None:
     "Raise `ValueError` naming the argument unless `x` is a finite, non-empty tensor of this rank and kind, and of the shape of `like`."
-    if not isinstance(x, Tensor): raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
     right = x.is_floating_point() if kind == "float" else x.dtype == torch.int64
     if x.ndim != len(shape.split(",")) - shape.endswith(",)") or x.numel() == 0 or not right:
         raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, expected {kind} {shape} with no empty axis")
-    if like is not None and tuple(x.shape) != tuple(like): raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} = {tuple(like)}")
-    if not x.isfinite().all(): raise ValueError(f"{name}: holds NaN or infinite values, expected finite {kind} {shape}")
+    if like is not None and tuple(x.shape) != tuple(like):
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} = {tuple(like)}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: holds NaN or infinite values, expected finite {kind} {shape}")
 
 
 def _whole(name: str, value, low: int, high: int | None = None) -> None:
     "Raise `ValueError` unless `value` is a whole number in [low, high]."
     if isinstance(value, bool) or not isinstance(value, int) or value < low or high is not None and value > high:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least {low}" + (f" and at most {high}" if high is not None else ""))
+        raise ValueError(
+            f"{name}={value!r}: expected a whole number of at least {low}"
+            + (f" and at most {high}" if high is not None else "")
+        )
 
 
 def _pair(name: str, value, low: int | None = 1) -> tuple[int, int]:
     "Return two whole numbers (vertical, horizontal). Raises `ValueError` otherwise."
-    if not isinstance(value, (tuple, list)) or len(value) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or low is not None and v < low for v in value):
-        raise ValueError(f"{name}={value!r}: expected two whole numbers (vertical, horizontal)" + (f" of at least {low}" if low is not None else ""))
+    if (
+        not isinstance(value, (tuple, list))
+        or len(value) != 2
+        or any(isinstance(v, bool) or not isinstance(v, int) or low is not None and v < low for v in value)
+    ):
+        raise ValueError(
+            f"{name}={value!r}: expected two whole numbers (vertical, horizontal)"
+            + (f" of at least {low}" if low is not None else "")
+        )
     return tuple(value)
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #db7e66db
@@ -58,7 +71,9 @@ def _block(table: Tensor, h: int, w: int) -> Tensor:
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #274177bc
 class FieldDenoiser(nn.Module):
     "Predict the noise in a tile of a Gaussian random field exactly, given the tile's noisy and blurred pixels only. Raises `ValueError` for wrong settings or inputs."
-    def __init__(self,
+
+    def __init__(
+        self,
         canvas: tuple[int, int],  # height and width of the torus on which the field lives, pixels
         length: float = 6.0,  # range of the exponential covariance, pixels, > 0
         blur: float = 3.0,  # standard deviation of the blur of the condition, pixels, >= 0
@@ -69,18 +84,24 @@ class FieldDenoiser(nn.Module):
         self.canvas, self.noise = _pair("canvas", canvas), noise
         _whole("steps", steps, 1)
         for name, value, low in (("length", length, 1e-6), ("blur", blur, 0), ("noise", noise, 1e-6)):
-            if not isinstance(value, (int, float)) or not low <= value < math.inf: raise ValueError(f"{name}={value!r}: expected a number of at least {low}")
+            if not isinstance(value, (int, float)) or not low <= value < math.inf:
+                raise ValueError(f"{name}={value!r}: expected a number of at least {low}")
         spectrum, transfer = _field(self.canvas, length, blur)
-        for name, value in (("alphas_bar", linear_alphas_bar(steps)), ("spectrum", spectrum), ("transfer", transfer)): self.register_buffer(name, value)
+        for name, value in (("alphas_bar", linear_alphas_bar(steps)), ("spectrum", spectrum), ("transfer", transfer)):
+            self.register_buffer(name, value)
         self._gains = {}
         self.register_load_state_dict_post_hook(lambda module, _: module._gains.clear())
 
-    def forward(self, x_t, t, condition):  # noisy tile (B, 1, h, w), time in 1..T, blurred tile of the same shape -> noise (B, 1, h, w)
+    def forward(
+        self, x_t, t, condition
+    ):  # noisy tile (B, 1, h, w), time in 1..T, blurred tile of the same shape -> noise (B, 1, h, w)
         _check("x_t", x_t, "(B, 1, h, w)")
         _check("condition", condition, "(B, 1, h, w)", like=x_t.shape)
         _whole("t", t, 1, len(self.alphas_bar) - 1)
         if x_t.shape[1] != 1 or x_t.shape[2] > self.canvas[0] or x_t.shape[3] > self.canvas[1]:
-            raise ValueError(f"x_t: got shape {tuple(x_t.shape)}, expected (B, 1, h, w) no larger than the canvas {self.canvas}")
+            raise ValueError(
+                f"x_t: got shape {tuple(x_t.shape)}, expected (B, 1, h, w) no larger than the canvas {self.canvas}"
+            )
         clean = _whole_field if tuple(x_t.shape[2:]) == self.canvas else _tile_of_field
         a, s = self.alphas_bar[t].sqrt(), (1 - self.alphas_bar[t]).sqrt()
         return ((x_t.double() - a * clean(self, x_t.double(), t, condition.double())) / s).to(x_t.dtype)
@@ -132,10 +153,14 @@ def ddim_step(
     "Take one reverse step from predicted noise (Song et al., 2021). Raises `ValueError` for wrong shapes or numbers out of range."
     _check("z", z, "(B, C, H, W)")
     _check("eps", eps, "(B, C, H, W)", like=z.shape)
-    if not 0 < now < then <= 1: raise ValueError(f"now={now!r}, then={then!r}: expected 0 < now < then <= 1")
-    if not 0 <= eta <= 1: raise ValueError(f"eta={eta!r}: expected a number in [0, 1]")
-    if noise is not None: _check("noise", noise, "(B, C, H, W)", like=z.shape)
-    elif eta > 0: raise ValueError(f"noise: got None, expected float (B, C, H, W) when eta > 0, here {eta}")
+    if not 0 < now < then <= 1:
+        raise ValueError(f"now={now!r}, then={then!r}: expected 0 < now < then <= 1")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta!r}: expected a number in [0, 1]")
+    if noise is not None:
+        _check("noise", noise, "(B, C, H, W)", like=z.shape)
+    elif eta > 0:
+        raise ValueError(f"noise: got None, expected float (B, C, H, W) when eta > 0, here {eta}")
     variance = eta**2 * (1 - then) / (1 - now) * (1 - now / then)
     clean = (z - math.sqrt(1 - now) * eps) / math.sqrt(now)
     move = math.sqrt(then) * clean + math.sqrt(max(0.0, 1 - then - variance)) * eps
@@ -147,7 +172,8 @@ _Box = tuple[int, int, int, int]
 
 def _starts(size: int, tile: int, offset: int, border: str) -> list[tuple[int, int]]:
     "Return (start, length) of the tiles along one axis."
-    if border == "wrap": return [((start + offset) % size, tile) for start in range(0, size, tile)]
+    if border == "wrap":
+        return [((start + offset) % size, tile) for start in range(0, size, tile)]
     cuts = [(max(start, 0), min(start + tile, size)) for start in range(offset % tile - tile, size, tile)]
     return [(low, high - low) for low, high in cuts if high > low and (border == "clip" or high - low == tile)]
 
@@ -169,11 +195,14 @@ def tile_grid(
     (h, w), (dy, dx) = _pair("tile", tile), _pair("offset", offset, None)
     _whole("height", height, h)
     _whole("width", width, w)
-    if border not in ("wrap", "clip", "copy"): raise ValueError(f'border={border!r}: expected "wrap", "clip" or "copy"')
-    if border == "wrap" and (height % h or width % w): raise ValueError(f'tile={tile}: does not divide the canvas ({height}, {width}); use border="clip"')
+    if border not in ("wrap", "clip", "copy"):
+        raise ValueError(f'border={border!r}: expected "wrap", "clip" or "copy"')
+    if border == "wrap" and (height % h or width % w):
+        raise ValueError(f'tile={tile}: does not divide the canvas ({height}, {width}); use border="clip"')
     boxes = [(y, x, a, b) for y, a in _starts(height, h, dy, border) for x, b in _starts(width, w, dx, border)]
     covered = torch.zeros(height, width, dtype=torch.bool)
-    for box in boxes: covered[_pixels(box, height, width)] = True
+    for box in boxes:
+        covered[_pixels(box, height, width)] = True
     return boxes, covered
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #d1ff1208
@@ -186,9 +215,11 @@ def draw_offsets(
     "Draw the offset of the grid for every step. Raises `ValueError` for an unknown mode."
     _whole("steps", steps, 1)
     half = torch.tensor(_pair("tile", tile))
-    if mode not in ("disjoint", "explicit", "implicit_fixed", "implicit"): raise ValueError(f'mode={mode!r}: expected "disjoint", "explicit", "implicit_fixed" or "implicit"')
+    if mode not in ("disjoint", "explicit", "implicit_fixed", "implicit"):
+        raise ValueError(f'mode={mode!r}: expected "disjoint", "explicit", "implicit_fixed" or "implicit"')
     drawn = (torch.rand(steps, 2, generator=generator, dtype=torch.float64) * half).long() - half // 2
-    if mode == "implicit": return drawn
+    if mode == "implicit":
+        return drawn
     return drawn[:1].expand(steps, 2).clone() if mode == "implicit_fixed" else torch.zeros_like(drawn)
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #4c80af3f
@@ -196,22 +227,30 @@ def _explicit_grid(height: int, width: int, tile: tuple[int, int], overlap: tupl
     "Place tiles that share `overlap` pixels; the last one of an axis ends with the canvas, or wraps around."
     axes = []
     for size, length, shared in zip((height, width), tile, overlap):
-        if border == "wrap": axes.append(list(range(0, size, length - shared)))
-        else: axes.append(sorted({min(start, size - length) for start in range(0, size - shared, length - shared)}))
+        if border == "wrap":
+            axes.append(list(range(0, size, length - shared)))
+        else:
+            axes.append(sorted({min(start, size - length) for start in range(0, size - shared, length - shared)}))
     return [(y, x, *tile) for y in axes[0] for x in axes[1]]
 
 
-def _predict(denoise: Callable, z: Tensor, t: int, cond: Tensor | None, boxes: list[_Box], at_once: int | None) -> tuple[Tensor, Tensor]:
+def _predict(
+    denoise: Callable, z: Tensor, t: int, cond: Tensor | None, boxes: list[_Box], at_once: int | None
+) -> tuple[Tensor, Tensor]:
     "Return the noise predicted in boxes, averaged where they share pixels (B, C, H, W), and how many boxes hold a pixel (H, W)."
     total, times = torch.zeros_like(z), torch.zeros(z.shape[2:], dtype=z.dtype)
     for shape in sorted({box[2:] for box in boxes}):
         alike = [_pixels(box, *z.shape[2:]) for box in boxes if box[2:] == shape]
         for start in range(0, len(alike), at_once or len(alike)):
-            some = alike[start:start + (at_once or len(alike))]
-            cut = [None if v is None else torch.cat([v[..., rows, columns] for rows, columns in some]) for v in (z, cond)]
+            some = alike[start : start + (at_once or len(alike))]
+            cut = [
+                None if v is None else torch.cat([v[..., rows, columns] for rows, columns in some]) for v in (z, cond)
+            ]
             eps = denoise(cut[0], t, cut[1])
             if not isinstance(eps, Tensor) or eps.shape != cut[0].shape:
-                raise ValueError(f"denoise: got {tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__}, expected noise of the tiles' shape {tuple(cut[0].shape)}")
+                raise ValueError(
+                    f"denoise: got {tuple(eps.shape) if isinstance(eps, Tensor) else type(eps).__name__}, expected noise of the tiles' shape {tuple(cut[0].shape)}"
+                )
             for (rows, columns), part in zip(some, eps.chunk(len(some))):
                 total[..., rows, columns] += part
                 times[rows, columns] += 1
@@ -224,32 +263,44 @@ def _check_sampling(denoise, z_T, cond, tile, mode, overlap, border, steps, at_o
     _check("z_T", z_T, "(B, C, H, W)")
     if cond is not None:
         _check("cond", cond, "(B, C, H, W)")
-        if cond.shape[0] != z_T.shape[0] or cond.shape[2:] != z_T.shape[2:]: raise ValueError(f"cond: got shape {tuple(cond.shape)}, expected (B, any, H, W) as in z_T, {tuple(z_T.shape)}")
+        if cond.shape[0] != z_T.shape[0] or cond.shape[2:] != z_T.shape[2:]:
+            raise ValueError(
+                f"cond: got shape {tuple(cond.shape)}, expected (B, any, H, W) as in z_T, {tuple(z_T.shape)}"
+            )
     _whole("steps", steps, 1, len(alphas) - 1)
-    if at_once is not None: _whole("at_once", at_once, 1)
+    if at_once is not None:
+        _whole("at_once", at_once, 1)
     tile, overlap = _pair("tile", tile), _pair("overlap", overlap, 0)
     tile_grid(*z_T.shape[2:], tile, (0, 0), border if mode.startswith("implicit") else "clip")
     stride = [length - shared for length, shared in zip(tile, overlap)]
-    if mode == "explicit" and min(stride) < 1: raise ValueError(f"overlap={overlap}: expected less than the tile {tile}")
-    if mode == "explicit" and (border == "copy" or border == "wrap" and (z_T.shape[2] % stride[0] or z_T.shape[3] % stride[1])):
-        raise ValueError(f'border={border!r}: explicit tiles wrap only when tile - overlap = {stride} divides the canvas {tuple(z_T.shape[2:])}; use border="clip"')
-    if mode != "explicit" and overlap != (0, 0): raise ValueError(f'overlap={overlap}: is for mode="explicit" only, the mode is {mode!r}')
+    if mode == "explicit" and min(stride) < 1:
+        raise ValueError(f"overlap={overlap}: expected less than the tile {tile}")
+    if mode == "explicit" and (
+        border == "copy" or border == "wrap" and (z_T.shape[2] % stride[0] or z_T.shape[3] % stride[1])
+    ):
+        raise ValueError(
+            f'border={border!r}: explicit tiles wrap only when tile - overlap = {stride} divides the canvas {tuple(z_T.shape[2:])}; use border="clip"'
+        )
+    if mode != "explicit" and overlap != (0, 0):
+        raise ValueError(f'overlap={overlap}: is for mode="explicit" only, the mode is {mode!r}')
     return alphas
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #2acfda0f
 def _moves(steps, tile, mode, border, offsets, generator) -> list[list[int]]:
-    "Return the offset of every step, drawn or given; \"copy\" has none at both ends."
+    'Return the offset of every step, drawn or given; "copy" has none at both ends.'
     moves = draw_offsets(steps, tile, mode, generator)
     if offsets is not None:
         _check("offsets", offsets, "(steps, 2)", "int64", like=(steps, 2))
         moves = offsets.clone()
-    if border == "copy": moves[0] = moves[-1] = 0
+    if border == "copy":
+        moves[0] = moves[-1] = 0
     return moves.tolist()
 
 
 def _boxes(z: Tensor, tile, mode: str, overlap, border: str, offset: list[int]) -> list[_Box]:
     "Return the boxes of one step."
-    if mode == "explicit": return _explicit_grid(*z.shape[2:], tile, overlap, border)
+    if mode == "explicit":
+        return _explicit_grid(*z.shape[2:], tile, overlap, border)
     return tile_grid(*z.shape[2:], tile, tuple(offset), border if mode.startswith("implicit") else "clip")[0]
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #de99f75e
@@ -295,7 +346,10 @@ def seam_energy(
         on.append(jumps[line].flatten())
         off.append(jumps[~line].flatten())
     on, off = torch.cat(on), torch.cat(off)
-    if len(on) == 0 or len(off) == 0: raise ValueError(f"tile={tile}: images of shape {tuple(images.shape)} have no line of this grid, or nothing else; expected 2 <= tile < canvas")
+    if len(on) == 0 or len(off) == 0:
+        raise ValueError(
+            f"tile={tile}: images of shape {tuple(images.shape)} have no line of this grid, or nothing else; expected 2 <= tile < canvas"
+        )
     return on.mean() / off.mean()
 
 
@@ -315,40 +369,53 @@ def match_aspect(
     "Choose the predefined aspect ratio nearest to an image's own. Raises `ValueError` for sizes below 1 or ratios that are not positive."  # Eq. 1
     _whole("h", h, 1)
     _whole("w", w, 1)
-    if len(ratios) == 0 or not all(isinstance(r, (int, float)) and 0 < r < math.inf for r in ratios): raise ValueError(f"ratios={ratios!r}: expected at least one positive number")
+    if len(ratios) == 0 or not all(isinstance(r, (int, float)) and 0 < r < math.inf for r in ratios):
+        raise ValueError(f"ratios={ratios!r}: expected at least one positive number")
     return min(range(len(ratios)), key=lambda m: abs(ratios[m] - h / w))
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #0ab2cb81
 @dataclass(frozen=True)
 class AspectBuckets:
     "Sizes that stand for aspect ratios, and the images that belong to each (Zheng et al., AAAI-24). Raises `ValueError` for no or repeated ratios."
+
     sizes: tuple[tuple[int, int], ...]  # (height, width) of each bucket, pixels
 
     def __post_init__(self):
-        for size in self.sizes: _pair("sizes", size)
-        if not self.sizes or len(set(self.ratios)) < len(self.sizes): raise ValueError(f"sizes={self.sizes!r}: expected at least one size, and no ratio twice")
+        for size in self.sizes:
+            _pair("sizes", size)
+        if not self.sizes or len(set(self.ratios)) < len(self.sizes):
+            raise ValueError(f"sizes={self.sizes!r}: expected at least one size, and no ratio twice")
 
     @property
-    def ratios(self): return [h / w for h, w in self.sizes]
+    def ratios(self):
+        return [h / w for h, w in self.sizes]
 
-    def assign(self,
+    def assign(
+        self,
         images: Sequence[Tensor],  # images (C, H, W) of any sizes
     ) -> dict[int, list[int]]:  # bucket -> indices of its images
         "Sort images into buckets. Raises `ValueError` for none, or for other ranks."
-        if len(images) == 0: raise ValueError("images: got none, expected tensors float (C, H, W)")
+        if len(images) == 0:
+            raise ValueError("images: got none, expected tensors float (C, H, W)")
         buckets = {}
         for i, image in enumerate(images):
             _check("images", image, "(C, H, W)")
             buckets.setdefault(match_aspect(*image.shape[1:], self.ratios), []).append(i)
         return buckets
 
-    def batch(self,
+    def batch(
+        self,
         images: Sequence[Tensor],  # images (C, H, W) of one bucket
         bucket: int,  # its index
     ) -> Tensor:  # (N, C, h, w), stretched to the bucket's size
         "Resize images of a bucket to its size. Raises `ValueError` for an unknown bucket."
         _whole("bucket", bucket, 0, len(self.sizes) - 1)
-        return torch.cat([F.interpolate(image[None], self.sizes[bucket], mode="bilinear", antialias=True, align_corners=False) for image in images])
+        return torch.cat(
+            [
+                F.interpolate(image[None], self.sizes[bucket], mode="bilinear", antialias=True, align_corners=False)
+                for image in images
+            ]
+        )
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #362acc49
 def arad_loss(
@@ -373,9 +440,18 @@ def _arms(side: int, tile: int, steps: int, seed: int) -> dict[str, dict]:
     small, half = (tile, tile), (tile // 2, tile // 2)
     whole = draw_offsets(steps, small, "implicit", torch.Generator().manual_seed(seed)) * tile
     equal = max(1, round(steps * (side // tile) ** 2 / len(_explicit_grid(side, side, small, half, "wrap"))))
-    arms = {"untiled": dict(tile=(side, side), mode="disjoint"), "disjoint": dict(mode="disjoint"), "explicit": dict(mode="explicit", overlap=half),
-            "explicit, inside": dict(mode="explicit", overlap=half, border="clip"), "explicit, equal calls": dict(mode="explicit", overlap=half, steps=equal), "fixed offset": dict(mode="implicit_fixed"), "implicit": dict(mode="implicit"),
-            "whole tiles": dict(mode="implicit", offsets=whole), "clip": dict(mode="implicit", border="clip"), "copy": dict(mode="implicit", border="copy")}
+    arms = {
+        "untiled": dict(tile=(side, side), mode="disjoint"),
+        "disjoint": dict(mode="disjoint"),
+        "explicit": dict(mode="explicit", overlap=half),
+        "explicit, inside": dict(mode="explicit", overlap=half, border="clip"),
+        "explicit, equal calls": dict(mode="explicit", overlap=half, steps=equal),
+        "fixed offset": dict(mode="implicit_fixed"),
+        "implicit": dict(mode="implicit"),
+        "whole tiles": dict(mode="implicit", offsets=whole),
+        "clip": dict(mode="implicit", border="clip"),
+        "copy": dict(mode="implicit", border="copy"),
+    }
     return {name: dict(tile=small, steps=steps) | arm for name, arm in arms.items()}
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #ecd289ef
@@ -392,32 +468,88 @@ def claim_rows(
         generator = torch.Generator().manual_seed(seed)
         truth, low = sample_field(field, fields, generator)
         start, arms = torch.randn(truth.shape, generator=generator, dtype=torch.float64), _arms(side, tile, steps, seed)
-        results = {name: tiled_sample(field, start, low, generator=torch.Generator().manual_seed(seed), **arm) for name, arm in arms.items()}
+        results = {
+            name: tiled_sample(field, start, low, generator=torch.Generator().manual_seed(seed), **arm)
+            for name, arm in arms.items()
+        }
         for name, (z, calls) in results.items():
-            far = {key: max((z - to).square().mean().item(), 1e-6) for key, to in (("fidelity", results["untiled"][0]), ("truth", truth))}
+            far = {
+                key: max((z - to).square().mean().item(), 1e-6)
+                for key, to in (("fidelity", results["untiled"][0]), ("truth", truth))
+            }
             decibels = {key: -10 * math.log10(value / truth.square().mean().item()) for key, value in far.items()}
-            rows.append(sealed({"arm": name, "seed": seed, **decibels, "seam": worst_seam(z, (tile, tile)).item(), "calls": calls}))
+            rows.append(
+                sealed(
+                    {"arm": name, "seed": seed, **decibels, "seam": worst_seam(z, (tile, tile)).item(), "calls": calls}
+                )
+            )
     return rows
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #ee414795
 from ..contract import Example
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #935d5633
-def _rand(g, *shape): return torch.randn(shape, generator=g, dtype=torch.float64)
+def _rand(g, *shape):
+    return torch.randn(shape, generator=g, dtype=torch.float64)
 
 
-def _field_example() -> FieldDenoiser: return FieldDenoiser((8, 8), length=2.0, blur=1.0)
+def _field_example() -> FieldDenoiser:
+    return FieldDenoiser((8, 8), length=2.0, blur=1.0)
 
 
 EXAMPLES = [
-    Example(FieldDenoiser, lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), t=300, condition=_rand(g, 2, 1, 4, 4)), build=_field_example, gives=(2, 1, 4, 4), differentiable=("x_t", "condition")),
-    Example(ddim_step, lambda g: dict(z=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), now=0.3, then=0.5, eta=1.0, noise=_rand(g, 2, 1, 4, 4)), gives=(2, 1, 4, 4), differentiable=("z", "eps")),
+    Example(
+        FieldDenoiser,
+        lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), t=300, condition=_rand(g, 2, 1, 4, 4)),
+        build=_field_example,
+        gives=(2, 1, 4, 4),
+        differentiable=("x_t", "condition"),
+    ),
+    Example(
+        ddim_step,
+        lambda g: dict(
+            z=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), now=0.3, then=0.5, eta=1.0, noise=_rand(g, 2, 1, 4, 4)
+        ),
+        gives=(2, 1, 4, 4),
+        differentiable=("z", "eps"),
+    ),
     Example(draw_offsets, lambda g: dict(steps=5, tile=(4, 4), mode="implicit", generator=g), gives=(5, 2)),
-    Example(sample_field, lambda g: dict(field=_field_example(), count=2, generator=g), gives=[(2, 1, 8, 8), (2, 1, 8, 8)]),
-    Example(tiled_sample, lambda g: dict(denoise=_field_example(), z_T=_rand(g, 2, 1, 8, 8), cond=_rand(g, 2, 1, 8, 8), tile=(4, 4), steps=4, offsets=torch.randint(-2, 2, (4, 2), generator=g), generator=g),
-            gives=[(2, 1, 8, 8), None], differentiable=("z_T", "cond")),
-    Example(seam_energy, lambda g: dict(images=_rand(g, 2, 1, 8, 8), tile=(4, 4)), gives=(), differentiable=("images",)),
+    Example(
+        sample_field, lambda g: dict(field=_field_example(), count=2, generator=g), gives=[(2, 1, 8, 8), (2, 1, 8, 8)]
+    ),
+    Example(
+        tiled_sample,
+        lambda g: dict(
+            denoise=_field_example(),
+            z_T=_rand(g, 2, 1, 8, 8),
+            cond=_rand(g, 2, 1, 8, 8),
+            tile=(4, 4),
+            steps=4,
+            offsets=torch.randint(-2, 2, (4, 2), generator=g),
+            generator=g,
+        ),
+        gives=[(2, 1, 8, 8), None],
+        differentiable=("z_T", "cond"),
+    ),
+    Example(
+        seam_energy, lambda g: dict(images=_rand(g, 2, 1, 8, 8), tile=(4, 4)), gives=(), differentiable=("images",)
+    ),
     Example(worst_seam, lambda g: dict(images=_rand(g, 2, 1, 8, 8), tile=(4, 4)), gives=(), differentiable=("images",)),
-    Example(arad_loss, lambda g: dict(model=lambda z, t, cond: z * cond.mean(), x=_rand(g, 2, 1, 4, 6), cond=_rand(g, 2, 3), alphas_bar=linear_alphas_bar(20), generator=g), gives=(), differentiable=("x", "cond")),
+    Example(
+        arad_loss,
+        lambda g: dict(
+            model=lambda z, t, cond: z * cond.mean(),
+            x=_rand(g, 2, 1, 4, 6),
+            cond=_rand(g, 2, 3),
+            alphas_bar=linear_alphas_bar(20),
+            generator=g,
+        ),
+        gives=(),
+        differentiable=("x", "cond"),
+    ),
 ]
-NO_EXAMPLE = {"tile_grid": "takes whole numbers, no tensors", "match_aspect": "takes numbers, no tensors", "claim_rows": "the experiment, run by this notebook"}
+NO_EXAMPLE = {
+    "tile_grid": "takes whole numbers, no tensors",
+    "match_aspect": "takes numbers, no tensors",
+    "claim_rows": "the experiment, run by this notebook",
+}

@@ -25,8 +25,10 @@ def _check(name, x, shape, low=None, high=None):
     if not isinstance(x, Tensor) or x.ndim != shape.count(",") + 1 or x.numel() == 0 or not x.is_floating_point():
         came = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}: got {came}, expected non-empty floats {shape}")
-    if not x.isfinite().all(): raise ValueError(f"{name}: got NaN or infinite values, expected finite floats {shape}")
-    if low is not None and (x.min() < low or x.max() > high): raise ValueError(f"{name}: got values from {x.min():.3g} to {x.max():.3g}, expected {shape} in [{low}, {high}]")
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: got NaN or infinite values, expected finite floats {shape}")
+    if low is not None and (x.min() < low or x.max() > high):
+        raise ValueError(f"{name}: got values from {x.min():.3g} to {x.max():.3g}, expected {shape} in [{low}, {high}]")
 
 
 def _check_labels(name, y, count):
@@ -38,12 +40,15 @@ def _check_labels(name, y, count):
 
 def _check_factor(name, value, above=0.0):
     "Raise `ValueError` unless a number is finite and at least `above`."
-    if not isinstance(value, (int, float)) or not above <= value < float("inf"): raise ValueError(f"{name}={value!r}: expected a finite number of at least {above}")
+    if not isinstance(value, (int, float)) or not above <= value < float("inf"):
+        raise ValueError(f"{name}={value!r}: expected a finite number of at least {above}")
 
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #80429be8
 class _Point(nn.Module):
     "Pass a tensor on under another name, so that its gradient can be seen apart from other uses."
-    def forward(self, x): return x.view_as(x)
+
+    def forward(self, x):
+        return x.view_as(x)
 
 
 POINTS = ("qkv", "map", "attention_skip", "mlp", "mlp_skip")
@@ -51,6 +56,7 @@ POINTS = ("qkv", "map", "attention_skip", "mlp", "mlp_skip")
 
 class _Block(nn.Module):
     "A transformer block with named points."
+
     def __init__(self, dim, heads):
         super().__init__()
         self.heads, self.points = heads, nn.ModuleDict({name: _Point() for name in POINTS})
@@ -66,7 +72,9 @@ class _Block(nn.Module):
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #b84d189a
 class TinyViT(nn.Module):
     "Classify small gray pictures with a vision transformer whose blocks have named points."
-    def __init__(self,
+
+    def __init__(
+        self,
         blocks: int = 6,  # at least 1
         dim: int = 32,  # width, a multiple of heads
         heads: int = 2,  # attention heads
@@ -75,7 +83,10 @@ class TinyViT(nn.Module):
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        if blocks < 1 or dim % heads or size % 2: raise ValueError(f"blocks={blocks}, dim={dim}, heads={heads}, size={size}: expected a block, heads that divide the width, an even size")
+        if blocks < 1 or dim % heads or size % 2:
+            raise ValueError(
+                f"blocks={blocks}, dim={dim}, heads={heads}, size={size}: expected a block, heads that divide the width, an even size"
+            )
         self.size = size
         with initialized_from(seed):
             self.patches, self.places = nn.Conv2d(1, dim, 2, 2), nn.Parameter(0.3 * torch.randn(size * size // 4, dim))
@@ -84,29 +95,37 @@ class TinyViT(nn.Module):
 
     def forward(self, images):  # (B, 1, size, size) in [0, 1] -> logits (B, classes)
         _check("images", images, "(B, 1, H, W)", 0, 1)
-        if tuple(images.shape[1:]) != (1, self.size, self.size): raise ValueError(f"images: got {tuple(images.shape)}, expected (B, 1, {self.size}, {self.size})")
+        if tuple(images.shape[1:]) != (1, self.size, self.size):
+            raise ValueError(f"images: got {tuple(images.shape)}, expected (B, 1, {self.size}, {self.size})")
         z = self.patches(images).flatten(2).mT + self.places
-        for block in self.blocks: z = block(z)
+        for block in self.blocks:
+            z = block(z)
         return self.head(z.mean(1))
 
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #793a036e
 class TinyCNN(nn.Module):
     "Classify small gray pictures with two or three convolutions."
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int = 16,  # channels of the first convolution
         deep: bool = False,  # whether there is a third convolution
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        if width < 1: raise ValueError(f"width={width}: expected at least 1")
+        if width < 1:
+            raise ValueError(f"width={width}: expected at least 1")
         with initialized_from(seed):
             sizes = (1, width, 2 * width, 2 * width) if deep else (1, width, 2 * width)
-            self.body = nn.Sequential(*(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in zip(sizes, sizes[1:])))
+            self.body = nn.Sequential(
+                *(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in zip(sizes, sizes[1:]))
+            )
             self.head = nn.Linear(2 * width * 16, 10)
 
     def forward(self, images):  # (B, 1, H, W) in [0, 1] -> logits (B, 10)
         _check("images", images, "(B, 1, H, W)", 0, 1)
-        if images.shape[1] != 1: raise ValueError(f"images: got {tuple(images.shape)}, expected (B, 1, H, W)")
+        if images.shape[1] != 1:
+            raise ValueError(f"images: got {tuple(images.shape)}, expected (B, 1, H, W)")
         return self.head(F.adaptive_max_pool2d(self.body(images), 4).flatten(1))
 
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #a698c8ec
@@ -137,7 +156,8 @@ def recomposed_forward(
 ) -> tuple[Tensor, list[Tensor]]:  # output z_n and the n residuals z'
     "Run a chain as a densely connected one (Eq. 2). Raises `ValueError` for no blocks or an input that is not finite floats."  # Eq. 2
     _check("x", x, "(B, N)")
-    if not len(blocks): raise ValueError("blocks: got none, expected callables z -> z")
+    if not len(blocks):
+        raise ValueError("blocks: got none, expected callables z -> z")
     residuals = []
     for f in blocks:
         dense = x + sum(residuals)
@@ -154,8 +174,10 @@ def dense_product(
     _check("slope", slope, "(N)")
     _check("jacobians", jacobians, "(n, N, N)")
     _check_factor("gamma", gamma)
-    if jacobians.shape[1:] != (len(slope), len(slope)): raise ValueError(f"jacobians: got {tuple(jacobians.shape)}, expected (n, {len(slope)}, {len(slope)})")
-    for g in jacobians.flip(0): slope = slope @ g + gamma * slope
+    if jacobians.shape[1:] != (len(slope), len(slope)):
+        raise ValueError(f"jacobians: got {tuple(jacobians.shape)}, expected (n, {len(slope)}, {len(slope)})")
+    for g in jacobians.flip(0):
+        slope = slope @ g + gamma * slope
     return slope
 
 
@@ -165,7 +187,8 @@ def scale_gradient(
 ) -> Tensor:  # the same numbers
     "Pass a tensor on and multiply its gradient. Raises `ValueError` for a factor that is negative or not finite."
     _check_factor("factor", factor)
-    if not isinstance(x, Tensor) or not x.is_floating_point(): raise ValueError("x: expected a float tensor")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise ValueError("x: expected a float tensor")
     constant = x.detach()
     return constant + factor * (x - constant)
 
@@ -184,37 +207,56 @@ def virtual_dense(
     weight: str = "printed",  # exponent n - j + 1 ("printed") or j - i ("expansion")
 ) -> list[Tensor]:  # combined gradients, in the same order
     "Add to each gradient those of all deeper blocks (Zhang et al., AAAI-24, Eq. 6). Raises `ValueError` for no or unequal gradients."  # Eq. 6
-    if not len(grads) or any(not isinstance(x, Tensor) or x.shape != grads[0].shape or not x.is_floating_point() or not x.isfinite().all() or x.numel() == 0 for x in grads):
-        raise ValueError("grads: expected a non-empty list of finite float tensors of one shape; connect blocks of one resolution only")
+    if not len(grads) or any(
+        not isinstance(x, Tensor)
+        or x.shape != grads[0].shape
+        or not x.is_floating_point()
+        or not x.isfinite().all()
+        or x.numel() == 0
+        for x in grads
+    ):
+        raise ValueError(
+            "grads: expected a non-empty list of finite float tensors of one shape; connect blocks of one resolution only"
+        )
     _check_factor("s", s)
     _check_factor("gamma", gamma)
-    if weight not in ("printed", "expansion"): raise ValueError(f'weight={weight!r}: expected "printed" or "expansion"')
+    if weight not in ("printed", "expansion"):
+        raise ValueError(f'weight={weight!r}: expected "printed" or "expansion"')
     return [grads[i] + _combine(grads[i:], s, gamma, weight) for i in range(len(grads))]
 
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #79e5ed37
 class _Hooks:
     "Change the backward pass of a network at named points of its blocks, inside a `with` block."
+
     def __init__(self, vit, points):
         blocks = getattr(vit, "blocks", None)
-        if not blocks or any(point not in block.points for block in blocks for point in points): raise ValueError(f"vit: expected a network with blocks that have the points {', '.join(points)}")
+        if not blocks or any(point not in block.points for block in blocks for point in points):
+            raise ValueError(f"vit: expected a network with blocks that have the points {', '.join(points)}")
         self.sites = [(point, i, block.points[point]) for point in points for i, block in enumerate(blocks)]
 
     def __enter__(self):
-        self.handles = [module.register_forward_hook(lambda module, given, out, point=point, i=i: self._change(point, i, out)) for point, i, module in self.sites]
+        self.handles = [
+            module.register_forward_hook(lambda module, given, out, point=point, i=i: self._change(point, i, out))
+            for point, i, module in self.sites
+        ]
         return self
 
     def __exit__(self, *_):
-        for handle in self.handles: handle.remove()
+        for handle in self.handles:
+            handle.remove()
 
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #a83a3d77
 class ScaledGradients(_Hooks):
     "Multiply the gradient at named points of all blocks by a factor each, inside a `with` block. Raises `ValueError` for unknown points or factors below 0."
-    def __init__(self,
+
+    def __init__(
+        self,
         vit: nn.Module,  # network with `blocks` that have `points`
         factors: dict[str, float],  # point -> factor, at least 0
     ):
         super().__init__(vit, list(factors))
-        for point, factor in factors.items(): _check_factor(point, factor)
+        for point, factor in factors.items():
+            _check_factor(point, factor)
         self.factors = factors
 
     def _change(self, point, i, out):
@@ -232,7 +274,9 @@ def exact_vdc(
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #914e1bab
 class VDCHooks(_Hooks):
     "Add the gradients of deeper blocks at attention maps and MLP inputs, inside a `with` block (Eq. 6). Raises `ValueError` for settings out of range."
-    def __init__(self,
+
+    def __init__(
+        self,
         vit: nn.Module,  # network with `blocks` that have `points`
         attention: bool = True,  # at the attention maps
         mlp: bool = True,  # at the inputs of the MLP branches
@@ -244,18 +288,22 @@ class VDCHooks(_Hooks):
     ):
         super().__init__(vit, ["map"] * attention + ["mlp"] * mlp)
         virtual_dense([torch.zeros(1)], s, gamma, weight)  # refuses what is out of range
-        if reading not in ("arriving", "plain"): raise ValueError(f'reading={reading!r}: expected "arriving" or "plain"')
+        if reading not in ("arriving", "plain"):
+            raise ValueError(f'reading={reading!r}: expected "arriving" or "plain"')
         self.s, self.gamma, self.weight, self.reading, self.strangers = s, gamma, weight, reading, strangers
         self.count, self.listening, self.seen = len(vit.blocks), False, {}
 
     def _change(self, point, i, out):
         "Attach the rewriting of the gradient; the numbers stay."
-        if out.requires_grad: out.register_hook(lambda grad: self._rewrite(point, i, grad))
+        if out.requires_grad:
+            out.register_hook(lambda grad: self._rewrite(point, i, grad))
 
     def _rewrite(self, point, i, grad):
         "Combine a gradient that arrives with those of deeper blocks; None leaves it."
-        if self.reading == "arriving" or self.listening: self.seen[point, i] = grad
-        if self.listening: return None
+        if self.reading == "arriving" or self.listening:
+            self.seen[point, i] = grad
+        if self.listening:
+            return None
         deeper = [self.seen[point, j] for j in range(i + 1, self.count)]
         added = _combine([grad, *deeper], self.s, self.gamma, self.weight)
         return grad + (added.roll(1, 0) if self.strangers else added)
@@ -270,10 +318,13 @@ def input_gradient(
     "Return the gradient of each image's cross-entropy, with a backward pass changed by hooks. Raises `ValueError` for inputs that do not fit."
     _check("x", x, "(B, C, H, W)", 0, 1)
     _check_labels("y", y, len(x))
+
     def backward():
         leaf = x.detach().clone().requires_grad_()
         return torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)[0]
-    if hooks is None: return backward()
+
+    if hooks is None:
+        return backward()
     with hooks:
         if getattr(hooks, "reading", None) == "plain":
             hooks.listening = True
@@ -292,12 +343,16 @@ def mim_attack(
     hooks=None,  # changes of the backward pass, such as `VDCHooks`
 ) -> Tensor:  # adversarial images (B, C, H, W) in [0, 1], within eps of x
     "Raise the cross-entropy of images by momentum sign steps (Dong et al., CVPR 2018; Eq. 7). Raises `ValueError` for inputs that do not fit."  # Eq. 7
-    for name, value in (("eps", eps), ("mu", mu)): _check_factor(name, value)
-    if not isinstance(steps, int) or steps < 1: raise ValueError(f"steps={steps!r}: expected a whole number of at least 1")
+    for name, value in (("eps", eps), ("mu", mu)):
+        _check_factor(name, value)
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps={steps!r}: expected a whole number of at least 1")
     adversarial, momentum = x, 0.0
     for _ in range(steps):
         grad = input_gradient(model, adversarial, y, hooks)
-        momentum = mu * momentum + grad / grad.abs().sum((1, 2, 3), keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
+        momentum = mu * momentum + grad / grad.abs().sum((1, 2, 3), keepdim=True).clamp_min(
+            torch.finfo(grad.dtype).tiny
+        )
         adversarial = (adversarial + eps / steps * momentum.sign()).clamp(0, 1)
     return adversarial
 
@@ -310,23 +365,41 @@ def transfer_rate(
     "Measure how often each victim is fooled. Raises `ValueError` for no victims or inputs that do not fit."
     _check("x_adv", x_adv, "(B, C, H, W)", 0, 1)
     _check_labels("y", y, len(x_adv))
-    if not victims: raise ValueError("victims: got none, expected name -> classifier")
-    with torch.no_grad(): return {name: (model(x_adv).argmax(1) != y).double().mean().item() for name, model in victims.items()}
+    if not victims:
+        raise ValueError("victims: got none, expected name -> classifier")
+    with torch.no_grad():
+        return {name: (model(x_adv).argmax(1) != y).double().mean().item() for name, model in victims.items()}
 
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #0a057087
 def _arms(surrogate):
     "Return arm -> hooks."
-    return {"MIM": None, "VDC": VDCHooks(surrogate), "VDC, maps only": VDCHooks(surrogate, mlp=False), "VDC, MLP only": VDCHooks(surrogate, attention=False),
-            "VDC, exponent j - i": VDCHooks(surrogate, weight="expansion"), "VDC, s = 1": VDCHooks(surrogate, s=1.0), "exact": exact_vdc(surrogate),
-            "PNA": ScaledGradients(surrogate, {"map": 0.0}), "strangers": VDCHooks(surrogate, strangers=True)}
+    return {
+        "MIM": None,
+        "VDC": VDCHooks(surrogate),
+        "VDC, maps only": VDCHooks(surrogate, mlp=False),
+        "VDC, MLP only": VDCHooks(surrogate, attention=False),
+        "VDC, exponent j - i": VDCHooks(surrogate, weight="expansion"),
+        "VDC, s = 1": VDCHooks(surrogate, s=1.0),
+        "exact": exact_vdc(surrogate),
+        "PNA": ScaledGradients(surrogate, {"map": 0.0}),
+        "strangers": VDCHooks(surrogate, strangers=True),
+    }
 
 
 def _networks(seed, steps, blocks):
     "Train a surrogate of so many blocks, two victims of two thirds and four thirds as many, and two convolutional ones."
     train = load_images("digits", "train")
-    makers = {"surrogate": lambda s: TinyViT(blocks, 32, 2, seed=s), "flat ViT": lambda s: TinyViT(blocks * 2 // 3, 24, 3, seed=s), "deep ViT": lambda s: TinyViT(blocks * 4 // 3, 24, 2, seed=s),
-              "flat CNN": lambda s: TinyCNN(16, seed=s), "deep CNN": lambda s: TinyCNN(12, True, seed=s)}
-    return {name: train_classifier(make(100 * seed + i), train.x, train.y, steps, 100 * seed + i) for i, (name, make) in enumerate(makers.items())}
+    makers = {
+        "surrogate": lambda s: TinyViT(blocks, 32, 2, seed=s),
+        "flat ViT": lambda s: TinyViT(blocks * 2 // 3, 24, 3, seed=s),
+        "deep ViT": lambda s: TinyViT(blocks * 4 // 3, 24, 2, seed=s),
+        "flat CNN": lambda s: TinyCNN(16, seed=s),
+        "deep CNN": lambda s: TinyCNN(12, True, seed=s),
+    }
+    return {
+        name: train_classifier(make(100 * seed + i), train.x, train.y, steps, 100 * seed + i)
+        for i, (name, make) in enumerate(makers.items())
+    }
 
 
 def _row(model, victims, hooks, x, y, plain, eps):
@@ -334,8 +407,13 @@ def _row(model, victims, hooks, x, y, plain, eps):
     first = input_gradient(model, x, y, hooks)
     adversarial = mim_attack(model, x, y, eps, hooks=hooks)
     rates = transfer_rate(victims, adversarial, y)
-    return {"transfer": sum(rates.values()) / len(rates), **rates, "white box": transfer_rate({"own": model}, adversarial, y)["own"],
-            "cosine": F.cosine_similarity(first.flatten(1).double(), plain.flatten(1).double()).mean().item(), "flipped": (first.sign() != plain.sign()).double().mean().item()}
+    return {
+        "transfer": sum(rates.values()) / len(rates),
+        **rates,
+        "white box": transfer_rate({"own": model}, adversarial, y)["own"],
+        "cosine": F.cosine_similarity(first.flatten(1).double(), plain.flatten(1).double()).mean().item(),
+        "flipped": (first.sign() != plain.sign()).double().mean().item(),
+    }
 
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #102a7ca7
 def claim_rows(
@@ -346,33 +424,79 @@ def claim_rows(
     blocks: int = 6,  # of the surrogate, at least 2
 ) -> list[dict]:  # sealed rows: arm, seed, transfer, rates of the victims, white box, cosine, flipped, images
     "Attack and measure in every way, once for each seed. Raises `ValueError` without seeds, or when the networks agree on no image."
-    if not len(seeds) or blocks < 2: raise ValueError(f"seeds={seeds}, blocks={blocks}: expected whole numbers, and at least 2")
+    if not len(seeds) or blocks < 2:
+        raise ValueError(f"seeds={seeds}, blocks={blocks}: expected whole numbers, and at least 2")
     test, rows = load_images("digits", "test"), []
     for seed in seeds:
         networks = _networks(seed, train_steps, blocks)
-        with torch.no_grad(): right = torch.stack([net(test.x).argmax(1) == test.y for net in networks.values()]).all(0)
-        if not right.any(): raise ValueError(f"seed {seed}: the five networks read no image correctly together; train them longer")
+        with torch.no_grad():
+            right = torch.stack([net(test.x).argmax(1) == test.y for net in networks.values()]).all(0)
+        if not right.any():
+            raise ValueError(f"seed {seed}: the five networks read no image correctly together; train them longer")
         x, y, surrogate = test.x[right][:count], test.y[right][:count], networks.pop("surrogate")
         plain = input_gradient(surrogate, x, y)
         for arm, hooks in _arms(surrogate).items():
-            rows.append(sealed({"arm": arm, "seed": seed, **_row(surrogate, networks, hooks, x, y, plain, eps), "images": len(x)}))
+            rows.append(
+                sealed(
+                    {"arm": arm, "seed": seed, **_row(surrogate, networks, hooks, x, y, plain, eps), "images": len(x)}
+                )
+            )
     return rows
 
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #bcfe136a
-def _net(): return TinyViT(2, 8, 2, seed=0).eval().requires_grad_(False)
-def _batch(g): return torch.rand(3, 1, 8, 8, generator=g), torch.randint(10, (3,), generator=g)
+def _net():
+    return TinyViT(2, 8, 2, seed=0).eval().requires_grad_(False)
+
+
+def _batch(g):
+    return torch.rand(3, 1, 8, 8, generator=g), torch.randint(10, (3,), generator=g)
 
 
 EXAMPLES = [
-    Example(TinyViT, lambda g: dict(images=torch.rand(2, 1, 8, 8, generator=g)), build=lambda: TinyViT(2, 8, 2, seed=0), gives=(2, 10), differentiable=("images",)),
-    Example(TinyCNN, lambda g: dict(images=torch.rand(2, 1, 8, 8, generator=g)), build=lambda: TinyCNN(4, seed=0), gives=(2, 10), differentiable=("images",)),
-    Example(recomposed_forward, lambda g: dict(blocks=[torch.tanh, torch.sin], x=torch.randn(2, 3, generator=g)), gives=[(2, 3), None], differentiable=("x",)),
-    Example(dense_product, lambda g: dict(slope=torch.randn(3, generator=g), jacobians=torch.randn(2, 3, 3, generator=g)), gives=(3,), differentiable=("slope", "jacobians")),
-    Example(scale_gradient, lambda g: dict(x=torch.randn(2, 3, generator=g), factor=0.5), gives=(2, 3), differentiable=("x",), free=("x",)),
-    Example(virtual_dense, lambda g: dict(grads=[torch.randn(2, 3, generator=g) for _ in range(3)]), gives=[(2, 3)] * 3),
+    Example(
+        TinyViT,
+        lambda g: dict(images=torch.rand(2, 1, 8, 8, generator=g)),
+        build=lambda: TinyViT(2, 8, 2, seed=0),
+        gives=(2, 10),
+        differentiable=("images",),
+    ),
+    Example(
+        TinyCNN,
+        lambda g: dict(images=torch.rand(2, 1, 8, 8, generator=g)),
+        build=lambda: TinyCNN(4, seed=0),
+        gives=(2, 10),
+        differentiable=("images",),
+    ),
+    Example(
+        recomposed_forward,
+        lambda g: dict(blocks=[torch.tanh, torch.sin], x=torch.randn(2, 3, generator=g)),
+        gives=[(2, 3), None],
+        differentiable=("x",),
+    ),
+    Example(
+        dense_product,
+        lambda g: dict(slope=torch.randn(3, generator=g), jacobians=torch.randn(2, 3, 3, generator=g)),
+        gives=(3,),
+        differentiable=("slope", "jacobians"),
+    ),
+    Example(
+        scale_gradient,
+        lambda g: dict(x=torch.randn(2, 3, generator=g), factor=0.5),
+        gives=(2, 3),
+        differentiable=("x",),
+        free=("x",),
+    ),
+    Example(
+        virtual_dense, lambda g: dict(grads=[torch.randn(2, 3, generator=g) for _ in range(3)]), gives=[(2, 3)] * 3
+    ),
     Example(input_gradient, lambda g: dict(zip(("model", "x", "y"), (_net(), *_batch(g)))), gives=(3, 1, 8, 8)),
     Example(mim_attack, lambda g: dict(zip(("model", "x", "y"), (_net(), *_batch(g)))), gives=(3, 1, 8, 8)),
     Example(transfer_rate, lambda g: dict(zip(("x_adv", "y"), _batch(g))) | dict(victims={"net": _net()})),
 ]
-NO_EXAMPLE = {"VDCHooks": "a context manager, tested against a chain written by hand", "ScaledGradients": "a context manager", "exact_vdc": "makes a context manager",
-              "train_classifier": "trains in place", "claim_rows": "the experiment, run by this notebook"}
+NO_EXAMPLE = {
+    "VDCHooks": "a context manager, tested against a chain written by hand",
+    "ScaledGradients": "a context manager",
+    "exact_vdc": "makes a context manager",
+    "train_classifier": "trains in place",
+    "claim_rows": "the experiment, run by this notebook",
+}

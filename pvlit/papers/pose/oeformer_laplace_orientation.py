@@ -25,20 +25,24 @@ def _check(name, x, shape, kind="float", last=None):
     if not isinstance(x, Tensor) or (not x.is_floating_point() if kind == "float" else x.dtype != torch.int64):
         raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)}, expected a {kind} tensor {shape}")
     rank = len([axis for axis in shape.strip("()").split(",") if axis.strip()])
-    if x.ndim != rank or x.numel() == 0 or last and x.shape[-1] != last: raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
-    if kind == "float" and not torch.isfinite(x).all(): raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
+    if x.ndim != rank or x.numel() == 0 or last and x.shape[-1] != last:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
+    if kind == "float" and not torch.isfinite(x).all():
+        raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
 
 
 def _positive(**numbers):
     "Raise `ValueError` unless all are finite numbers above 0."
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf: raise ValueError(f"{name}: got {value!r}, expected a finite number above 0")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ValueError(f"{name}: got {value!r}, expected a finite number above 0")
 
 
 def _whole(**numbers):
     "Raise `ValueError` unless all are whole numbers of at least 1."
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #ff2d77a3
 def orientation_angles(
@@ -62,11 +66,13 @@ def orientation_pictures(
 ) -> Tensor:  # pictures (B, 3, H, W) in [0, 1]
     "Draw people who face given directions. Raises `ValueError` for wrong shapes, types, NaN or pictures smaller than 8."
     _check("yaw", yaw, "(B,)")
-    if min(height, width) < 8: raise ValueError(f"height, width: got {height} x {width}, expected at least 8 x 8")
+    if min(height, width) < 8:
+        raise ValueError(f"height, width: got {height} x {width}, expected at least 8 x 8")
     n, g = len(yaw), generator
     joints = turn(pose_joints(subjects(n, g), random_angles(n, g, 0.8)), yaw.float())
     picture, mask = render_figures(joints, yaw.float(), palettes(n, g, 0.06), height, width, oversample=1)
-    if not real: return picture + (1 - mask) * torch.rand(n, 3, 1, 1, generator=g)
+    if not real:
+        return picture + (1 - mask) * torch.rand(n, 3, 1, 1, generator=g)
     noise = F.interpolate(torch.rand(n, 3, 8, 6, generator=g), size=(height, width), mode="bilinear")
     blurred = F.avg_pool2d(F.pad(picture + (1 - mask) * noise, (1, 1, 1, 1), mode="replicate"), 3, 1)
     top, left = torch.randint(height, (n, 1, 1, 1), generator=g), torch.randint(width, (n, 1, 1, 1), generator=g)
@@ -84,9 +90,13 @@ def body_orientation(
     "Compute the direction in which a chest faces (Eq. 1, with sign). Raises `ValueError` for wrong shapes, types, NaN, or a chest that faces straight up or down."
     for name, x in dict(left_shoulder=left_shoulder, right_shoulder=right_shoulder, hip=hip, neck=neck).items():
         _check(name, x, "(B, 3)", last=3)
-    if len({len(x) for x in (left_shoulder, right_shoulder, hip, neck)}) > 1: raise ValueError("left_shoulder, right_shoulder, hip, neck: got different numbers of points, expected (B, 3) each")
+    if len({len(x) for x in (left_shoulder, right_shoulder, hip, neck)}) > 1:
+        raise ValueError(
+            "left_shoulder, right_shoulder, hip, neck: got different numbers of points, expected (B, 3) each"
+        )
     x, y, _ = torch.cross(neck - hip, right_shoulder - left_shoulder, dim=1).unbind(1)  # Eq. 1, H x S
-    if (torch.hypot(x, y) < 1e-6).any(): raise ValueError("neck: a chest has no horizontal direction; shoulders and spine must not be parallel")
+    if (torch.hypot(x, y) < 1e-6).any():
+        raise ValueError("neck: a chest has no horizontal direction; shoulders and spine must not be parallel")
     angle = torch.rad2deg(torch.atan2(-x, y))
     return torch.where(angle < 0, angle + 360, angle) % 360
 
@@ -112,7 +122,10 @@ def bin_to_angle(
 def _check_index(index, bins):
     "Raise `ValueError` unless index holds bins."
     _check("index", index, "(B,)", "int64")
-    if index.min() < 0 or index.max() >= bins: raise ValueError(f"index: got {index.min().item()} to {index.max().item()}, expected bins (B,) from 0 to {bins - 1}")
+    if index.min() < 0 or index.max() >= bins:
+        raise ValueError(
+            f"index: got {index.min().item()} to {index.max().item()}, expected bins (B,) from 0 to {bins - 1}"
+        )
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #82ac86c5
 def _circular_distance(index, bins):
@@ -131,7 +144,8 @@ def laplace_label(
 ) -> Tensor:  # labels (B, bins), at most 1 / (2 sigma)
     "Smooth one-hot labels around the circle with a Laplace kernel (Eqs. 3 to 5). Raises `ValueError` for bins, sigma or window out of range."
     _whole(bins=bins, window=window), _positive(sigma=sigma), _check_index(index, bins)
-    if window % 2 == 0 or window + 2 * literal > bins: raise ValueError(f"window: got {window}, expected an odd number of bins, at most {bins - 2 * literal}")
+    if window % 2 == 0 or window + 2 * literal > bins:
+        raise ValueError(f"window: got {window}, expected an odd number of bins, at most {bins - 2 * literal}")
     away = _circular_distance(index, bins)
     label = torch.exp(-away / sigma) / (2 * sigma) * (away <= window // 2 + literal)  # Eqs. 3 to 5
     return label / label.sum(1, keepdim=True) if normalise else label
@@ -145,7 +159,8 @@ def gaussian_label(
 ) -> Tensor:  # labels (B, bins), at most 0.4 / sigma
     "Smooth one-hot labels with a Gaussian kernel, for comparison. Raises `ValueError` for bins, sigma or window out of range."
     _whole(bins=bins, window=window), _positive(sigma=sigma), _check_index(index, bins)
-    if window % 2 == 0 or window > bins: raise ValueError(f"window: got {window}, expected an odd number of bins, at most {bins}")
+    if window % 2 == 0 or window > bins:
+        raise ValueError(f"window: got {window}, expected an odd number of bins, at most {bins}")
     away = _circular_distance(index, bins)
     return torch.exp(-away.square() / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi)) * (away <= window // 2)
 
@@ -157,7 +172,8 @@ def weighted_smooth_l1(
 ) -> Tensor:  # scalar, summed over bins, averaged over the batch
     "Compute the Smooth-L1 loss between probabilities and smoothed labels (Eq. 6). Raises `ValueError` for wrong or unequal shapes, types, NaN or beta."
     _check("p", p, "(B, bins)"), _check("y", y, "(B, bins)"), _positive(beta=beta)
-    if p.shape != y.shape: raise ValueError(f"y: got {tuple(y.shape)} beside p {tuple(p.shape)}, expected the same (B, bins)")
+    if p.shape != y.shape:
+        raise ValueError(f"y: got {tuple(y.shape)} beside p {tuple(p.shape)}, expected the same (B, bins)")
     away = (p - y).abs()
     return torch.where(away < beta, away.square() / (2 * beta), away - beta / 2).sum(1).mean()  # Eq. 6
 
@@ -168,7 +184,8 @@ def circular_error(
 ) -> Tensor:  # errors (B,), degrees in [0, 180]
     "Compute the angle between directions, the short way. Raises `ValueError` for wrong or unequal shapes, types or NaN."
     _check("pred_deg", pred_deg, "(B,)"), _check("true_deg", true_deg, "(B,)")
-    if len(pred_deg) != len(true_deg): raise ValueError(f"true_deg: got {len(true_deg)} beside {len(pred_deg)} predictions, expected (B,)")
+    if len(pred_deg) != len(true_deg):
+        raise ValueError(f"true_deg: got {len(true_deg)} beside {len(pred_deg)} predictions, expected (B,)")
     away = (pred_deg - true_deg).abs() % 360
     return torch.minimum(away, 360 - away)
 
@@ -179,7 +196,9 @@ def orientation_metrics(
 ) -> dict[str, float]:  # mae in degrees; acc5, acc15, acc22, acc30 and acc45 as shares
     "Measure predicted directions: mean error and shares within 5, 15, 22.5, 30 and 45 degrees. Raises `ValueError` for wrong or unequal shapes, types or NaN."
     error = circular_error(pred_deg, true_deg)
-    return {"mae": error.mean().item()} | {f"acc{int(most)}": (error <= most).float().mean().item() for most in (5, 15, 22.5, 30, 45)}
+    return {"mae": error.mean().item()} | {
+        f"acc{int(most)}": (error <= most).float().mean().item() for most in (5, 15, 22.5, 30, 45)
+    }
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #137d4523
 def _windows(x, K):
@@ -195,7 +214,9 @@ def _merged(tokens, K, B, H, W):
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #3fd3ddfc
 class WindowAttention(nn.Module):
     "Attend inside windows of a map (B, C, H, W), multi-head. Raises `ValueError` for a dim that heads do not divide, or a wrong map."
-    def __init__(self,
+
+    def __init__(
+        self,
         dim: int,  # channels C, a multiple of heads
         heads: int,  # attention heads, at least 1
         window: int = 7,  # side K of a window, positions, at least 1
@@ -203,19 +224,24 @@ class WindowAttention(nn.Module):
     ):
         super().__init__()
         _whole(dim=dim, heads=heads, window=window)
-        if dim % heads: raise ValueError(f"dim: got {dim}, expected a multiple of the {heads} heads")
+        if dim % heads:
+            raise ValueError(f"dim: got {dim}, expected a multiple of the {heads} heads")
         self.heads, self.window = heads, window
-        with initialized_from(seed): self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        with initialized_from(seed):
+            self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x):  # (B, C, H, W) -> (B, C, H, W)
         _check("x", x, "(B, C, H, W)")
-        if x.shape[1] != self.out.in_features: raise ValueError(f"x: got {x.shape[1]} channels, expected (B, {self.out.in_features}, H, W)")
+        if x.shape[1] != self.out.in_features:
+            raise ValueError(f"x: got {x.shape[1]} channels, expected (B, {self.out.in_features}, H, W)")
         (B, C, H, W), K = x.shape, self.window
         pad = (0, -W % K, 0, -H % K)
         tokens = _windows(F.pad(x, pad), K)
         inside = _windows(F.pad(x.new_ones(1, 1, H, W), pad), K)[None, :, None, None, :, 0] > 0
         q, k, v = self.qkv(tokens).view(B, -1, K * K, 3, self.heads, C // self.heads).permute(3, 0, 1, 4, 2, 5)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=inside.expand(B, -1, self.heads, K * K, -1) if any(pad) else None)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=inside.expand(B, -1, self.heads, K * K, -1) if any(pad) else None
+        )
         return _merged(self.out(mixed.transpose(2, 3).flatten(-2)), K, B, H + pad[3], W + pad[1])[:, :, :H, :W]
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #ff4555b8
@@ -225,10 +251,19 @@ def _conv(inside, outside, stride=1):
 
 class _Block(nn.Module):
     "Window attention, then a feed-forward layer with a depthwise convolution, both residual."
+
     def __init__(self, dim, heads, window):
         super().__init__()
-        self.attention, self.norms = WindowAttention(dim, heads, window, seed=None), nn.ModuleList([nn.GroupNorm(1, dim), nn.GroupNorm(1, dim)])
-        self.forward_layer = nn.Sequential(nn.Conv2d(dim, 2 * dim, 1), nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim), nn.GELU(), nn.Conv2d(2 * dim, dim, 1))
+        self.attention, self.norms = (
+            WindowAttention(dim, heads, window, seed=None),
+            nn.ModuleList([nn.GroupNorm(1, dim), nn.GroupNorm(1, dim)]),
+        )
+        self.forward_layer = nn.Sequential(
+            nn.Conv2d(dim, 2 * dim, 1),
+            nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim),
+            nn.GELU(),
+            nn.Conv2d(2 * dim, dim, 1),
+        )
 
     def forward(self, x):
         x = x + self.attention(self.norms[0](x))
@@ -237,16 +272,20 @@ class _Block(nn.Module):
 
 class _Residual(nn.Module):
     "Two convolutions beside the identity."
+
     def __init__(self, dim):
         super().__init__()
         self.body = nn.Sequential(_conv(dim, dim), nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.BatchNorm2d(dim))
 
-    def forward(self, x): return F.relu(x + self.body(x))
+    def forward(self, x):
+        return F.relu(x + self.body(x))
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #955f5bc4
 class OEFormer(nn.Module):
     "Estimate body orientation with two branches, early convolutions and window attention (Zhao et al., AAAI-24). Raises `ValueError` for wrong pictures or numbers out of range."
-    def __init__(self,
+
+    def __init__(
+        self,
         bins: int = 72,  # outputs, at least 1
         width: int = 12,  # channels of the finer branch, even; the coarser has twice as many
         window: int = 4,  # side of the attention windows, positions; the paper has 7
@@ -255,16 +294,32 @@ class OEFormer(nn.Module):
     ):
         super().__init__()
         _whole(bins=bins, width=width, window=window, heads=heads)
-        if width % heads: raise ValueError(f"width: got {width}, expected a multiple of the {heads} heads")
+        if width % heads:
+            raise ValueError(f"width: got {width}, expected a multiple of the {heads} heads")
         with initialized_from(seed):
-            self.stem, self.fine, self.coarse = nn.Sequential(_conv(3, width, 2), _conv(width, width, 2)), _conv(width, width), _conv(width, 2 * width, 2)
-            self.down, self.up, self.last = _conv(width, 2 * width, 2), nn.Conv2d(2 * width, width, 1), _conv(width, 2 * width, 2)
+            self.stem, self.fine, self.coarse = (
+                nn.Sequential(_conv(3, width, 2), _conv(width, width, 2)),
+                _conv(width, width),
+                _conv(width, 2 * width, 2),
+            )
+            self.down, self.up, self.last = (
+                _conv(width, 2 * width, 2),
+                nn.Conv2d(2 * width, width, 1),
+                _conv(width, 2 * width, 2),
+            )
             self.blocks = nn.ModuleList([_Block(width, heads, window), _Block(2 * width, heads, window)])
-            self.fuse = nn.Sequential(_conv(6 * width, 4 * width), _Residual(4 * width), nn.AdaptiveAvgPool2d((4, 3)), nn.Flatten(), nn.Linear(48 * width, bins))
+            self.fuse = nn.Sequential(
+                _conv(6 * width, 4 * width),
+                _Residual(4 * width),
+                nn.AdaptiveAvgPool2d((4, 3)),
+                nn.Flatten(),
+                nn.Linear(48 * width, bins),
+            )
 
     def forward(self, x):  # pictures (B, 3, H, W), at least 8 pixels each way -> logits (B, bins)
         _check("x", x, "(B, 3, H, W)")
-        if x.shape[1] != 3 or min(x.shape[2:]) < 8: raise ValueError(f"x: got {tuple(x.shape)}, expected (B, 3, H, W) of at least 8 x 8")
+        if x.shape[1] != 3 or min(x.shape[2:]) < 8:
+            raise ValueError(f"x: got {tuple(x.shape)}, expected (B, 3, H, W) of at least 8 x 8")
         stem = self.stem(x - 0.5)
         fine, coarse = self.fine(stem), self.coarse(stem)
         fine, early = fine + F.interpolate(self.up(coarse), size=fine.shape[2:]), coarse + self.down(fine)
@@ -273,15 +328,19 @@ class OEFormer(nn.Module):
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5b417708
 def _targets(index, kind, bins=72):
     "Return the labels (B, bins) that an arm trains on."
-    if kind == "one-hot" or kind == "cross-entropy": return F.one_hot(index, bins).float()
-    if kind == "Gaussian": return gaussian_label(index, bins)
-    if kind != "Laplace, permuted": return laplace_label(index, bins)
+    if kind == "one-hot" or kind == "cross-entropy":
+        return F.one_hot(index, bins).float()
+    if kind == "Gaussian":
+        return gaussian_label(index, bins)
+    if kind != "Laplace, permuted":
+        return laplace_label(index, bins)
     order = torch.randperm(bins, generator=torch.Generator().manual_seed(99))
     return laplace_label(order[index], bins)[:, order]
 
 
 def _loss(logits, yaw, kind):
-    if kind == "regression": return F.mse_loss(logits, torch.stack((torch.deg2rad(yaw).cos(), torch.deg2rad(yaw).sin()), 1))
+    if kind == "regression":
+        return F.mse_loss(logits, torch.stack((torch.deg2rad(yaw).cos(), torch.deg2rad(yaw).sin()), 1))
     target = _targets(angle_to_bin(yaw), kind)
     return F.cross_entropy(logits, target) if kind == "cross-entropy" else weighted_smooth_l1(logits.softmax(1), target)
 
@@ -290,7 +349,10 @@ def _train(pictures, yaw, kind, steps, seed, batch=64, rate=3e-3):
     "Train a network for an arm; return it in evaluation mode."
     model = OEFormer(2 if kind == "regression" else 72, seed=seed).train()
     optimizer = torch.optim.Adam(model.parameters(), rate)
-    schedule, generator = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps), torch.Generator().manual_seed(seed)
+    schedule, generator = (
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps),
+        torch.Generator().manual_seed(seed),
+    )
     for _ in range(steps):
         chosen = torch.randint(len(yaw), (batch,), generator=generator)
         optimizer.zero_grad()
@@ -303,10 +365,22 @@ def _train(pictures, yaw, kind, steps, seed, batch=64, rate=3e-3):
 def _directions(model, pictures, kind):
     "Predict directions (B,): the center of the most probable bin, or the angle of the regressed vector."
     out = torch.cat([model(part) for part in pictures.split(256)])
-    return torch.rad2deg(torch.atan2(out[:, 1], out[:, 0])) % 360 if kind == "regression" else bin_to_angle(out.argmax(1))
+    return (
+        torch.rad2deg(torch.atan2(out[:, 1], out[:, 0])) % 360 if kind == "regression" else bin_to_angle(out.argmax(1))
+    )
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5448bdd0
-ARMS = ("Laplace", "one-hot", "Laplace, permuted", "Gaussian", "cross-entropy", "regression", "real", "real, twice as many", "rendered, wrong angles")
+ARMS = (
+    "Laplace",
+    "one-hot",
+    "Laplace, permuted",
+    "Gaussian",
+    "cross-entropy",
+    "regression",
+    "real",
+    "real, twice as many",
+    "rendered, wrong angles",
+)
 
 
 def orientation_sets(
@@ -317,7 +391,12 @@ def orientation_sets(
     "Draw the pictures of one seed. Raises `ValueError` for counts below 1."
     _whole(count=count, tests=tests)
     g, sets = torch.Generator().manual_seed(seed), {}
-    for name, n, peaked, real in (("real", count, True, True), ("rendered", count, False, False), ("more", count, True, True), ("test", tests, False, True)):
+    for name, n, peaked, real in (
+        ("real", count, True, True),
+        ("rendered", count, False, False),
+        ("more", count, True, True),
+        ("test", tests, False, True),
+    ):
         yaw = orientation_angles(n, g, peaked)
         sets[name] = orientation_pictures(yaw, g, real), yaw
     return sets
@@ -341,7 +420,8 @@ def claim_rows(
     steps: int = 150,  # training steps of 64 pictures
 ) -> list[dict]:  # sealed rows: arm, seed, mae, acc5, ..., and the same of rare directions
     "Train and test all arms for every seed. Raises `ValueError` for no seeds or unknown arms."
-    if not seeds or not set(arms) <= set(ARMS): raise ValueError(f"seeds, arms: got {seeds!r} and {arms!r}, expected seeds and some of {ARMS}")
+    if not seeds or not set(arms) <= set(ARMS):
+        raise ValueError(f"seeds, arms: got {seeds!r} and {arms!r}, expected seeds and some of {ARMS}")
     rows = []
     for seed in seeds:
         sets = orientation_sets(seed, count, tests)
@@ -349,21 +429,66 @@ def claim_rows(
         rare = torch.deg2rad(yaw).sin().abs() > 0.8
         for arm in arms:
             found = _directions(_train(*_training_set(sets, arm, seed), arm, steps, seed), pictures, arm)
-            rows.append(sealed({"arm": arm, "seed": seed, **orientation_metrics(found, yaw), **{f"{k}_rare": v for k, v in orientation_metrics(found[rare], yaw[rare]).items()}}))
+            rows.append(
+                sealed(
+                    {
+                        "arm": arm,
+                        "seed": seed,
+                        **orientation_metrics(found, yaw),
+                        **{f"{k}_rare": v for k, v in orientation_metrics(found[rare], yaw[rare]).items()},
+                    }
+                )
+            )
     return rows
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #e62abd25
 EXAMPLES = [
-    Example(orientation_pictures, lambda g: dict(yaw=360 * torch.rand(3, generator=g), generator=g), gives=(3, 3, 32, 24)),
-    Example(body_orientation, lambda g: {k: torch.rand(4, 3, generator=g) for k in ("left_shoulder", "right_shoulder", "hip", "neck")}, gives=(4,), differentiable=("neck", "hip", "left_shoulder")),
+    Example(
+        orientation_pictures, lambda g: dict(yaw=360 * torch.rand(3, generator=g), generator=g), gives=(3, 3, 32, 24)
+    ),
+    Example(
+        body_orientation,
+        lambda g: {k: torch.rand(4, 3, generator=g) for k in ("left_shoulder", "right_shoulder", "hip", "neck")},
+        gives=(4,),
+        differentiable=("neck", "hip", "left_shoulder"),
+    ),
     Example(angle_to_bin, lambda g: dict(phi_deg=360 * torch.rand(4, generator=g)), gives=(4,)),
     Example(bin_to_angle, lambda g: dict(index=torch.randint(72, (4,), generator=g)), gives=(4,)),
     Example(laplace_label, lambda g: dict(index=torch.randint(72, (4,), generator=g)), gives=(4, 72)),
     Example(gaussian_label, lambda g: dict(index=torch.randint(72, (4,), generator=g)), gives=(4, 72)),
-    Example(weighted_smooth_l1, lambda g: dict(p=torch.rand(4, 72, generator=g).softmax(1), y=torch.rand(4, 72, generator=g)), gives=(), differentiable=("p", "y")),
-    Example(circular_error, lambda g: dict(pred_deg=360 * torch.rand(4, generator=g), true_deg=360 * torch.rand(4, generator=g)), gives=(4,), differentiable=("pred_deg",)),
-    Example(orientation_metrics, lambda g: dict(pred_deg=360 * torch.rand(4, generator=g), true_deg=360 * torch.rand(4, generator=g))),
-    Example(WindowAttention, lambda g: dict(x=torch.randn(2, 6, 5, 9, generator=g)), build=lambda: WindowAttention(6, 2, 4, seed=0), gives=(2, 6, 5, 9), differentiable=("x",)),
-    Example(OEFormer, lambda g: dict(x=torch.rand(2, 3, 32, 24, generator=g)), build=lambda: OEFormer(seed=0), gives=(2, 72), differentiable=("x",)),
+    Example(
+        weighted_smooth_l1,
+        lambda g: dict(p=torch.rand(4, 72, generator=g).softmax(1), y=torch.rand(4, 72, generator=g)),
+        gives=(),
+        differentiable=("p", "y"),
+    ),
+    Example(
+        circular_error,
+        lambda g: dict(pred_deg=360 * torch.rand(4, generator=g), true_deg=360 * torch.rand(4, generator=g)),
+        gives=(4,),
+        differentiable=("pred_deg",),
+    ),
+    Example(
+        orientation_metrics,
+        lambda g: dict(pred_deg=360 * torch.rand(4, generator=g), true_deg=360 * torch.rand(4, generator=g)),
+    ),
+    Example(
+        WindowAttention,
+        lambda g: dict(x=torch.randn(2, 6, 5, 9, generator=g)),
+        build=lambda: WindowAttention(6, 2, 4, seed=0),
+        gives=(2, 6, 5, 9),
+        differentiable=("x",),
+    ),
+    Example(
+        OEFormer,
+        lambda g: dict(x=torch.rand(2, 3, 32, 24, generator=g)),
+        build=lambda: OEFormer(seed=0),
+        gives=(2, 72),
+        differentiable=("x",),
+    ),
 ]
-NO_EXAMPLE = {"orientation_angles": "draws from a generator, takes no tensor", "orientation_sets": "draws the experiment's pictures from a seed", "claim_rows": "the experiment, run by this notebook"}
+NO_EXAMPLE = {
+    "orientation_angles": "draws from a generator, takes no tensor",
+    "orientation_sets": "draws the experiment's pictures from a seed",
+    "claim_rows": "the experiment, run by this notebook",
+}

@@ -22,10 +22,14 @@ from ...core.files import sealed
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #b115cd21
 def _check(name: str, x, shape: str = "(B, C, H, W)", like=None) -> None:
     "Raise `ValueError` naming the argument unless `x` is a finite, non-empty float tensor of this rank, and of the shape of `like`."
-    if not isinstance(x, Tensor): raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
-    if x.ndim != 4 or x.numel() == 0 or not x.is_floating_point(): raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, expected float {shape} with no empty axis")
-    if like is not None and tuple(x.shape) != tuple(like): raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} = {tuple(like)}")
-    if not x.isfinite().all(): raise ValueError(f"{name}: holds NaN or infinite values, expected finite float {shape}")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
+    if x.ndim != 4 or x.numel() == 0 or not x.is_floating_point():
+        raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, expected float {shape} with no empty axis")
+    if like is not None and tuple(x.shape) != tuple(like):
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} = {tuple(like)}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: holds NaN or infinite values, expected finite float {shape}")
 
 
 def _number(name: str, value, low: float, high: float = math.inf, whole: bool = False) -> None:
@@ -73,6 +77,7 @@ def noised(
 @dataclass(frozen=True)
 class Schedule:
     "Some times of a model's schedule, upwards from 0, with their shares of signal."
+
     times: tuple[int, ...]  # (steps + 1,), first 0, last T
     shares: tuple[float, ...]  # (steps + 1,), first 1
 
@@ -98,7 +103,8 @@ def invert_step(
     "Take one deterministic step towards noise (Eq. 31). Raises `ValueError` for other shapes or shares that do not fall."  # Eq. 31
     _check("x_t", x_t)
     _check("eps", eps, like=x_t.shape)
-    if not 0 < then < now <= 1: raise ValueError(f"now={now!r}, then={then!r}: expected 0 < then < now <= 1")
+    if not 0 < then < now <= 1:
+        raise ValueError(f"now={now!r}, then={then!r}: expected 0 < then < now <= 1")
     bracket = math.sqrt(1 / then - 1) - math.sqrt(1 / now - 1)
     return math.sqrt(then / now) * x_t + (1.0 if printed else math.sqrt(then)) * bracket * eps
 
@@ -131,7 +137,9 @@ def correct_x0(
     forward_op: Callable,  # known degradation, differentiable, (B, C, H, W) -> (B, c, h, w)
     scale: float,  # step size zeta / sigma_y**2, at least 0
     correct: Callable | None = None,  # corrected noise from predicted noise; its change counts as a constant
-) -> tuple[Tensor, Tensor, Tensor]:  # corrected image, noise that goes with it, and predicted (corrected) noise; without gradients
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # corrected image, noise that goes with it, and predicted (corrected) noise; without gradients
     "Take one data step and recompute the noise (Eqs. 27, 23). Raises `ValueError` for other shapes, times or scales."  # Eqs. 22, 23, 27
     _check("x_t", x_t)
     _check("y", y, "(B, c, h, w)")
@@ -141,11 +149,15 @@ def correct_x0(
     with torch.enable_grad():
         leaf = x_t.detach().requires_grad_()
         eps = eps_model(leaf, t)
-        if correct is not None: eps = eps + (correct(eps.detach()) - eps.detach())
+        if correct is not None:
+            eps = eps + (correct(eps.detach()) - eps.detach())
         x0 = to_x0(leaf, eps, share)
         seen = forward_op(x0)
-        if seen.shape != y.shape: raise ValueError(f"y: got shape {tuple(y.shape)}, expected that of forward_op's result, {tuple(seen.shape)}")
-        slope, = torch.autograd.grad((y - seen).square().sum(), leaf)
+        if seen.shape != y.shape:
+            raise ValueError(
+                f"y: got shape {tuple(y.shape)}, expected that of forward_op's result, {tuple(seen.shape)}"
+            )
+        (slope,) = torch.autograd.grad((y - seen).square().sum(), leaf)
     moved = (x0 - scale * slope).detach()
     return moved, to_eps(x_t.detach(), moved, share), eps.detach()
 
@@ -174,7 +186,8 @@ def _check_plan(eps_model, y, init, steps, start, cond_until, restart_at, K, k_s
     chain = respace(getattr(eps_model, "alphas_bar", None), steps)
     _check("y", y, "(B, c, h, w)")
     _check("init", init)
-    if len(init) != len(y): raise ValueError(f"init: got {len(init)} images for {len(y)} measurements y, expected one each")
+    if len(init) != len(y):
+        raise ValueError(f"init: got {len(init)} images for {len(y)} measurements y, expected one each")
     _number("start", start, 1, steps, whole=True)
     _number("cond_until", cond_until, 1, start + 1, whole=True)
     if restart_at is not None:
@@ -186,7 +199,8 @@ def _check_plan(eps_model, y, init, steps, start, cond_until, restart_at, K, k_s
     return chain
 
 
-def _noise(like: Tensor, generator: torch.Generator) -> Tensor: return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype)
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #98b1ea99
 def diffecc(
@@ -194,7 +208,8 @@ def diffecc(
     y: Tensor,  # measurements (B, c, h, w), in the model's range
     forward_op: Callable,  # known degradation, differentiable, (B, C, H, W) -> (B, c, h, w)
     init: Tensor,  # first images (B, C, H, W), as a regression network makes them of y
-    *, steps: int = 100,  # of the main chain, T, in 1..model's T
+    *,
+    steps: int = 100,  # of the main chain, T, in 1..model's T
     start: int = 50,  # where it is entered, T', in 1..steps
     cond_until: int = 5,  # last guided step t_cond; start + 1 for none
     restart_at: int | None = 25,  # step after which to restart, in cond_until..start; None for no restart
@@ -212,8 +227,13 @@ def diffecc(
     generator = generator or torch.Generator().manual_seed(0)
     x, last = noised(init, _noise(init, generator), chain.shares[start]), None
     for i in range(start, 0, -1):
-        def correct(eps): return eps if last is None or adam_steps == 0 else correct_noise(eps, last, adam_steps, adam_lr)
-        x0, eps, last = _one_step(x, chain, i, eps_model, y, forward_op, zeta / sigma_y**2, correct, recompute, i >= cond_until)
+
+        def correct(eps):
+            return eps if last is None or adam_steps == 0 else correct_noise(eps, last, adam_steps, adam_lr)
+
+        x0, eps, last = _one_step(
+            x, chain, i, eps_model, y, forward_op, zeta / sigma_y**2, correct, recompute, i >= cond_until
+        )
         x = noised(x0, eps, chain.shares[i - 1])
         if i == restart_at:
             x0, last = restart(x0, eps_model, K, k_skip, generator), None
@@ -227,23 +247,37 @@ def _one_step(x, chain, i, eps_model, y, forward_op, scale, correct, recompute, 
     if guided:
         x0, eps_hat, eps = correct_x0(x, t, eps_model, y, forward_op, scale, correct)
         return x0, eps_hat if recompute else eps, eps
-    with torch.no_grad(): eps = eps_model(x, t)
+    with torch.no_grad():
+        eps = eps_model(x, t)
     return to_x0(x, eps, share), eps, eps
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #3c4aac26
-ARMS = {"DiffECC": {}, "no restart": dict(restart_at=None, start=58), "noise only": dict(k_skip=40), "from upsampled": {}, "from noise": dict(steps=50, start=50),
-        "stranger": {}, "data step only": dict(adam_steps=0, recompute=False), "recomputed": dict(adam_steps=0)}  # arm -> arguments of `diffecc`
+ARMS = {
+    "DiffECC": {},
+    "no restart": dict(restart_at=None, start=58),
+    "noise only": dict(k_skip=40),
+    "from upsampled": {},
+    "from noise": dict(steps=50, start=50),
+    "stranger": {},
+    "data step only": dict(adam_steps=0, recompute=False),
+    "recomputed": dict(adam_steps=0),
+}  # arm -> arguments of `diffecc`
 
 
-def _degrade(x: Tensor) -> Tensor: return F.avg_pool2d(x, 2)
+def _degrade(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2)
 
 
-def _enlarge(y: Tensor) -> Tensor: return F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
+def _enlarge(y: Tensor) -> Tensor:
+    return F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def _regression(x: Tensor, generator: torch.Generator, ridge: float = 0.1) -> Callable:
     "Fit images to their measurements by ridge regression; returns f(y)."
-    def rows(y): return torch.cat((y.flatten(1), torch.ones(len(y), 1, dtype=y.dtype)), 1)
+
+    def rows(y):
+        return torch.cat((y.flatten(1), torch.ones(len(y), 1, dtype=y.dtype)), 1)
+
     y = rows(_degrade(x) + 0.1 * _noise(_degrade(x), generator))
     weights = torch.linalg.solve(y.T @ y + ridge * torch.eye(y.shape[1], dtype=y.dtype), y.T @ x.flatten(1))
     return lambda y: (rows(y) @ weights).view(len(y), *x.shape[1:])
@@ -257,20 +291,35 @@ def _components(x: Tensor, count: int = 16) -> Callable:
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #d2112e92
 class _Bench:
     "Priors, regression and projection from the first 1000 training digits; the others are held out."
+
     def __init__(self, priors=(60, 1000)):
         train, test = (load_images("digits", split, size=8) for split in ("train", "test"))
         x = 2 * train.x.double() - 1
-        self.priors, self.f = {count: fit_mixture(x[:count], train.y[:count], 2 if count < 200 else 20) for count in priors}, _regression(x[:1000], torch.Generator().manual_seed(0))
+        self.priors, self.f = (
+            {count: fit_mixture(x[:count], train.y[:count], 2 if count < 200 else 20) for count in priors},
+            _regression(x[:1000], torch.Generator().manual_seed(0)),
+        )
         self.project, self.held_out, self.test = _components(x[:1000]), x[1000:], 2 * test.x.double() - 1
 
-    def measure(self, truth, generator): return _degrade(truth) + 0.1 * _noise(_degrade(truth), generator)
+    def measure(self, truth, generator):
+        return _degrade(truth) + 0.1 * _noise(_degrade(truth), generator)
 
     def restore(self, arm, y, zeta, seed, prior=60):
         start = {"from upsampled": _enlarge(y), "stranger": self.f(y.roll(1, 0))}.get(arm, self.f(y))
-        return diffecc(self.priors[prior], y, _degrade, start, zeta=zeta, sigma_y=0.1, generator=torch.Generator().manual_seed(seed), **ARMS[arm])
+        return diffecc(
+            self.priors[prior],
+            y,
+            _degrade,
+            start,
+            zeta=zeta,
+            sigma_y=0.1,
+            generator=torch.Generator().manual_seed(seed),
+            **ARMS[arm],
+        )
 
     def score(self, restored, truth):
         from pvlit.core.metrics import frechet_distance
+
         restored = restored.clamp(-1, 1)
         psnr = (10 * torch.log10(4 / (restored - truth).square().mean((1, 2, 3)))).mean().item()
         return {"psnr": psnr, "frechet": frechet_distance(self.project(restored), self.project(truth))}
@@ -291,19 +340,29 @@ def tuning_rows(
 ) -> list[dict]:  # arm, zeta, psnr, frechet
     "Score every arm with every strength on held-out training digits. Raises `ValueError` for an empty grid or too many digits."
     _number("held_out", held_out, 2, 200, whole=True)
-    if not grid: raise ValueError("grid: got no strengths, expected at least one zeta > 0")
+    if not grid:
+        raise ValueError("grid: got no strengths, expected at least one zeta > 0")
     bench = _Bench(priors)
     truth = bench.held_out[:held_out]
     y = bench.measure(truth, torch.Generator().manual_seed(1))
-    return [{"arm": arm_name(arm, prior), "zeta": zeta, **bench.score(bench.restore(arm, y, zeta, 2, prior), truth)} for prior in priors for arm in ARMS for zeta in grid]
+    return [
+        {"arm": arm_name(arm, prior), "zeta": zeta, **bench.score(bench.restore(arm, y, zeta, 2, prior), truth)}
+        for prior in priors
+        for arm in ARMS
+        for zeta in grid
+    ]
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #f02ef299
 def best_strengths(
     rows: list[dict],  # of `tuning_rows`
 ) -> dict[str, float]:  # arm -> zeta
     "Choose the strength of every arm by the smallest Fréchet distance. Raises `ValueError` without rows."
-    if not rows: raise ValueError("rows: got none, expected those of tuning_rows")
-    return {arm: min((r for r in rows if r["arm"] == arm), key=lambda r: r["frechet"])["zeta"] for arm in dict.fromkeys(r["arm"] for r in rows)}
+    if not rows:
+        raise ValueError("rows: got none, expected those of tuning_rows")
+    return {
+        arm: min((r for r in rows if r["arm"] == arm), key=lambda r: r["frechet"])["zeta"]
+        for arm in dict.fromkeys(r["arm"] for r in rows)
+    }
 
 
 def claim_rows(
@@ -321,28 +380,97 @@ def claim_rows(
         rows.append(sealed({"arm": "regression", "seed": seed, "zeta": 0.0, **bench.score(bench.f(y), truth)}))
         for prior, arm in ((prior, arm) for prior in priors for arm in ARMS):
             zeta = strengths[arm_name(arm, prior)]
-            rows.append(sealed({"arm": arm_name(arm, prior), "seed": seed, "zeta": zeta, **bench.score(bench.restore(arm, y, zeta, seed, prior), truth)}))
+            rows.append(
+                sealed(
+                    {
+                        "arm": arm_name(arm, prior),
+                        "seed": seed,
+                        "zeta": zeta,
+                        **bench.score(bench.restore(arm, y, zeta, seed, prior), truth),
+                    }
+                )
+            )
     return rows
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #f4eb4504
 from ..contract import Example
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #7b43b372
-def _rand(g, *shape): return torch.randn(shape, generator=g, dtype=torch.float64)
+def _rand(g, *shape):
+    return torch.randn(shape, generator=g, dtype=torch.float64)
 
 
-def _tiny() -> GaussianMixture: return GaussianMixture(torch.zeros(2, 1, 4, 4), torch.stack((torch.eye(16), 2 * torch.eye(16))), alphas_bar=linear_alphas_bar(200, 1e-3, 0.05))
+def _tiny() -> GaussianMixture:
+    return GaussianMixture(
+        torch.zeros(2, 1, 4, 4),
+        torch.stack((torch.eye(16), 2 * torch.eye(16))),
+        alphas_bar=linear_alphas_bar(200, 1e-3, 0.05),
+    )
 
 
 EXAMPLES = [
-    Example(to_x0, lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), share=0.3), gives=(2, 1, 4, 4), differentiable=("x_t", "eps")),
-    Example(to_eps, lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), x0=_rand(g, 2, 1, 4, 4), share=0.3), gives=(2, 1, 4, 4), differentiable=("x_t", "x0")),
-    Example(noised, lambda g: dict(x0=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), share=0.3), gives=(2, 1, 4, 4), differentiable=("x0", "eps")),
-    Example(invert_step, lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), now=0.5, then=0.3), gives=(2, 1, 4, 4), differentiable=("x_t", "eps")),
+    Example(
+        to_x0,
+        lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), share=0.3),
+        gives=(2, 1, 4, 4),
+        differentiable=("x_t", "eps"),
+    ),
+    Example(
+        to_eps,
+        lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), x0=_rand(g, 2, 1, 4, 4), share=0.3),
+        gives=(2, 1, 4, 4),
+        differentiable=("x_t", "x0"),
+    ),
+    Example(
+        noised,
+        lambda g: dict(x0=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), share=0.3),
+        gives=(2, 1, 4, 4),
+        differentiable=("x0", "eps"),
+    ),
+    Example(
+        invert_step,
+        lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), now=0.5, then=0.3),
+        gives=(2, 1, 4, 4),
+        differentiable=("x_t", "eps"),
+    ),
     Example(respace, lambda g: dict(alphas_bar=linear_alphas_bar(50), steps=10)),
-    Example(correct_noise, lambda g: dict(eps=_rand(g, 2, 1, 4, 4), eps_prev=_rand(g, 2, 1, 4, 4), steps=3, lr=0.05), gives=(2, 1, 4, 4)),
-    Example(correct_x0, lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), t=100, eps_model=_tiny(), y=_rand(g, 2, 1, 2, 2), forward_op=_degrade, scale=0.5), gives=[(2, 1, 4, 4)] * 3),
-    Example(restart, lambda g: dict(x0=_rand(g, 2, 1, 4, 4), eps_model=_tiny(), K=20, k_skip=15, generator=g), gives=(2, 1, 4, 4)),
-    Example(diffecc, lambda g: dict(eps_model=_tiny(), y=_rand(g, 2, 1, 2, 2), forward_op=_degrade, init=_rand(g, 2, 1, 4, 4), steps=20, start=10, restart_at=7, K=10, k_skip=7, generator=g), gives=(2, 1, 4, 4)),
+    Example(
+        correct_noise,
+        lambda g: dict(eps=_rand(g, 2, 1, 4, 4), eps_prev=_rand(g, 2, 1, 4, 4), steps=3, lr=0.05),
+        gives=(2, 1, 4, 4),
+    ),
+    Example(
+        correct_x0,
+        lambda g: dict(
+            x_t=_rand(g, 2, 1, 4, 4), t=100, eps_model=_tiny(), y=_rand(g, 2, 1, 2, 2), forward_op=_degrade, scale=0.5
+        ),
+        gives=[(2, 1, 4, 4)] * 3,
+    ),
+    Example(
+        restart,
+        lambda g: dict(x0=_rand(g, 2, 1, 4, 4), eps_model=_tiny(), K=20, k_skip=15, generator=g),
+        gives=(2, 1, 4, 4),
+    ),
+    Example(
+        diffecc,
+        lambda g: dict(
+            eps_model=_tiny(),
+            y=_rand(g, 2, 1, 2, 2),
+            forward_op=_degrade,
+            init=_rand(g, 2, 1, 4, 4),
+            steps=20,
+            start=10,
+            restart_at=7,
+            K=10,
+            k_skip=7,
+            generator=g,
+        ),
+        gives=(2, 1, 4, 4),
+    ),
 ]
-NO_EXAMPLE = {"arm_name": "takes a name and a number, no tensors", "tuning_rows": "a part of the experiment, run by this notebook", "best_strengths": "takes rows of the experiment, no tensors", "claim_rows": "the experiment, run by this notebook"}
+NO_EXAMPLE = {
+    "arm_name": "takes a name and a number, no tensors",
+    "tuning_rows": "a part of the experiment, run by this notebook",
+    "best_strengths": "takes rows of the experiment, no tensors",
+    "claim_rows": "the experiment, run by this notebook",
+}

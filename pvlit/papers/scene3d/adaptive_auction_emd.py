@@ -22,21 +22,29 @@ def _check(name, x, shape, kind="float", last=None):
     if not isinstance(x, Tensor) or (not x.is_floating_point() if kind == "float" else x.dtype != torch.int64):
         raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)}, expected a {kind} tensor {shape}")
     rank = len([axis for axis in shape.strip("()").split(",") if axis.strip()])
-    if x.ndim != rank or x.numel() == 0 or last and x.shape[-1] != last: raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
-    if kind == "float" and not torch.isfinite(x).all(): raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
+    if x.ndim != rank or x.numel() == 0 or last and x.shape[-1] != last:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
+    if kind == "float" and not torch.isfinite(x).all():
+        raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
 
 
 def _check_dist(dist):
     "Raise `ValueError` unless dist is a table (s, n) of distances with s <= n."
     _check("dist", dist, "(s, n)")
-    if dist.shape[0] > dist.shape[1]: raise ValueError(f"dist: got shape {tuple(dist.shape)}, expected (s, n) with no more sources s than sinks n")
-    if (dist < 0).any(): raise ValueError(f"dist: smallest value {dist.min().item():g}, expected distances of at least 0 in (s, n)")
+    if dist.shape[0] > dist.shape[1]:
+        raise ValueError(f"dist: got shape {tuple(dist.shape)}, expected (s, n) with no more sources s than sinks n")
+    if (dist < 0).any():
+        raise ValueError(f"dist: smallest value {dist.min().item():g}, expected distances of at least 0 in (s, n)")
 
 
 def _check_number(name, value, low, least=None):
     "Raise `ValueError` unless value is a finite number above `low`, or at least `least`."
     right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not right or (value <= low if least is None else value < least): raise ValueError(f"{name}: got {value!r}, expected a finite number " + (f"above {low}" if least is None else f"of at least {least}"))
+    if not right or (value <= low if least is None else value < least):
+        raise ValueError(
+            f"{name}: got {value!r}, expected a finite number "
+            + (f"above {low}" if least is None else f"of at least {least}")
+        )
 
 # %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #a1b61b82
 def _distances(pred, target):
@@ -46,7 +54,10 @@ def _distances(pred, target):
 def _check_clouds(pred, target):
     "Raise `ValueError` unless the two are float clouds (B, n, 3) of one shape."
     _check("pred", pred, "(B, n, 3)", last=3), _check("target", target, "(B, n, 3)", last=3)
-    if pred.shape != target.shape: raise ValueError(f"target: got {tuple(target.shape)} beside pred {tuple(pred.shape)}, expected the same (B, n, 3)")
+    if pred.shape != target.shape:
+        raise ValueError(
+            f"target: got {tuple(target.shape)} beside pred {tuple(pred.shape)}, expected the same (B, n, 3)"
+        )
 
 
 def exact_emd(
@@ -55,6 +66,7 @@ def exact_emd(
 ) -> Tensor:  # (B,) exact earth mover's distance, float64, without gradient
     "Compute Eq. 1 by SciPy's assignment solver. Raises `ValueError` for clouds of different or wrong shapes, types or NaN."
     from scipy.optimize import linear_sum_assignment
+
     _check_clouds(pred, target)  # Eq. 1
     return torch.stack([d[linear_sum_assignment(d.numpy())].mean() for d in _distances(pred, target).cpu()])
 
@@ -75,7 +87,10 @@ def _auction_round(dist: Tensor, match: Tensor, owner: Tensor, prices: Tensor, e
 
 def _auction(dist, prices, eps, max_rounds=None, max_edges=None):
     "Bid until all are matched or a limit is met; return match, prices, rounds and edges."
-    match, owner = torch.full((dist.shape[0],), -1, device=dist.device), torch.full((dist.shape[1],), -1, device=dist.device)
+    match, owner = (
+        torch.full((dist.shape[0],), -1, device=dist.device),
+        torch.full((dist.shape[1],), -1, device=dist.device),
+    )
     prices = dist.new_zeros(dist.shape[1]) if prices is None else prices.clone()
     rounds = edges = 0
     while (match < 0).any() and rounds != max_rounds and (max_edges is None or edges < max_edges):
@@ -94,9 +109,14 @@ def auction_assign(
     _check_dist(dist), _check_number("eps", eps, 0)
     if prices is not None:
         _check("prices", prices, "(n,)")
-        if len(prices) != dist.shape[1] or (prices < 0).any(): raise ValueError(f"prices: got {len(prices)} values, the smallest {prices.min().item():g}, expected (n,) = ({dist.shape[1]},), at least 0")
-    if max_rounds is not None and (not isinstance(max_rounds, int) or isinstance(max_rounds, bool) or max_rounds < 0): raise ValueError(f"max_rounds: got {max_rounds!r}, expected None or a whole number of at least 0")
-    with torch.no_grad(): return _auction(dist.detach(), None if prices is None else prices.to(dist.dtype), eps, max_rounds)[:3]
+        if len(prices) != dist.shape[1] or (prices < 0).any():
+            raise ValueError(
+                f"prices: got {len(prices)} values, the smallest {prices.min().item():g}, expected (n,) = ({dist.shape[1]},), at least 0"
+            )
+    if max_rounds is not None and (not isinstance(max_rounds, int) or isinstance(max_rounds, bool) or max_rounds < 0):
+        raise ValueError(f"max_rounds: got {max_rounds!r}, expected None or a whole number of at least 0")
+    with torch.no_grad():
+        return _auction(dist.detach(), None if prices is None else prices.to(dist.dtype), eps, max_rounds)[:3]
 
 # %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #1ab940e0
 def matched_cost(
@@ -112,7 +132,9 @@ def _check_match(dist, match):
     "Raise `ValueError` unless match gives every source a sink or -1."
     _check("match", match, "(s,)", "int64")
     if len(match) != len(dist) or match.min() < -1 or match.max() >= dist.shape[1]:
-        raise ValueError(f"match: got {len(match)} values from {match.min().item()} to {match.max().item()}, expected (s,) = ({len(dist)},) between -1 and {dist.shape[1] - 1}")
+        raise ValueError(
+            f"match: got {len(match)} values from {match.min().item()} to {match.max().item()}, expected (s,) = ({len(dist)},) between -1 and {dist.shape[1] - 1}"
+        )
 
 
 def cloud_pairs(
@@ -121,13 +143,19 @@ def cloud_pairs(
 ) -> dict[str, tuple[Tensor, Tensor]]:  # name -> prediction and target, (1, n, 3) each
     "Draw the two pairs of the experiment: blob to cube, half sphere to sphere. Raises `ValueError` for fewer than one point."
     g = torch.Generator().manual_seed(seed)
-    return {"blob to cube": (sample_solid("blob", 1, points, g), sample_solid("cube", 1, points, g)),
-            "half sphere to sphere": (sample_surface("half_sphere", 1, points, g)[0], sample_surface("sphere", 1, points, g)[0])}
+    return {
+        "blob to cube": (sample_solid("blob", 1, points, g), sample_solid("cube", 1, points, g)),
+        "half sphere to sphere": (
+            sample_surface("half_sphere", 1, points, g)[0],
+            sample_surface("sphere", 1, points, g)[0],
+        ),
+    }
 
 # %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #4c25ca50
 def _shortest_path(d, source, u, v, owner):
     "Search from a source to the nearest free sink; return the sinks in the order reached, their distances, and where each came from."
     import numpy as np
+
     n = d.shape[1]
     near, prev, seen, reached, i, low = np.full(n, np.inf), np.full(n, source), np.zeros(n, bool), [], source, 0.0
     while True:
@@ -137,7 +165,8 @@ def _shortest_path(d, source, u, v, owner):
         j = int(np.where(seen, np.inf, near).argmin())
         low, seen[j] = near[j], True
         reached.append(j)
-        if owner[j] < 0: return reached, near, prev
+        if owner[j] < 0:
+            return reached, near, prev
         i = owner[j]
 
 
@@ -145,7 +174,8 @@ def _augment(source, reached, near, prev, u, v, owner, match):
     "Shift the dual variables and hand sinks over along the path, all in place."
     low = near[reached[-1]]
     u[source] += low
-    for j in reached[:-1]: u[owner[j]], v[j] = u[owner[j]] + low - near[j], v[j] - low + near[j]
+    for j in reached[:-1]:
+        u[owner[j]], v[j] = u[owner[j]] + low - near[j], v[j] - low + near[j]
     j, i = reached[-1], None
     while i != source:
         i = prev[j]
@@ -160,14 +190,18 @@ def local_assignment(
 ) -> tuple[Tensor, Tensor, int]:  # the k sources (k,), their sinks (k,), edges relaxed
     "Match the first sources exactly by successive shortest paths (Derigs 1981). Raises `ValueError` for wrong shapes, types, NaN, repeated sources or limits below 1."
     import numpy as np
+
     _check_dist(dist), _check("order", order, "(m,)", "int64")
-    if order.min() < 0 or order.max() >= len(dist) or len(order.unique()) != len(order): raise ValueError(f"order: expected different sources (m,) between 0 and {len(dist) - 1}")
+    if order.min() < 0 or order.max() >= len(dist) or len(order.unique()) != len(order):
+        raise ValueError(f"order: expected different sources (m,) between 0 and {len(dist) - 1}")
     for name, limit in (("count", count), ("edge_limit", edge_limit)):
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1): raise ValueError(f"{name}: got {limit!r}, expected None or a whole number of at least 1")
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise ValueError(f"{name}: got {limit!r}, expected None or a whole number of at least 1")
     d, (s, n) = dist.detach().cpu().double().numpy(), dist.shape
     u, v, owner, match, edges, done = np.zeros(s), np.zeros(n), np.full(n, -1), np.full(s, -1), 0, 0
     for source in order[:count].tolist():
-        if edge_limit is not None and edges >= edge_limit: break
+        if edge_limit is not None and edges >= edge_limit:
+            break
         reached, near, prev = _shortest_path(d, source, u, v, owner)
         _augment(source, reached, near, prev, u, v, owner, match)
         edges, done = edges + n * len(reached) - len(reached) * (len(reached) - 1) // 2, done + 1
@@ -186,9 +220,12 @@ def initial_prices(
     _check_dist(dist), _check_number("eps", eps, 0)
     for name, index, size in (("sources", sources, dist.shape[0]), ("match", match, dist.shape[1])):
         _check(name, index, "(k,)", "int64")
-        if index.min() < 0 or index.max() >= size or len(index.unique()) != len(index): raise ValueError(f"{name}: expected different indices (k,) between 0 and {size - 1}")
-    if len(sources) != len(match): raise ValueError(f"match: got {len(match)} sinks for {len(sources)} sources, expected (k,) each")
-    if slack not in (-1, 0, 1): raise ValueError(f"slack: got {slack!r}, expected 1, 0 or -1")
+        if index.min() < 0 or index.max() >= size or len(index.unique()) != len(index):
+            raise ValueError(f"{name}: expected different indices (k,) between 0 and {size - 1}")
+    if len(sources) != len(match):
+        raise ValueError(f"match: got {len(match)} sinks for {len(sources)} sources, expected (k,) each")
+    if slack not in (-1, 0, 1):
+        raise ValueError(f"slack: got {slack!r}, expected 1, 0 or -1")
     among = dist.detach()[sources][:, match]  # Lemma 2
     envy = among.diagonal()[:, None] - among + slack * eps
     envy.fill_diagonal_(-math.inf)
@@ -213,8 +250,10 @@ def auction_rounds(
 ) -> int:  # rounds, rounded up
     "Choose the number of rounds by how far the exact part came (Eq. 3). Raises `ValueError` for numbers out of range."
     for name, value in (("points", points), ("count", count)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1: raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-    if count > points: raise ValueError(f"count: got {count}, expected at most the {points} sources")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+    if count > points:
+        raise ValueError(f"count: got {count}, expected at most the {points} sources")
     _check_number("scale", scale, None, 0), _check_number("least", least, None, 0)
     return math.ceil(scale * points / count + least)  # Eq. 3
 
@@ -239,8 +278,15 @@ def adaptive_auction_emd(
     """Estimate the earth mover's distance by an auction with initial prices and adaptive rounds (Zhang et al., AAAI-24, Algorithm 2).
 
     Raises `ValueError` for clouds of different or wrong shapes, types or NaN, and for numbers out of range."""
-    _check_clouds(pred, target), _check_number("eps", eps, 0), _check_number("effort", effort, 0), _check_number("scale", scale, None, 0), _check_number("least", least, None, 0)
-    with torch.no_grad(): match = torch.stack([_matching(d, eps, effort, scale, least) for d in _distances(pred, target)])
+    (
+        _check_clouds(pred, target),
+        _check_number("eps", eps, 0),
+        _check_number("effort", effort, 0),
+        _check_number("scale", scale, None, 0),
+        _check_number("least", least, None, 0),
+    )
+    with torch.no_grad():
+        match = torch.stack([_matching(d, eps, effort, scale, least) for d in _distances(pred, target)])
     return torch.linalg.vector_norm(pred - target.gather(1, match[..., None].expand(-1, -1, 3)), dim=2).mean(1)
 
 # %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #97edc343
@@ -262,9 +308,14 @@ def _errors(dist, exact, generator, rounds, share, eps=0.005):
     prices = initial_prices(dist, sources, match, eps)
     other = initial_prices(dist, *local_assignment(dist, mixed, count=round(share * n))[:2], eps)
     method, _, _, more = _auction(dist, prices, eps, rounds)
-    found = {"initial prices": method, "zero prices": _auction(dist, None, eps, rounds)[0], "zero prices, equal edges": _auction(dist, None, eps, max_edges=edges + more)[0],
-             "random order": _auction(dist, other, eps, rounds)[0], "shuffled prices": _auction(dist, prices[torch.randperm(n, generator=generator)], eps, rounds)[0],
-             "no auction": _nearest_free(dist, sources, match)}
+    found = {
+        "initial prices": method,
+        "zero prices": _auction(dist, None, eps, rounds)[0],
+        "zero prices, equal edges": _auction(dist, None, eps, max_edges=edges + more)[0],
+        "random order": _auction(dist, other, eps, rounds)[0],
+        "shuffled prices": _auction(dist, prices[torch.randperm(n, generator=generator)], eps, rounds)[0],
+        "no auction": _nearest_free(dist, sources, match),
+    }
     return {arm: abs(matched_cost(dist, m).item() / exact - 1) for arm, m in found.items()}, edges + more
 
 # %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #b87baeb8
@@ -278,13 +329,17 @@ def claim_rows(
     share: float = 0.75,  # of the sources in the exact part, in (0, 1)
 ) -> list[dict]:  # sealed rows: arm, seed, error, and the error of either pair
     "Estimate both pairs of every seed in every way. Raises `ValueError` for a share outside (0, 1) or no seeds."
-    if not seeds: raise ValueError("seeds: got none, expected a list of whole numbers")
-    if not 0 < share < 1: raise ValueError(f"share: got {share!r}, expected a number in (0, 1)")
+    if not seeds:
+        raise ValueError("seeds: got none, expected a list of whole numbers")
+    if not 0 < share < 1:
+        raise ValueError(f"share: got {share!r}, expected a number in (0, 1)")
     rows = []
     for seed in seeds:
         generator, errors = torch.Generator().manual_seed(1000 + seed), {}
         for name, (pred, target) in cloud_pairs(seed, points).items():
-            errors[name], edges = _errors(_distances(pred, target)[0], exact_emd(pred, target).item(), generator, rounds, share)
+            errors[name], edges = _errors(
+                _distances(pred, target)[0], exact_emd(pred, target).item(), generator, rounds, share
+            )
         for arm in ARMS:
             each = {f"error, {name}": errors[name][arm] for name in errors}
             rows.append(sealed({"arm": arm, "seed": seed, "error": sum(each.values()) / len(each), **each}))
@@ -292,12 +347,44 @@ def claim_rows(
 
 # %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #e6a48a6f
 EXAMPLES = [
-    Example(exact_emd, lambda g: dict(pred=torch.rand(2, 6, 3, generator=g), target=torch.rand(2, 6, 3, generator=g)), gives=(2,)),
-    Example(auction_assign, lambda g: dict(dist=torch.rand(5, 7, generator=g), prices=torch.rand(7, generator=g)), gives=[(5,), (7,), None]),
-    Example(matched_cost, lambda g: dict(dist=torch.rand(5, 7, generator=g), match=torch.tensor([0, 3, -1, 5, 6])), gives=(), differentiable=("dist",)),
-    Example(local_assignment, lambda g: dict(dist=torch.rand(5, 7, generator=g), order=torch.randperm(5, generator=g)), gives=[(5,), (5,), None]),
-    Example(initial_prices, lambda g: dict(dist=torch.rand(5, 7, generator=g), sources=torch.tensor([0, 2, 3]), match=torch.tensor([1, 6, 2])), gives=(7,)),
+    Example(
+        exact_emd,
+        lambda g: dict(pred=torch.rand(2, 6, 3, generator=g), target=torch.rand(2, 6, 3, generator=g)),
+        gives=(2,),
+    ),
+    Example(
+        auction_assign,
+        lambda g: dict(dist=torch.rand(5, 7, generator=g), prices=torch.rand(7, generator=g)),
+        gives=[(5,), (7,), None],
+    ),
+    Example(
+        matched_cost,
+        lambda g: dict(dist=torch.rand(5, 7, generator=g), match=torch.tensor([0, 3, -1, 5, 6])),
+        gives=(),
+        differentiable=("dist",),
+    ),
+    Example(
+        local_assignment,
+        lambda g: dict(dist=torch.rand(5, 7, generator=g), order=torch.randperm(5, generator=g)),
+        gives=[(5,), (5,), None],
+    ),
+    Example(
+        initial_prices,
+        lambda g: dict(
+            dist=torch.rand(5, 7, generator=g), sources=torch.tensor([0, 2, 3]), match=torch.tensor([1, 6, 2])
+        ),
+        gives=(7,),
+    ),
     Example(source_sorted_order, lambda g: dict(dist=torch.rand(5, 7, generator=g)), gives=(5,)),
-    Example(adaptive_auction_emd, lambda g: dict(pred=torch.rand(2, 6, 3, generator=g), target=torch.rand(2, 6, 3, generator=g)), gives=(2,), differentiable=("pred", "target")),
+    Example(
+        adaptive_auction_emd,
+        lambda g: dict(pred=torch.rand(2, 6, 3, generator=g), target=torch.rand(2, 6, 3, generator=g)),
+        gives=(2,),
+        differentiable=("pred", "target"),
+    ),
 ]
-NO_EXAMPLE = {"auction_rounds": "numbers in, a number out", "cloud_pairs": "draws the experiment's clouds from a seed", "claim_rows": "the experiment, run by this notebook"}
+NO_EXAMPLE = {
+    "auction_rounds": "numbers in, a number out",
+    "cloud_pairs": "draws the experiment's clouds from a seed",
+    "claim_rows": "the experiment, run by this notebook",
+}

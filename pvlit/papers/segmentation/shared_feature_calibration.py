@@ -25,19 +25,34 @@ from ...worlds.shapes import Kind, assign_classes, draw_scenes
 def _check(name, x, shape, kind="float", low=None, high=None):
     "Raise `ValueError` unless x is a finite tensor with the axes of `shape`, of the kind float or bool, inside [low, high]."
     came = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-    if not isinstance(x, Tensor) or x.ndim != shape.count(",") + 1 or x.numel() == 0 or (x.dtype == torch.bool) != (kind == "bool") or kind == "float" and not x.is_floating_point():
+    if (
+        not isinstance(x, Tensor)
+        or x.ndim != shape.count(",") + 1
+        or x.numel() == 0
+        or (x.dtype == torch.bool) != (kind == "bool")
+        or kind == "float"
+        and not x.is_floating_point()
+    ):
         raise ValueError(f"{name}: got {came}, expected {kind} of shape {shape}, not empty")
-    if not torch.isfinite(x).all(): raise ValueError(f"{name}: holds NaN or infinite values, expected finite {shape}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name}: holds NaN or infinite values, expected finite {shape}")
     if low is not None and x.min() < low or high is not None and x.max() > high:
-        raise ValueError(f"{name}: values from {x.min():g} to {x.max():g}, expected {low} to {high if high is not None else 'infinity'} in {shape}")
+        raise ValueError(
+            f"{name}: values from {x.min():g} to {x.max():g}, expected {low} to {high if high is not None else 'infinity'} in {shape}"
+        )
 
 
 def _fits(name, x, wanted):
     "Raise `ValueError` when the shape of x is not the wanted one."
-    if tuple(x.shape) != tuple(wanted): raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {tuple(wanted)} to fit the other arguments")
+    if tuple(x.shape) != tuple(wanted):
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {tuple(wanted)} to fit the other arguments")
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #bfd86016
-KINDS = (Kind("square", "stripes", ((0.1, 0.3, 0.8), (0.6, 0.8, 1.0))), Kind("disc", "checks", ((0.8, 0.2, 0.1), (1.0, 0.7, 0.5))), Kind("triangle", "dots", ((0.1, 0.6, 0.2), (0.8, 1.0, 0.6))))
+KINDS = (
+    Kind("square", "stripes", ((0.1, 0.3, 0.8), (0.6, 0.8, 1.0))),
+    Kind("disc", "checks", ((0.8, 0.2, 0.1), (1.0, 0.7, 0.5))),
+    Kind("triangle", "dots", ((0.1, 0.6, 0.2), (0.8, 1.0, 0.6))),
+)
 WHEEL = Kind("ring", "plain", ((0.1, 0.1, 0.1), (0.1, 0.1, 0.1)))
 _OTHERS = (Kind("cross"), Kind("star", "rings"), Kind("bar", "stripes"), Kind("ell", "checks"))
 
@@ -67,7 +82,8 @@ def classification_loss(  # Eq. 1, with its minus sign
 def weight_cam(  # Eq. 2, without the pixel correlation module
     features: Tensor,  # features (B, D, H, W)
     weights: Tensor,  # classifier weights (C, D)
-    labels: Tensor | None = None,  # float (B, C), 1 for classes in the picture; the others get empty maps. None: all classes
+    labels: Tensor
+    | None = None,  # float (B, C), 1 for classes in the picture; the others get empty maps. None: all classes
 ) -> Tensor:  # maps (B, C+1, H, W) in [0, 1], the ground last
     "Compute the normalized activation maps of classifier weights (Zhao et al., AAAI-24, Eq. 2). Raises `ValueError` for wrong shapes, types or NaN."
     _check("features", features, "(B, D, H, W)")
@@ -88,7 +104,8 @@ def confident_mask(
 ) -> Tensor:  # bool (B, C+1, H, W)
     "Mark the pixels whose activation exceeds a threshold. Raises `ValueError` for maps or thresholds out of range."
     _check("cam", cam, "(B, C+1, H, W)", low=0, high=1)
-    if not 0 < threshold < 1: raise ValueError(f"threshold={threshold!r}: expected a number in (0, 1)")
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold={threshold!r}: expected a number in (0, 1)")
     return cam > threshold
 
 
@@ -122,8 +139,14 @@ def extra_samples(
     num_classes: int,  # |C|, at least 1
 ) -> float:  # N, pictures of each class that the bank adds in an epoch
     "Estimate how often the bank shows each class in an epoch. Raises `ValueError` for numbers out of range."
-    for name, value, least in (("bank_size", bank_size, 0), ("classes_per_image", classes_per_image, 1), ("iterations", iterations, 1), ("num_classes", num_classes, 1)):
-        if not least <= value < float("inf"): raise ValueError(f"{name}={value!r}: expected a number of at least {least}")
+    for name, value, least in (
+        ("bank_size", bank_size, 0),
+        ("classes_per_image", classes_per_image, 1),
+        ("iterations", iterations, 1),
+        ("num_classes", num_classes, 1),
+    ):
+        if not least <= value < float("inf"):
+            raise ValueError(f"{name}={value!r}: expected a number of at least {least}")
     return bank_size * classes_per_image * iterations / num_classes
 
 
@@ -133,21 +156,27 @@ def distribution_coefficient(  # Eq. 6
 ) -> Tensor:  # (C,), mean 1
     "Compute how much each class weighs in the consistency losses (Zhao et al., AAAI-24, Eq. 6). Raises `ValueError` for counts or extra out of range."
     _check("counts", counts, "(C)", low=0)
-    if not 0 <= extra < float("inf"): raise ValueError(f"extra={extra!r}: expected a number of at least 0")
-    if (counts + extra).min() <= 0: raise ValueError("counts: a class without pictures, expected positive counts (C), or extra above 0")
+    if not 0 <= extra < float("inf"):
+        raise ValueError(f"extra={extra!r}: expected a number of at least 0")
+    if (counts + extra).min() <= 0:
+        raise ValueError("counts: a class without pictures, expected positive counts (C), or extra above 0")
     demand = (counts[:, None] - counts).abs().sum(1) / (counts + extra)
     return demand * len(counts) / demand.sum() if demand.sum() > 0 else torch.ones_like(counts)
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #65afebe9
 class ImageBank:
     "Keep the latest image of every class and draw from them uniformly (Zhao et al., AAAI-24, image bank resampling). Raises `ValueError` for wrong shapes or an empty bank."
-    def __init__(self,
+
+    def __init__(
+        self,
         num_classes: int,  # number of classes, at least 1
     ):
-        if not isinstance(num_classes, int) or num_classes < 1: raise ValueError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
         self.num_classes, self.held = num_classes, {}
 
-    def update(self,
+    def update(
+        self,
         images: Tensor,  # images or features of a batch, float (B, D, H, W)
         labels: Tensor,  # float (B, C), 1 for classes in the picture
     ) -> None:
@@ -155,15 +184,19 @@ class ImageBank:
         _check("images", images, "(B, D, H, W)")
         _check("labels", labels, "(B, C)", low=0, high=1)
         _fits("labels", labels, (len(images), self.num_classes))
-        for b, c in labels.nonzero().tolist(): self.held[c] = images[b].clone(), labels[b].clone()
+        for b, c in labels.nonzero().tolist():
+            self.held[c] = images[b].clone(), labels[b].clone()
 
-    def sample(self,
+    def sample(
+        self,
         n: int,  # images to draw, at least 1
         generator: torch.Generator,  # CPU generator
     ) -> tuple[Tensor, Tensor]:  # images (n, D, H, W) and labels (n, C)
         "Draw classes that were seen, uniformly and with replacement, and return their images."
-        if not self.held: raise ValueError("the bank is empty; call update before sample")
-        if n < 1: raise ValueError(f"n={n!r}: expected a whole number of at least 1")
+        if not self.held:
+            raise ValueError("the bank is empty; call update before sample")
+        if n < 1:
+            raise ValueError(f"n={n!r}: expected a whole number of at least 1")
         seen = sorted(self.held)
         drawn = [self.held[seen[i]] for i in torch.randint(len(seen), (n,), generator=generator).tolist()]
         return torch.stack([image for image, _ in drawn]), torch.stack([label for _, label in drawn])
@@ -176,14 +209,18 @@ def msdw_loss(  # Eqs. 5 and 7
     dc: Tensor,  # distribution coefficients (C,), at least 0; ones for the plain loss
 ) -> dict[str, Tensor]:  # scalars p and w
     "Compute the two distribution-weighted consistency losses (Zhao et al., AAAI-24, Eqs. 5 and 7). Raises `ValueError` for wrong shapes, types, ranges or NaN."
-    for name, x in (("m_w", m_w), ("m_p", m_p), ("m_w_small", m_w_small)): _check(name, x, "(B, C+1, H, W)", low=0, high=1)
+    for name, x in (("m_w", m_w), ("m_p", m_p), ("m_w_small", m_w_small)):
+        _check(name, x, "(B, C+1, H, W)", low=0, high=1)
     _check("dc", dc, "(C)", low=0)
     _fits("m_p", m_p, m_w.shape)
     _fits("m_w_small", m_w_small, (*m_w.shape[:2], *m_w_small.shape[2:]))
     _fits("dc", dc, (m_w.shape[1] - 1,))
     apart = (m_w - m_p.detach()).abs().mean((0, 2, 3))
     scaled = F.interpolate(m_w[:, :-1], size=m_w_small.shape[2:], mode="bilinear", align_corners=False)
-    return {"p": (dc * apart[:-1]).sum() + apart[-1], "w": (dc * (scaled - m_w_small[:, :-1]).abs().mean((0, 2, 3))).sum()}
+    return {
+        "p": (dc * apart[:-1]).sum() + apart[-1],
+        "w": (dc * (scaled - m_w_small[:, :-1]).abs().mean((0, 2, 3))).sum(),
+    }
 
 
 def calibrated_cam(  # Eq. 9
@@ -191,7 +228,8 @@ def calibrated_cam(  # Eq. 9
     m_p: Tensor,  # maps of the prototypes (B, C+1, H, W)
 ) -> Tensor:  # final maps (B, C+1, H, W)
     "Add the two maps (Zhao et al., AAAI-24, Eq. 9). Raises `ValueError` for wrong shapes, types, ranges or NaN."
-    for name, x in (("m_w", m_w), ("m_p", m_p)): _check(name, x, "(B, C+1, H, W)", low=0, high=1)
+    for name, x in (("m_w", m_w), ("m_p", m_p)):
+        _check(name, x, "(B, C+1, H, W)", low=0, high=1)
     _fits("m_p", m_p, m_w.shape)
     return m_w + m_p
 
@@ -210,13 +248,21 @@ def shared_component(  # Eqs. 11 and 12 after one step from zero, for any number
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #2d1f5c86
 class _Encoder(nn.Module):
     "Three convolutions at half resolution."
+
     def __init__(self, seed):
         super().__init__()
         with initialized_from(seed):
-            self.layers = nn.Sequential(*[layer for i, o, s in ((3, 16, 2), (16, 32, 1), (32, 32, 1)) for layer in (nn.Conv2d(i, o, 3, s, 1), nn.BatchNorm2d(o), nn.ReLU())])
+            self.layers = nn.Sequential(
+                *[
+                    layer
+                    for i, o, s in ((3, 16, 2), (16, 32, 1), (32, 32, 1))
+                    for layer in (nn.Conv2d(i, o, 3, s, 1), nn.BatchNorm2d(o), nn.ReLU())
+                ]
+            )
             self.head = nn.Conv2d(32, 9, 1)
 
-    def forward(self, images): return self.layers(images - 0.5)
+    def forward(self, images):
+        return self.layers(images - 0.5)
 
 
 def _trained_encoder(seed, steps):
@@ -234,7 +280,8 @@ def _trained_encoder(seed, steps):
         loss.backward()
         optimizer.step()
         schedule.step()
-    with torch.no_grad(): features = net.eval()(scenes.images[:200])
+    with torch.no_grad():
+        features = net.eval()(scenes.images[:200])
     return net, features.mean((0, 2, 3), keepdim=True), features.std((0, 2, 3), keepdim=True).clamp(min=1e-4)
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #88e80d20
@@ -256,14 +303,25 @@ def _world(seed, counts, encoder, wheel, test):
     held_out = draw_scenes(pairs, KINDS, g, **options)
     half = F.interpolate(train.images, scale_factor=0.5, mode="bilinear", align_corners=False)
     (f, l), (small, _), (tf, tl) = (_features(encoder, x) for x in (train.images, half, held_out.images))
-    return dict(f=f, l=l, small=small, y=train.labels(), test_f=tf, test_l=tl, test_y=held_out.labels(), truth=held_out.semantic(), test_images=held_out.images)
+    return dict(
+        f=f,
+        l=l,
+        small=small,
+        y=train.labels(),
+        test_f=tf,
+        test_l=tl,
+        test_y=held_out.labels(),
+        truth=held_out.semantic(),
+        test_images=held_out.images,
+    )
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #e0f8226d
 def _loss(world, rows, weights, dc, losses, displaced):
     "Compute the loss of a batch of rows."
     f, l, small, y = (world[k][rows] for k in ("f", "l", "small", "y"))
     loss = classification_loss(class_scores(f, weights), y)
-    if not losses: return loss
+    if not losses:
+        return loss
     m_w = weight_cam(f, weights, y)
     mask = confident_mask(m_w.detach())
     present = torch.cat((y, torch.ones(len(y), 1)), 1)[:, :, None, None]
@@ -276,13 +334,16 @@ def _train_weights(world, seed, steps, bank_size=0, losses=False, dc="ones", dis
     "Train classifier weights (C, D) from zero."
     g, y = torch.Generator().manual_seed(seed + 77), world["y"]
     per_epoch = len(y) // batch
-    coefficients = distribution_coefficient(y.sum(0), extra_samples(bank_size, max(1.0, y.sum(1).mean().item()), per_epoch, y.shape[1]))
+    coefficients = distribution_coefficient(
+        y.sum(0), extra_samples(bank_size, max(1.0, y.sum(1).mean().item()), per_epoch, y.shape[1])
+    )
     coefficients = {"ones": torch.ones_like(coefficients), "counts": coefficients, "reversed": coefficients.flip(0)}[dc]
     weights = torch.zeros(y.shape[1], world["f"].shape[1], requires_grad=True)
     optimizer, bank = torch.optim.SGD([weights], lr=0.3), ImageBank(y.shape[1])
     for i in range(steps):
-        if i % per_epoch == 0: order = torch.randperm(len(y), generator=g)
-        rows = order[i % per_epoch * batch:][:batch]
+        if i % per_epoch == 0:
+            order = torch.randperm(len(y), generator=g)
+        rows = order[i % per_epoch * batch :][:batch]
         if bank_size:  # the bank holds row numbers in the place of pictures
             bank.update(rows.float()[:, None, None, None], y[rows])
             rows = torch.cat((rows, bank.sample(bank_size, g)[0].flatten().long()))
@@ -305,18 +366,36 @@ def _evaluate(world, weights):
     "Score the maps of the weights and the final maps of the test pictures."
     y = world["test_y"]
     m_w = weight_cam(world["test_f"], weights, y)
-    m_p = prototype_cam(world["test_l"], confident_mask(m_w)) * torch.cat((y, torch.ones(len(y), 1)), 1)[:, :, None, None]
+    m_p = (
+        prototype_cam(world["test_l"], confident_mask(m_w)) * torch.cat((y, torch.ones(len(y), 1)), 1)[:, :, None, None]
+    )
     found = {}
     for suffix, cam in (("", m_w), ("_final", calibrated_cam(m_w, m_p))):
         iou, area = _scores(cam, world["truth"])
-        found |= {"miou" + suffix: sum(iou) / 3, "head_iou" + suffix: iou[0], "tail_iou" + suffix: (iou[1] + iou[2]) / 2,
-                  "head_area" + suffix: area[0], "tail_area" + suffix: (area[1] + area[2]) / 2, "area_gap" + suffix: area[0] - (area[1] + area[2]) / 2}
+        found |= {
+            "miou" + suffix: sum(iou) / 3,
+            "head_iou" + suffix: iou[0],
+            "tail_iou" + suffix: (iou[1] + iou[2]) / 2,
+            "head_area" + suffix: area[0],
+            "tail_area" + suffix: (area[1] + area[2]) / 2,
+            "area_gap" + suffix: area[0] - (area[1] + area[2]) / 2,
+        }
     return found
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #6c27fc62
 _SFC = dict(bank_size=4, losses=True, dc="counts")
-ARMS = {"base": {}, "base x2": {"steps": 2}, "bank": {"bank_size": 4}, "plain": {**_SFC, "dc": "ones"}, "SFC": _SFC, "reversed DC": {**_SFC, "dc": "reversed"},
-        "displaced prototypes": {**_SFC, "displaced": True}, "balanced base": {"world": "balanced"}, "balanced SFC": {**_SFC, "world": "balanced"}, "lone base": {"world": "lone"}}
+ARMS = {
+    "base": {},
+    "base x2": {"steps": 2},
+    "bank": {"bank_size": 4},
+    "plain": {**_SFC, "dc": "ones"},
+    "SFC": _SFC,
+    "reversed DC": {**_SFC, "dc": "reversed"},
+    "displaced prototypes": {**_SFC, "displaced": True},
+    "balanced base": {"world": "balanced"},
+    "balanced SFC": {**_SFC, "world": "balanced"},
+    "lone base": {"world": "lone"},
+}
 
 
 def claim_rows(
@@ -327,30 +406,88 @@ def claim_rows(
     test: int = 30,  # test pictures of each of five compositions
 ) -> list[dict]:  # sealed rows: arm, seed, IoU and areas
     "Run all arms of the claims. Raises `ValueError` for anything but three counts."
-    if len(counts) != 3: raise ValueError(f"counts: got {len(counts)}, expected three, the head first")
+    if len(counts) != 3:
+        raise ValueError(f"counts: got {len(counts)}, expected three, the head first")
     rows, even = [], [sum(counts) // 3] * 3
     for seed in seeds:
         encoder = _trained_encoder(seed, encoder_steps)
-        worlds = {"long": _world(seed, counts, encoder, True, test), "balanced": _world(seed, even, encoder, True, test), "lone": _world(seed, counts, encoder, False, test)}
+        worlds = {
+            "long": _world(seed, counts, encoder, True, test),
+            "balanced": _world(seed, even, encoder, True, test),
+            "lone": _world(seed, counts, encoder, False, test),
+        }
         for arm, options in ARMS.items():
             options = dict(options)
             world = worlds[options.pop("world", "long")]
             weights = _train_weights(world, seed, steps * options.pop("steps", 1), **options)
-            rows.append(sealed({"arm": arm, "seed": seed, **{k: round(v, 6) for k, v in _evaluate(world, weights).items()}}))
+            rows.append(
+                sealed({"arm": arm, "seed": seed, **{k: round(v, 6) for k, v in _evaluate(world, weights).items()}})
+            )
     return rows
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #837bb705
 EXAMPLES = [
-    Example(class_scores, lambda g: dict(features=torch.randn(2, 6, 5, 5, generator=g), weights=torch.randn(3, 6, generator=g)), gives=(2, 3), differentiable=("features", "weights")),
-    Example(classification_loss, lambda g: dict(scores=torch.randn(4, 3, generator=g), labels=torch.ones(4, 3)), gives=(), differentiable=("scores",)),
-    Example(weight_cam, lambda g: dict(features=torch.randn(2, 6, 5, 5, generator=g), weights=torch.randn(3, 6, generator=g), labels=torch.ones(2, 3)), gives=(2, 4, 5, 5), differentiable=("features", "weights")),
+    Example(
+        class_scores,
+        lambda g: dict(features=torch.randn(2, 6, 5, 5, generator=g), weights=torch.randn(3, 6, generator=g)),
+        gives=(2, 3),
+        differentiable=("features", "weights"),
+    ),
+    Example(
+        classification_loss,
+        lambda g: dict(scores=torch.randn(4, 3, generator=g), labels=torch.ones(4, 3)),
+        gives=(),
+        differentiable=("scores",),
+    ),
+    Example(
+        weight_cam,
+        lambda g: dict(
+            features=torch.randn(2, 6, 5, 5, generator=g),
+            weights=torch.randn(3, 6, generator=g),
+            labels=torch.ones(2, 3),
+        ),
+        gives=(2, 4, 5, 5),
+        differentiable=("features", "weights"),
+    ),
     Example(confident_mask, lambda g: dict(cam=torch.rand(2, 4, 5, 5, generator=g)), gives=(2, 4, 5, 5)),
-    Example(class_prototypes, lambda g: dict(features=torch.randn(2, 6, 5, 5, generator=g), mask=torch.rand(2, 4, 5, 5, generator=g) > 0.5), gives=(2, 4, 6), differentiable=("features",)),
-    Example(prototype_cam, lambda g: dict(features=torch.randn(2, 6, 5, 5, generator=g), mask=torch.rand(2, 4, 5, 5, generator=g) > 0.5), gives=(2, 4, 5, 5)),
+    Example(
+        class_prototypes,
+        lambda g: dict(features=torch.randn(2, 6, 5, 5, generator=g), mask=torch.rand(2, 4, 5, 5, generator=g) > 0.5),
+        gives=(2, 4, 6),
+        differentiable=("features",),
+    ),
+    Example(
+        prototype_cam,
+        lambda g: dict(features=torch.randn(2, 6, 5, 5, generator=g), mask=torch.rand(2, 4, 5, 5, generator=g) > 0.5),
+        gives=(2, 4, 5, 5),
+    ),
     Example(distribution_coefficient, lambda g: dict(counts=1 + torch.rand(4, generator=g), extra=2.0), gives=(4,)),
-    Example(msdw_loss, lambda g: dict(m_w=torch.rand(2, 4, 6, 6, generator=g), m_p=torch.rand(2, 4, 6, 6, generator=g), m_w_small=torch.rand(2, 4, 3, 3, generator=g), dc=torch.ones(3)),
-            gives={"p": (), "w": ()}, differentiable=("m_w", "m_w_small")),
-    Example(calibrated_cam, lambda g: dict(m_w=torch.rand(2, 4, 6, 6, generator=g), m_p=torch.rand(2, 4, 6, 6, generator=g)), gives=(2, 4, 6, 6), differentiable=("m_w", "m_p")),
-    Example(shared_component, lambda g: dict(counts=torch.rand(3, generator=g), shares=torch.rand(3, generator=g)), gives=(3,), differentiable=("counts", "shares")),
+    Example(
+        msdw_loss,
+        lambda g: dict(
+            m_w=torch.rand(2, 4, 6, 6, generator=g),
+            m_p=torch.rand(2, 4, 6, 6, generator=g),
+            m_w_small=torch.rand(2, 4, 3, 3, generator=g),
+            dc=torch.ones(3),
+        ),
+        gives={"p": (), "w": ()},
+        differentiable=("m_w", "m_w_small"),
+    ),
+    Example(
+        calibrated_cam,
+        lambda g: dict(m_w=torch.rand(2, 4, 6, 6, generator=g), m_p=torch.rand(2, 4, 6, 6, generator=g)),
+        gives=(2, 4, 6, 6),
+        differentiable=("m_w", "m_p"),
+    ),
+    Example(
+        shared_component,
+        lambda g: dict(counts=torch.rand(3, generator=g), shares=torch.rand(3, generator=g)),
+        gives=(3,),
+        differentiable=("counts", "shares"),
+    ),
 ]
-NO_EXAMPLE = {"claim_rows": "the experiment, run by this notebook", "ImageBank": "holds state; its two methods are tested above", "extra_samples": "takes numbers only"}
+NO_EXAMPLE = {
+    "claim_rows": "the experiment, run by this notebook",
+    "ImageBank": "holds state; its two methods are tested above",
+    "extra_samples": "takes numbers only",
+}

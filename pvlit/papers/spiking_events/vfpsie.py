@@ -27,20 +27,27 @@ from ...worlds.moving_shapes import MovingShapes, flow_between, moving_shapes, n
 def _check(name: str, x, shape: str, low: float = -math.inf, high: float = math.inf) -> None:
     "Raise `ValueError` unless `x` is a finite float tensor of the shape, written as in (B, 2, H, W), with values in [low, high]."
     axes = shape.strip("()").split(", ")
-    if not isinstance(x, Tensor): raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
     fits = x.ndim == len(axes) and all(not a.isdigit() or int(a) == n for a, n in zip(axes, x.shape))
-    if not fits or x.numel() == 0: raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} with no empty axis")
-    if not x.is_floating_point(): raise ValueError(f"{name}: got {x.dtype}, expected floats {shape}")
-    if not ((x >= low) & (x <= high)).all() or not x.isfinite().all(): raise ValueError(f"{name}: expected finite values in [{low:g}, {high:g}], shape {shape}, got others or NaN")
+    if not fits or x.numel() == 0:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} with no empty axis")
+    if not x.is_floating_point():
+        raise ValueError(f"{name}: got {x.dtype}, expected floats {shape}")
+    if not ((x >= low) & (x <= high)).all() or not x.isfinite().all():
+        raise ValueError(f"{name}: expected finite values in [{low:g}, {high:g}], shape {shape}, got others or NaN")
 
 
 def _check_equal(name: str, x: Tensor, other: str, y: Tensor) -> None:
     "Raise `ValueError` unless two tensors have one shape."
-    if x.shape != y.shape: raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected that of {other}, {tuple(y.shape)}")
+    if x.shape != y.shape:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected that of {other}, {tuple(y.shape)}")
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #da7ef031
 FLOOR, THRESHOLD = 0.05, 0.15
-WORLD = MovingShapes(frames=17, channels=1, shapes=2, radius=(6.0, 9.0), speed=(0.2, 0.4), bend=0.06, surge=0.5, drift=0.3)
+WORLD = MovingShapes(
+    frames=17, channels=1, shapes=2, radius=(6.0, 9.0), speed=(0.2, 0.4), bend=0.06, surge=0.5, drift=0.3
+)
 
 
 def integrate_events(
@@ -51,7 +58,8 @@ def integrate_events(
     "Predict a frame as the picture times the exponential of its summed events (EDI, Pan et al. 2022). Raises `ValueError` for wrong tensors."
     _check("image", image, "(B, 1, H, W)", 0, 1)
     _check("voxel", voxel, "(B, bins, H, W)")
-    if not threshold > 0: raise ValueError(f"threshold: got {threshold!r}, expected a number above 0")
+    if not threshold > 0:
+        raise ValueError(f"threshold: got {threshold!r}, expected a number above 0")
     return ((image + FLOOR) * (threshold * voxel.sum(1, keepdim=True)).exp() - FLOOR).clamp(0, 1)
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #29d56f1e
@@ -59,11 +67,15 @@ def _check_events(events: Tensor, bins: int, height: int, width: int, t0: float,
     "Raise `ValueError` for a stream, grid or window that makes no voxel."
     _check("events", events, "(M, 4)")
     for name, value in (("bins", bins), ("height", height), ("width", width)):
-        if type(value) is not int or value < 1 + (name == "bins"): raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {1 + (name == 'bins')}")
-    if not t0 < t1: raise ValueError(f"t1: got a window from {t0} to {t1}, expected t0 < t1")
+        if type(value) is not int or value < 1 + (name == "bins"):
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {1 + (name == 'bins')}")
+    if not t0 < t1:
+        raise ValueError(f"t1: got a window from {t0} to {t1}, expected t0 < t1")
     x, y, _, p = events.T
-    if not ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).all(): raise ValueError(f"events: some lie outside of {height} x {width} pixels")
-    if not (p.abs() == 1).all(): raise ValueError("events: expected polarities -1 and 1 in the last of the columns x, y, t, p of (M, 4)")
+    if not ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).all():
+        raise ValueError(f"events: some lie outside of {height} x {width} pixels")
+    if not (p.abs() == 1).all():
+        raise ValueError("events: expected polarities -1 and 1 in the last of the columns x, y, t, p of (M, 4)")
 
 
 def events_to_voxel(
@@ -98,30 +110,39 @@ def cross_channel_attention(
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #10f9a365
 class _Projections(nn.Module):
     "Normalize features over channels and project them to queries, keys and values (B, n, c)."
+
     def __init__(self, channels):
         super().__init__()
         self.norm, self.to_qkv = nn.LayerNorm(channels), nn.Linear(channels, 3 * channels)
 
-    def forward(self, x): return self.to_qkv(self.norm(x.flatten(2).transpose(1, 2))).chunk(3, -1)
+    def forward(self, x):
+        return self.to_qkv(self.norm(x.flatten(2).transpose(1, 2))).chunk(3, -1)
 
 
 class SymmetricCrossAttention(nn.Module):
     "Let features of picture and events look at each other (SCA). Raises `ValueError` for wrong features."
-    def __init__(self,
+
+    def __init__(
+        self,
         channels: int,  # c, of both features, at least 1
         residual: bool,  # whether the result is added to the features
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        if type(channels) is not int or channels < 1: raise ValueError(f"channels: got {channels!r}, expected a whole number of at least 1")
+        if type(channels) is not int or channels < 1:
+            raise ValueError(f"channels: got {channels!r}, expected a whole number of at least 1")
         self.residual = residual
-        with initialized_from(seed): self.image, self.events = _Projections(channels), _Projections(channels)
+        with initialized_from(seed):
+            self.image, self.events = _Projections(channels), _Projections(channels)
 
     def forward(self, image, events):
-        for name, x in (("image", image), ("events", events)): _check(name, x, f"(B, {self.image.norm.normalized_shape[0]}, H, W)")
+        for name, x in (("image", image), ("events", events)):
+            _check(name, x, f"(B, {self.image.norm.normalized_shape[0]}, H, W)")
         _check_equal("events", events, "image", image)
         (qi, ki, vi), (qe, ke, ve) = self.image(image), self.events(events)
-        ai, ae = (cross_channel_attention(*x).transpose(1, 2).reshape(image.shape) for x in ((qe, ki, vi), (qi, ke, ve)))
+        ai, ae = (
+            cross_channel_attention(*x).transpose(1, 2).reshape(image.shape) for x in ((qe, ki, vi), (qi, ke, ve))
+        )
         return (image + ai, events + ae) if self.residual else (ai, ae)
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #011af92a
@@ -133,7 +154,8 @@ def forward_splat(
     _check("feat", feat, "(B, C, H, W)")
     _check("flow", flow, "(B, 2, H, W)")
     b, c, h, w = feat.shape
-    if flow.shape != (b, 2, h, w): raise ValueError(f"flow: got {tuple(flow.shape)}, expected (B, 2, H, W) = {(b, 2, h, w)} to go with feat")
+    if flow.shape != (b, 2, h, w):
+        raise ValueError(f"flow: got {tuple(flow.shape)}, expected (B, 2, H, W) = {(b, 2, h, w)} to go with feat")
     x = flow[:, 0] + torch.arange(w, device=flow.device)
     y = flow[:, 1] + torch.arange(h, device=flow.device)[:, None]
     total = torch.zeros(b, c + 1, h * w, dtype=feat.dtype, device=feat.device)
@@ -158,7 +180,8 @@ def warp_and_inpaint(
     warped, weight = forward_splat(feat, flow)
     _check("synth", synth, "(B, C, H, W)")
     _check_equal("synth", synth, "feat", feat)
-    if not 0 <= threshold <= 1: raise ValueError(f"threshold: got {threshold!r}, expected a number in [0, 1]")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold: got {threshold!r}, expected a number in [0, 1]")
     return torch.where(weight < threshold, synth, warped)
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #a5593c9a
@@ -169,9 +192,13 @@ def fuse(
 ) -> Tensor:  # (B, C, H, W)
     "Blend two frames with a weight for each pixel. Raises `ValueError` for wrong tensors or weights outside of [0, 1]."  # Eq. 5
     _check("weight", weight, "(B, 1, H, W)", 0, 1)
-    for name, x in (("warped", warped), ("synth", synth)): _check(name, x, "(B, C, H, W)")
+    for name, x in (("warped", warped), ("synth", synth)):
+        _check(name, x, "(B, C, H, W)")
     _check_equal("synth", synth, "warped", warped)
-    if weight[:, 0].shape != warped[:, 0].shape: raise ValueError(f"weight: got {tuple(weight.shape)}, expected (B, 1, H, W) to go with warped {tuple(warped.shape)}")
+    if weight[:, 0].shape != warped[:, 0].shape:
+        raise ValueError(
+            f"weight: got {tuple(weight.shape)}, expected (B, 1, H, W) to go with warped {tuple(warped.shape)}"
+        )
     return weight * warped + (1 - weight) * synth
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #8c690456
@@ -181,13 +208,17 @@ def census_loss(
     scale: float = 16.0,  # what differences are multiplied by: 16 for intensities in [0, 1], 1 for features
 ) -> Tensor:  # scalar in [0, 1)
     "Compare the soft signs of the differences between each pixel and its eight neighbors. Raises `ValueError` for wrong tensors."
-    for name, x in (("a", a), ("b", b)): _check(name, x, "(B, C, H, W)")
+    for name, x in (("a", a), ("b", b)):
+        _check(name, x, "(B, C, H, W)")
     _check_equal("b", b, "a", a)
-    if not scale > 0: raise ValueError(f"scale: got {scale!r}, expected a number above 0")
+    if not scale > 0:
+        raise ValueError(f"scale: got {scale!r}, expected a number above 0")
+
     def signs(x):
         x = scale * x.mean(1, keepdim=True)
         near = F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).reshape(len(x), 9, *x.shape[2:])
         return (near - x) / (0.81 + (near - x).square()).sqrt()
+
     apart = (signs(a) - signs(b)).square()
     return (apart / (0.1 + apart)).mean()
 
@@ -197,7 +228,8 @@ def reconstruction_loss(
     target: Tensor,  # true frames (B, C, H, W)
 ) -> Tensor:  # scalar
     "Add Charbonnier and census loss; the paper's LPIPS term is left out. Raises `ValueError` for wrong tensors."  # Eq. 6
-    for name, x in (("pred", pred), ("target", target)): _check(name, x, "(B, C, H, W)")
+    for name, x in (("pred", pred), ("target", target)):
+        _check(name, x, "(B, C, H, W)")
     _check_equal("target", target, "pred", pred)
     return ((pred - target).square() + 1e-6).sqrt().mean() + census_loss(pred, target)
 
@@ -209,7 +241,10 @@ def robust_penalty(
     "Penalize a flow's error, almost absolutely where trust is 1 and almost not where it is 0. Raises `ValueError` for wrong tensors."
     _check("error", error, "(B, 2, H, W)")
     _check("trust", trust, "(B, 1, H, W)", 0, 1)
-    if error[:, 0].shape != trust[:, 0].shape: raise ValueError(f"trust: got {tuple(trust.shape)}, expected (B, 1, H, W) to go with error {tuple(error.shape)}")
+    if error[:, 0].shape != trust[:, 0].shape:
+        raise ValueError(
+            f"trust: got {tuple(trust.shape)}, expected (B, 1, H, W) to go with error {tuple(error.shape)}"
+        )
     epsilon = 10 ** (-(10 * trust - 1) / 3)
     return ((error.square() + epsilon.square()) ** (trust / 2)).mean()
 
@@ -221,7 +256,8 @@ def flow_loss(
     beta: float = 0.3,  # how quickly trust falls with the error, per pixel
 ) -> Tensor:  # scalar
     "Add the robust penalties of all levels and the mean length of the final error. Raises `ValueError` for wrong tensors."  # Eq. 7
-    for name, x in (("flow", flow), ("target", target)): _check(name, x, "(B, 2, H, W)")
+    for name, x in (("flow", flow), ("target", target)):
+        _check(name, x, "(B, 2, H, W)")
     _check_equal("target", target, "flow", flow)
     length = torch.linalg.vector_norm(flow - target, dim=1, keepdim=True)
     trust, total = (-beta * length.detach()).exp(), length.mean()
@@ -234,23 +270,34 @@ def flow_loss(
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #02603faf
 class _Block(nn.Module):
     "Residual block: two convolutions with PReLU."
+
     def __init__(self, channels):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.PReLU(channels), nn.Conv2d(channels, channels, 3, padding=1))
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1), nn.PReLU(channels), nn.Conv2d(channels, channels, 3, padding=1)
+        )
         self.act = nn.PReLU(channels)
 
-    def forward(self, x): return self.act(x + self.body(x))
+    def forward(self, x):
+        return self.act(x + self.body(x))
 
 
 def _encoder(inputs: int, channels: tuple[int, ...]) -> nn.ModuleList:
     "Make a pyramid: level 1 at half size, each further one at half the size of the last."
     widths = (inputs, *channels)
-    return nn.ModuleList(nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.PReLU(b), _Block(b)) for a, b in zip(widths, channels))
+    return nn.ModuleList(
+        nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.PReLU(b), _Block(b)) for a, b in zip(widths, channels)
+    )
 
 
 def _decoder(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     "Make a decoder, whose last layer doubles the size."
-    return nn.Sequential(nn.Conv2d(inputs, hidden, 3, padding=1), nn.PReLU(hidden), _Block(hidden), nn.ConvTranspose2d(hidden, outputs, 4, 2, 1))
+    return nn.Sequential(
+        nn.Conv2d(inputs, hidden, 3, padding=1),
+        nn.PReLU(hidden),
+        _Block(hidden),
+        nn.ConvTranspose2d(hidden, outputs, 4, 2, 1),
+    )
 
 
 def _double(flow: Tensor) -> Tensor:
@@ -262,7 +309,9 @@ class VFPSIE(nn.Module):
     """Predict a frame from one picture and the events after it (Zhu, Wan and Dai, AAAI 2024).
 
     Raises `ValueError` for wrong pictures or voxels, or sizes that the pyramid cannot halve."""
-    def __init__(self,
+
+    def __init__(
+        self,
         bins: int,  # B, time bins of the voxel, at least 2
         channels: tuple[int, ...] = (24, 36, 54, 72),  # of the levels, finest first, at least two
         colors: int = 1,  # channels of the picture, 1 or 3
@@ -271,35 +320,46 @@ class VFPSIE(nn.Module):
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        if branch not in ("both", "synthesis", "warp") or len(channels) < 2: raise ValueError(f"branch: got {branch!r}, expected both, synthesis or warp; channels: got {channels!r}, expected two levels or more")
+        if branch not in ("both", "synthesis", "warp") or len(channels) < 2:
+            raise ValueError(
+                f"branch: got {branch!r}, expected both, synthesis or warp; channels: got {channels!r}, expected two levels or more"
+            )
         self.bins, self.colors, self.branch, self.inpaint, c = bins, colors, branch, True, tuple(channels)
         with initialized_from(seed):
             self.picture, self.events = _encoder(colors, c), _encoder(bins, c)
-            self.top, self.bottom = (SymmetricCrossAttention(c[i], i == 0, seed=None) if attention else None for i in (0, -1))
+            self.top, self.bottom = (
+                SymmetricCrossAttention(c[i], i == 0, seed=None) if attention else None for i in (0, -1)
+            )
             self.start = _decoder(2 * c[-1], c[-1], c[-2] + 2)
             self.middle = nn.ModuleList(_decoder(3 * c[l] + 2, c[l], c[l - 1] + 2) for l in range(len(c) - 2, 0, -1))
             self.finish = _decoder(3 * c[0] + 2, c[0], colors + 2)
-            self.weigh = nn.Sequential(nn.Conv2d(2 * colors + 1, 8, 3, padding=1), nn.PReLU(8), nn.Conv2d(8, 1, 3, padding=1), nn.Sigmoid())
+            self.weigh = nn.Sequential(
+                nn.Conv2d(2 * colors + 1, 8, 3, padding=1), nn.PReLU(8), nn.Conv2d(8, 1, 3, padding=1), nn.Sigmoid()
+            )
 
-    def forward(self, image, voxel): return self.levels(image, voxel)[0]
+    def forward(self, image, voxel):
+        return self.levels(image, voxel)[0]
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #ccbdb8a4
 @patch
 def _warp(self: VFPSIE, feat: Tensor, flow: Tensor, synth: Tensor) -> Tensor:
     "Bring features to the time asked for."
-    if self.branch == "synthesis": return feat
+    if self.branch == "synthesis":
+        return feat
     return warp_and_inpaint(feat, flow, synth if self.inpaint else torch.zeros_like(synth))
 
 
 @patch
 def _render(self: VFPSIE, image: Tensor, flow: Tensor, synth: Tensor) -> dict[str, Tensor]:
     "Warp, paint and blend at full size."
-    if self.branch == "synthesis": return dict(frame=synth, flow=flow, synth=synth, warped=synth, weight=torch.zeros_like(synth[:, :1]))
+    if self.branch == "synthesis":
+        return dict(frame=synth, flow=flow, synth=synth, warped=synth, weight=torch.zeros_like(synth[:, :1]))
     pushed, arrived = forward_splat(image, flow)
     hole = (arrived < 0.5).to(image.dtype)
     paint = image if self.branch == "warp" else synth
     warped = torch.where(hole > 0, paint if self.inpaint else torch.zeros_like(paint), pushed)
-    if self.branch == "warp": return dict(frame=warped, flow=flow, synth=synth, warped=warped, weight=torch.ones_like(hole))
+    if self.branch == "warp":
+        return dict(frame=warped, flow=flow, synth=synth, warped=warped, weight=torch.ones_like(hole))
     weight = self.weigh(torch.cat((warped, synth, hole), 1))
     return dict(frame=fuse(weight, warped, synth), flow=flow, synth=synth, warped=warped, weight=weight)
 
@@ -307,21 +367,27 @@ def _render(self: VFPSIE, image: Tensor, flow: Tensor, synth: Tensor) -> dict[st
 def _features(encoder: nn.ModuleList, x: Tensor) -> list[Tensor]:
     "Run a pyramid and keep every level, finest first."
     found = []
-    for level in encoder: found.append(x := level(x))
+    for level in encoder:
+        found.append(x := level(x))
     return found
 
 
 @patch
-def levels(self: VFPSIE,
+def levels(
+    self: VFPSIE,
     image: Tensor,  # pictures (B, colors, H, W) in [0, 1]
     voxel: Tensor,  # events after them (B, bins, H, W)
-) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:  # outputs by name, flows and synthesised features of the levels from coarse to fine
+) -> tuple[
+    dict[str, Tensor], list[Tensor], list[Tensor]
+]:  # outputs by name, flows and synthesised features of the levels from coarse to fine
     "Predict, and return what is inside as well. Raises `ValueError` for wrong tensors or sizes."
     _check("image", image, f"(B, {self.colors}, H, W)", 0, 1)
     _check("voxel", voxel, f"(B, {self.bins}, H, W)")
     times = 2 ** len(self.picture)
     if voxel[:, 0].shape != image[:, 0].shape or image.shape[-1] % times or image.shape[-2] % times:
-        raise ValueError(f"voxel: got {tuple(voxel.shape)} for image {tuple(image.shape)}, expected equal sizes (B, bins, H, W) that divide by {times}")
+        raise ValueError(
+            f"voxel: got {tuple(voxel.shape)} for image {tuple(image.shape)}, expected equal sizes (B, bins, H, W) that divide by {times}"
+        )
     fi, fe = _features(self.picture, image), _features(self.events, voxel)
     out = self.start(torch.cat(self.bottom(fi[-1], fe[-1]) if self.bottom else (fi[-1], fe[-1]), 1))
     flows, synths = [out[:, :2]], [out[:, 2:]]
@@ -329,7 +395,8 @@ def levels(self: VFPSIE,
         out = decoder(torch.cat((self._warp(fi[l], flows[-1], synths[-1]), fe[l], synths[-1], flows[-1]), 1))
         flows, synths = [*flows, _double(flows[-1]) + out[:, :2]], [*synths, out[:, 2:]]
     near, moved = self._warp(fi[0], flows[-1], synths[-1]), fe[0]
-    if self.top: near, moved = self.top(near, moved)
+    if self.top:
+        near, moved = self.top(near, moved)
     out = self.finish(torch.cat((near, moved, synths[-1], flows[-1]), 1))
     return self._render(image, _double(flows[-1]) + out[:, :2], out[:, 2:].sigmoid()), flows, synths
 
@@ -348,33 +415,100 @@ def vfpsie_loss(
     _check_equal("target", target, "image", image)
     out, flows, synths = net.levels(image, voxel)
     total = 0 * out["synth"].sum() if net.branch == "synthesis" else 0.5 * flow_loss(out["flow"], flow, tuple(flows))
-    if not frame: return total
+    if not frame:
+        return total
     total = total + frame * reconstruction_loss(out["frame"], target)
-    if net.branch == "warp": return total
+    if net.branch == "warp":
+        return total
     found = _features(net.picture, target)
     match = sum(census_loss(s, f.detach(), 1.0) for s, f in zip(synths[::-1], found))
     return total + frame * (reconstruction_loss(out["synth"], target) + 0.1 * match)
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #c4cc7189
-def _grids(g, **shapes): return {name: torch.rand(shape, generator=g) for name, shape in shapes.items()}
-def _stream(g): return torch.stack((*torch.randint(4, (2, 20), generator=g), torch.rand(20, generator=g), 2 * torch.randint(2, (20,), generator=g) - 1), 1)
+def _grids(g, **shapes):
+    return {name: torch.rand(shape, generator=g) for name, shape in shapes.items()}
+
+
+def _stream(g):
+    return torch.stack(
+        (
+            *torch.randint(4, (2, 20), generator=g),
+            torch.rand(20, generator=g),
+            2 * torch.randint(2, (20,), generator=g) - 1,
+        ),
+        1,
+    )
 
 
 _PAIR = dict(image=(2, 1, 8, 8), voxel=(2, 3, 8, 8))
 EXAMPLES = [
     Example(integrate_events, lambda g: _grids(g, **_PAIR), gives=(2, 1, 8, 8), differentiable=("image", "voxel")),
-    Example(events_to_voxel, lambda g: dict(events=_stream(g), bins=3, height=4, width=4, t0=0.0, t1=1.0), gives=(3, 4, 4)),
-    Example(cross_channel_attention, lambda g: _grids(g, query=(2, 5, 3), key=(2, 5, 3), value=(2, 5, 3)), gives=(2, 5, 3), differentiable=("query", "key", "value")),
-    Example(SymmetricCrossAttention, lambda g: _grids(g, image=(2, 3, 4, 5), events=(2, 3, 4, 5)), gives=[(2, 3, 4, 5)] * 2, build=lambda: SymmetricCrossAttention(3, True), differentiable=("image", "events")),
-    Example(forward_splat, lambda g: _grids(g, feat=(2, 3, 4, 5), flow=(2, 2, 4, 5)), gives=[(2, 3, 4, 5), (2, 1, 4, 5)], differentiable=("feat", "flow")),
-    Example(warp_and_inpaint, lambda g: _grids(g, feat=(2, 3, 4, 5), flow=(2, 2, 4, 5), synth=(2, 3, 4, 5)), gives=(2, 3, 4, 5), differentiable=("feat", "flow", "synth")),
-    Example(fuse, lambda g: _grids(g, weight=(2, 1, 4, 5), warped=(2, 3, 4, 5), synth=(2, 3, 4, 5)), gives=(2, 3, 4, 5), differentiable=("weight", "warped", "synth")),
+    Example(
+        events_to_voxel, lambda g: dict(events=_stream(g), bins=3, height=4, width=4, t0=0.0, t1=1.0), gives=(3, 4, 4)
+    ),
+    Example(
+        cross_channel_attention,
+        lambda g: _grids(g, query=(2, 5, 3), key=(2, 5, 3), value=(2, 5, 3)),
+        gives=(2, 5, 3),
+        differentiable=("query", "key", "value"),
+    ),
+    Example(
+        SymmetricCrossAttention,
+        lambda g: _grids(g, image=(2, 3, 4, 5), events=(2, 3, 4, 5)),
+        gives=[(2, 3, 4, 5)] * 2,
+        build=lambda: SymmetricCrossAttention(3, True),
+        differentiable=("image", "events"),
+    ),
+    Example(
+        forward_splat,
+        lambda g: _grids(g, feat=(2, 3, 4, 5), flow=(2, 2, 4, 5)),
+        gives=[(2, 3, 4, 5), (2, 1, 4, 5)],
+        differentiable=("feat", "flow"),
+    ),
+    Example(
+        warp_and_inpaint,
+        lambda g: _grids(g, feat=(2, 3, 4, 5), flow=(2, 2, 4, 5), synth=(2, 3, 4, 5)),
+        gives=(2, 3, 4, 5),
+        differentiable=("feat", "flow", "synth"),
+    ),
+    Example(
+        fuse,
+        lambda g: _grids(g, weight=(2, 1, 4, 5), warped=(2, 3, 4, 5), synth=(2, 3, 4, 5)),
+        gives=(2, 3, 4, 5),
+        differentiable=("weight", "warped", "synth"),
+    ),
     Example(census_loss, lambda g: _grids(g, a=(2, 3, 4, 5), b=(2, 3, 4, 5)), gives=(), differentiable=("a", "b")),
-    Example(reconstruction_loss, lambda g: _grids(g, pred=(2, 3, 4, 5), target=(2, 3, 4, 5)), gives=(), differentiable=("pred",)),
-    Example(robust_penalty, lambda g: _grids(g, error=(2, 2, 4, 5), trust=(2, 1, 4, 5)), gives=(), differentiable=("error",)),
-    Example(flow_loss, lambda g: _grids(g, flow=(2, 2, 4, 6), target=(2, 2, 4, 6)) | dict(levels=(torch.rand(2, 2, 2, 3, generator=g),)), gives=(), differentiable=("flow",)),
-    Example(VFPSIE, lambda g: _grids(g, **_PAIR), gives=dict(frame=(2, 1, 8, 8), flow=(2, 2, 8, 8), weight=(2, 1, 8, 8)), build=lambda: VFPSIE(3, (4, 6)), differentiable=("image", "voxel")),
-    Example(vfpsie_loss, lambda g: dict(net=VFPSIE(3, (4, 6)), **_grids(g, **_PAIR, target=(2, 1, 8, 8), flow=(2, 2, 8, 8))), gives=(), differentiable=("image", "voxel"))]
+    Example(
+        reconstruction_loss,
+        lambda g: _grids(g, pred=(2, 3, 4, 5), target=(2, 3, 4, 5)),
+        gives=(),
+        differentiable=("pred",),
+    ),
+    Example(
+        robust_penalty, lambda g: _grids(g, error=(2, 2, 4, 5), trust=(2, 1, 4, 5)), gives=(), differentiable=("error",)
+    ),
+    Example(
+        flow_loss,
+        lambda g: (
+            _grids(g, flow=(2, 2, 4, 6), target=(2, 2, 4, 6)) | dict(levels=(torch.rand(2, 2, 2, 3, generator=g),))
+        ),
+        gives=(),
+        differentiable=("flow",),
+    ),
+    Example(
+        VFPSIE,
+        lambda g: _grids(g, **_PAIR),
+        gives=dict(frame=(2, 1, 8, 8), flow=(2, 2, 8, 8), weight=(2, 1, 8, 8)),
+        build=lambda: VFPSIE(3, (4, 6)),
+        differentiable=("image", "voxel"),
+    ),
+    Example(
+        vfpsie_loss,
+        lambda g: dict(net=VFPSIE(3, (4, 6)), **_grids(g, **_PAIR, target=(2, 1, 8, 8), flow=(2, 2, 8, 8))),
+        gives=(),
+        differentiable=("image", "voxel"),
+    ),
+]
 NO_EXAMPLE = {"claim_rows": "the experiment, run by this notebook"}
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #30f3c15e
@@ -386,17 +520,32 @@ def _sample(count: int, bins: int, generator: torch.Generator) -> dict[str, Tens
     drawn, size = moving_shapes(WORLD, count, generator), WORLD.size
     streams = video_to_events(drawn.video, generator, threshold=THRESHOLD, spread=0.2, noise=0.02, floor=FLOOR)
     voxels = [torch.stack([events_to_voxel(s, bins, size, size, 0.0, float(end)) for s in streams]) for end in ENDS]
-    return dict(image=drawn.video[:, 0], voxel=torch.stack(voxels), target=torch.stack([drawn.video[:, end] for end in ENDS]),
-                flow=torch.stack([flow_between(drawn, 0, end) for end in ENDS]), new=torch.stack([newly_seen(drawn, 0, end) for end in ENDS]))
+    return dict(
+        image=drawn.video[:, 0],
+        voxel=torch.stack(voxels),
+        target=torch.stack([drawn.video[:, end] for end in ENDS]),
+        flow=torch.stack([flow_between(drawn, 0, end) for end in ENDS]),
+        new=torch.stack([newly_seen(drawn, 0, end) for end in ENDS]),
+    )
 
 
-def _train(data: dict[str, Tensor], net: VFPSIE, steps: int, batch: int, rate: float, generator: torch.Generator) -> VFPSIE:
+def _train(
+    data: dict[str, Tensor], net: VFPSIE, steps: int, batch: int, rate: float, generator: torch.Generator
+) -> VFPSIE:
     "Train with AdamW on a one-cycle rate, gradients clipped to length 1; the first 30 % of the steps on flow alone."
     optimizer = torch.optim.AdamW(net.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for step in range(steps):
-        rows, end = torch.randint(len(data["image"]), (batch,), generator=generator), int(torch.randint(len(ENDS) - 1, (), generator=generator))
-        loss = vfpsie_loss(net, data["image"][rows], *(data[name][end, rows] for name in ("voxel", "target", "flow")), frame=float(step >= 3 * steps // 10 or net.branch == "synthesis"))
+        rows, end = (
+            torch.randint(len(data["image"]), (batch,), generator=generator),
+            int(torch.randint(len(ENDS) - 1, (), generator=generator)),
+        )
+        loss = vfpsie_loss(
+            net,
+            data["image"][rows],
+            *(data[name][end, rows] for name in ("voxel", "target", "flow")),
+            frame=float(step >= 3 * steps // 10 or net.branch == "synthesis"),
+        )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -412,24 +561,44 @@ def _psnr(pred: Tensor, target: Tensor, where: Tensor) -> float:
 
 def _scores(predict, data: dict[str, Tensor]) -> dict[str, float]:
     "Score `predict(image, voxel)` on test scenes at the last moment and at the one never trained."
-    with torch.no_grad(): pred = {end: predict(data["image"], data["voxel"][ENDS.index(end)]) for end in (16, 8)}
+    with torch.no_grad():
+        pred = {end: predict(data["image"], data["voxel"][ENDS.index(end)]) for end in (16, 8)}
     new, everywhere, truth = data["new"][2], torch.ones_like(data["new"][2]), data["target"]
-    return dict(psnr=_psnr(pred[16], truth[2], everywhere), hole_psnr=_psnr(pred[16], truth[2], new),
-                rest_psnr=_psnr(pred[16], truth[2], ~new), early_psnr=_psnr(pred[8], truth[3], everywhere))
+    return dict(
+        psnr=_psnr(pred[16], truth[2], everywhere),
+        hole_psnr=_psnr(pred[16], truth[2], new),
+        rest_psnr=_psnr(pred[16], truth[2], ~new),
+        early_psnr=_psnr(pred[8], truth[3], everywhere),
+    )
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #bf4200d6
-BRANCHES = {"full": {}, "warp only": dict(branch="warp"), "synthesis only": dict(branch="synthesis"), "no attention": dict(attention=False)}
+BRANCHES = {
+    "full": {},
+    "warp only": dict(branch="warp"),
+    "synthesis only": dict(branch="synthesis"),
+    "no attention": dict(attention=False),
+}
 
 
 def _arms(data: dict[str, Tensor], seed: int, train, bins: int, channels: tuple[int, ...]) -> dict:
     "Train the four networks of a seed; return name -> predict(image, voxel) for all arms."
     nets = {name: train(data, VFPSIE(bins, channels, seed=seed, **options)) for name, options in BRANCHES.items()}
+
     def bare(image, voxel):
         nets["full"].inpaint = False
-        try: return nets["full"](image, voxel)["frame"]
-        finally: nets["full"].inpaint = True
+        try:
+            return nets["full"](image, voxel)["frame"]
+        finally:
+            nets["full"].inpaint = True
+
     arms = {name: lambda image, voxel, net=net: net(image, voxel)["frame"] for name, net in nets.items()}
-    return {**arms, "no in-painting": bare, "no events": lambda image, voxel: nets["full"](image, 0 * voxel)["frame"], "EDI": integrate_events, "copy": lambda image, voxel: image}
+    return {
+        **arms,
+        "no in-painting": bare,
+        "no events": lambda image, voxel: nets["full"](image, 0 * voxel)["frame"],
+        "EDI": integrate_events,
+        "copy": lambda image, voxel: image,
+    }
 
 # %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #e39cde52
 def claim_rows(

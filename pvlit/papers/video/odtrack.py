@@ -25,53 +25,72 @@ from ...core.nets import initialized_from
 def _check(name: str, x, shape: str, low: float = -math.inf, high: float = math.inf) -> None:
     "Raise `ValueError` unless `x` is a finite float tensor of the shape, written as in (B, 4), with values in [low, high]."
     axes = shape.strip("()").split(", ")
-    if not isinstance(x, Tensor): raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
     fits = x.ndim == len(axes) and all(not a.isdigit() or int(a) == n for a, n in zip(axes, x.shape))
-    if not fits or x.numel() == 0: raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} with no empty axis")
-    if not x.is_floating_point(): raise ValueError(f"{name}: got {x.dtype}, expected floats {shape}")
-    if not ((x >= low) & (x <= high)).all() or not x.isfinite().all(): raise ValueError(f"{name}: expected finite values in [{low:g}, {high:g}], shape {shape}, got others or NaN")
+    if not fits or x.numel() == 0:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} with no empty axis")
+    if not x.is_floating_point():
+        raise ValueError(f"{name}: got {x.dtype}, expected floats {shape}")
+    if not ((x >= low) & (x <= high)).all() or not x.isfinite().all():
+        raise ValueError(f"{name}: expected finite values in [{low:g}, {high:g}], shape {shape}, got others or NaN")
 
 
 def _check_batch(**tensors: Tensor) -> None:
     "Raise `ValueError` unless all tensors have the batch size of the first."
     (first, x), *others = tensors.items()
     for name, y in others:
-        if len(y) != len(x): raise ValueError(f"{name}: got a batch of {len(y)}, expected that of {first}, {len(x)}")
+        if len(y) != len(x):
+            raise ValueError(f"{name}: got a batch of {len(y)}, expected that of {first}, {len(x)}")
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #e5626870
 def attend(
     query: Tensor,  # (B, h, m, d), h heads
     key: Tensor,  # (B, h, n, d)
     value: Tensor,  # (B, h, n, d)
-    temperature: float | None = None,  # what likeness is divided by, above 0; None is the square root of d, 1 is Eq. 3 as printed
+    temperature: float
+    | None = None,  # what likeness is divided by, above 0; None is the square root of d, 1 is Eq. 3 as printed
 ) -> Tensor:  # (B, h, m, d)
     "Average values with softmax weights of likeness. Raises `ValueError` for wrong or unequal shapes."  # Eq. 3
     _check("query", query, "(B, h, m, d)")
     for name, x in (("key", key), ("value", value)):
         _check(name, x, "(B, h, n, d)")
-        if x.shape != key.shape or x.shape[:2] != query.shape[:2] or x.shape[3] != query.shape[3]: raise ValueError(f"{name}: got {tuple(x.shape)}, expected (B, h, n, d) to go with query {tuple(query.shape)} and key {tuple(key.shape)}")
+        if x.shape != key.shape or x.shape[:2] != query.shape[:2] or x.shape[3] != query.shape[3]:
+            raise ValueError(
+                f"{name}: got {tuple(x.shape)}, expected (B, h, n, d) to go with query {tuple(query.shape)} and key {tuple(key.shape)}"
+            )
     scale = math.sqrt(query.shape[3]) if temperature is None else temperature
-    if not scale > 0: raise ValueError(f"temperature: got {temperature!r}, expected a number above 0")
+    if not scale > 0:
+        raise ValueError(f"temperature: got {temperature!r}, expected a number above 0")
     return F.scaled_dot_product_attention(query, key, value, scale=1 / scale)
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #d429c805
 class _Layer(nn.Module):
     "A transformer layer whose queries may come from a part of the sequence."
+
     def __init__(self, dim, heads):
         super().__init__()
-        self.heads, self.before, self.qkv, self.out = heads, nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.heads, self.before, self.qkv, self.out = (
+            heads,
+            nn.LayerNorm(dim),
+            nn.Linear(dim, 3 * dim),
+            nn.Linear(dim, dim),
+        )
         self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x, context):  # (B, m, D) asks (B, n, D)
         q, k, v = (z.unflatten(2, (self.heads, -1)).transpose(1, 2) for z in self.qkv(self.before(context)).chunk(3, 2))
-        if x is not context: q = self.qkv(self.before(x)).chunk(3, 2)[0].unflatten(2, (self.heads, -1)).transpose(1, 2)
+        if x is not context:
+            q = self.qkv(self.before(x)).chunk(3, 2)[0].unflatten(2, (self.heads, -1)).transpose(1, 2)
         x = x + self.out(attend(q, k, v).transpose(1, 2).flatten(2))
         return x + self.mlp(x)
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #a867b109
 class TemporalTokenEncoder(nn.Module):
     "Encode a frame with its references and the temporal token. Raises `ValueError` for wrong sizes or tensors."
-    def __init__(self,
+
+    def __init__(
+        self,
         dim: int,  # D, a multiple of heads
         depth: int,  # layers, at least 0
         heads: int,  # at least 1
@@ -79,19 +98,32 @@ class TemporalTokenEncoder(nn.Module):
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        if mode not in ("concat", "separate") or dim % heads or depth < 0: raise ValueError(f"mode={mode!r}, dim={dim}, heads={heads}, depth={depth}: expected concat or separate, a width that heads divide, and a depth of at least 0")
+        if mode not in ("concat", "separate") or dim % heads or depth < 0:
+            raise ValueError(
+                f"mode={mode!r}, dim={dim}, heads={heads}, depth={depth}: expected concat or separate, a width that heads divide, and a depth of at least 0"
+            )
         self.dim, self.mode = dim, mode
-        with initialized_from(seed): self.layers = nn.ModuleList(_Layer(dim, heads) for _ in range(depth))
+        with initialized_from(seed):
+            self.layers = nn.ModuleList(_Layer(dim, heads) for _ in range(depth))
 
     def forward(self, refs, search, token=None):  # (B, k, Nr, D), (B, Ns, D), (B, nT, D) or None
-        for name, x, shape in (("refs", refs, "(B, k, Nr, {})"), ("search", search, "(B, Ns, {})"), ("token", token, "(B, nT, {})")):
-            if x is not None: _check(name, x, shape.format(self.dim))
+        for name, x, shape in (
+            ("refs", refs, "(B, k, Nr, {})"),
+            ("search", search, "(B, Ns, {})"),
+            ("token", token, "(B, nT, {})"),
+        ):
+            if x is not None:
+                _check(name, x, shape.format(self.dim))
         _check_batch(search=search, refs=refs, **({} if token is None else {"token": token}))
         r, s, t = refs.flatten(1, 2), search, search[:, :0] if token is None else token
         sizes = [x.shape[1] for x in (r, s, t)]
         for layer in self.layers:
             every = torch.cat((r, s, t), 1)
-            r, s, t = layer(every, every).split(sizes, 1) if self.mode == "concat" else (layer(r, r), layer(s, every), layer(t, every))
+            r, s, t = (
+                layer(every, every).split(sizes, 1)
+                if self.mode == "concat"
+                else (layer(r, r), layer(s, every), layer(t, every))
+            )
         return s, (None if token is None else t)
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #9f2a7ab6
@@ -103,10 +135,12 @@ def propagate(
     "Add the empty token; the first frame gets the empty token alone. Raises `ValueError` for wrong tensors."  # Eq. 4
     _check("empty", empty, "(nT, D)")
     if token is None:
-        if type(batch) is not int or batch < 1: raise ValueError(f"batch: got {batch!r}, expected a whole number of at least 1 when there is no token")
+        if type(batch) is not int or batch < 1:
+            raise ValueError(f"batch: got {batch!r}, expected a whole number of at least 1 when there is no token")
         return empty.expand(batch, -1, -1)
     _check("token", token, "(B, nT, D)")
-    if token.shape[1:] != empty.shape: raise ValueError(f"token: got {tuple(token.shape)}, expected (B, nT, D) to go with empty {tuple(empty.shape)}")
+    if token.shape[1:] != empty.shape:
+        raise ValueError(f"token: got {tuple(token.shape)}, expected (B, nT, D) to go with empty {tuple(empty.shape)}")
     return token + empty
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #a4330efb
@@ -119,9 +153,11 @@ def sample_clip(
 ) -> tuple[Tensor, Tensor]:  # indices of references (k,) and of frames to search (n,), growing, int64
     "Draw different frames from an interval of a video, references first. Raises `ValueError` when they do not fit."
     for name, value in (("length", length), ("k", k), ("n", n), ("max_gap", max_gap)):
-        if type(value) is not int or value < 1: raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
     window = min(length, max_gap + 1)
-    if k + n > window: raise ValueError(f"length={length}, max_gap={max_gap}: expected room for {k + n} different frames in {window}")
+    if k + n > window:
+        raise ValueError(f"length={length}, max_gap={max_gap}: expected room for {k + n} different frames in {window}")
     start = int(torch.randint(length - window + 1, (), generator=generator))
     drawn = start + torch.randperm(window, generator=generator)[: k + n].sort().values
     return drawn[:k], drawn[k:]
@@ -131,11 +167,17 @@ def encode_boxes(
     boxes: Tensor,  # left, top, right, bottom (B, 4) in [0, 1]
     cells: int,  # cells along an edge, at least 1
     spread: float = 0.7,  # standard deviation of the Gaussian, cells, above 0
-) -> tuple[Tensor, Tensor, Tensor]:  # score (B, cells, cells), 1 at the center's cell; size (B, 2, cells, cells); offset (B, 2, cells, cells) in [0, 1]
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # score (B, cells, cells), 1 at the center's cell; size (B, 2, cells, cells); offset (B, 2, cells, cells) in [0, 1]
     "Write boxes into maps. Raises `ValueError` for wrong boxes."
     _check("boxes", boxes, "(B, 4)", 0, 1)
-    if not (boxes[:, 2:] >= boxes[:, :2]).all(): raise ValueError("boxes: expected right >= left and bottom >= top in (B, 4)")
-    if type(cells) is not int or cells < 1 or not spread > 0: raise ValueError(f"cells={cells!r}, spread={spread!r}: expected a whole number of at least 1 and a number above 0")
+    if not (boxes[:, 2:] >= boxes[:, :2]).all():
+        raise ValueError("boxes: expected right >= left and bottom >= top in (B, 4)")
+    if type(cells) is not int or cells < 1 or not spread > 0:
+        raise ValueError(
+            f"cells={cells!r}, spread={spread!r}: expected a whole number of at least 1 and a number above 0"
+        )
     center, size = (boxes[:, :2] + boxes[:, 2:]) / 2 * cells, boxes[:, 2:] - boxes[:, :2]
     cell = center.floor().clamp(max=cells - 1)
     axis = torch.arange(cells, dtype=boxes.dtype)
@@ -153,7 +195,10 @@ def decode_boxes(
     _check("score", score, "(B, S, S)")
     for name, x in (("size", size), ("offset", offset)):
         _check(name, x, "(B, 2, S, S)")
-        if (x.shape[0], *x.shape[2:]) != score.shape: raise ValueError(f"{name}: got {tuple(x.shape)}, expected (B, 2, S, S) to go with score {tuple(score.shape)}")
+        if (x.shape[0], *x.shape[2:]) != score.shape:
+            raise ValueError(
+                f"{name}: got {tuple(x.shape)}, expected (B, 2, S, S) to go with score {tuple(score.shape)}"
+            )
     best = score.flatten(1).argmax(1)
     at = lambda x: x.flatten(2).gather(2, best[:, None, None].expand(-1, 2, 1))[..., 0]
     center = (torch.stack((best % score.shape[2], best // score.shape[2]), 1) + at(offset)) / score.shape[2]
@@ -165,13 +210,16 @@ def giou_loss(
     target: Tensor,  # boxes (B, 4) with right > left and bottom > top
 ) -> Tensor:  # scalar in [0, 2)
     "Average one minus the generalized overlap. Raises `ValueError` for wrong boxes."
-    for name, x in (("pred", pred), ("target", target)): _check(name, x, "(B, 4)")
+    for name, x in (("pred", pred), ("target", target)):
+        _check(name, x, "(B, 4)")
     _check_batch(pred=pred, target=target)
     area = lambda x: (x[:, 2:] - x[:, :2]).clamp(min=0).prod(1)
     low, high = torch.maximum(pred[:, :2], target[:, :2]), torch.minimum(pred[:, 2:], target[:, 2:])
     both = area(torch.cat((low, high), 1))
     union = (area(pred) + area(target) - both).clamp(min=1e-9)
-    hull = area(torch.cat((torch.minimum(pred[:, :2], target[:, :2]), torch.maximum(pred[:, 2:], target[:, 2:])), 1)).clamp(min=1e-9)
+    hull = area(
+        torch.cat((torch.minimum(pred[:, :2], target[:, :2]), torch.maximum(pred[:, 2:], target[:, 2:])), 1)
+    ).clamp(min=1e-9)
     return (1 - both / union + (hull - union) / hull).mean()
 
 
@@ -180,8 +228,12 @@ def center_focal_loss(
     gaussian: Tensor,  # targets (B, S, S) in [0, 1], 1 at the center
 ) -> Tensor:  # scalar, for each center
     "Punish missed centers and false alarms, less so near a center. Raises `ValueError` for wrong maps."
-    for name, x in (("score", score), ("gaussian", gaussian)): _check(name, x, "(B, S, S)", 0, 1)
-    if score.shape != gaussian.shape: raise ValueError(f"gaussian: got {tuple(gaussian.shape)}, expected that of score (B, S, S), {tuple(score.shape)}")
+    for name, x in (("score", score), ("gaussian", gaussian)):
+        _check(name, x, "(B, S, S)", 0, 1)
+    if score.shape != gaussian.shape:
+        raise ValueError(
+            f"gaussian: got {tuple(gaussian.shape)}, expected that of score (B, S, S), {tuple(score.shape)}"
+        )
     p, center = score.clamp(1e-4, 1 - 1e-4), gaussian >= 1 - 1e-6
     missed, alarm = (1 - p).square() * p.log(), (1 - gaussian) ** 4 * p.square() * (1 - p).log()
     return -torch.where(center, missed, alarm).sum() / center.sum().clamp(min=1)
@@ -194,7 +246,9 @@ def _head(dim: int, outputs: int) -> nn.Sequential:
 
 class ODTrack(nn.Module):
     "Track one object with a carried token (Zheng and others, AAAI 2024). Raises `ValueError` for wrong sizes or tensors."
-    def __init__(self,
+
+    def __init__(
+        self,
         patch: int = 4,  # p, pixels
         sizes: tuple[int, int] = (16, 32),  # edges of references and frames, pixels, multiples of `patch`
         dim: int = 32,  # D
@@ -206,28 +260,42 @@ class ODTrack(nn.Module):
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        if patch < 1 or any(s % patch for s in sizes): raise ValueError(f"sizes: got {sizes}, expected multiples of the patch, {patch}")
+        if patch < 1 or any(s % patch for s in sizes):
+            raise ValueError(f"sizes: got {sizes}, expected multiples of the patch, {patch}")
         self.patch, self.sizes, self.carry, self.detach_token = patch, tuple(sizes), carry, detach_token
         with initialized_from(seed):
             self.embed = nn.Linear(3 * patch**2, dim)
             self.ref_place, self.place = (nn.Parameter(0.02 * torch.randn((s // patch) ** 2, dim)) for s in sizes)
-            self.encoder, self.empty = TemporalTokenEncoder(dim, depth, heads, mode, seed=None), nn.Parameter(0.02 * torch.randn(1, dim))
+            self.encoder, self.empty = (
+                TemporalTokenEncoder(dim, depth, heads, mode, seed=None),
+                nn.Parameter(0.02 * torch.randn(1, dim)),
+            )
             self.score, self.size, self.offset = _head(dim, 1), _head(dim, 2), _head(dim, 2)
 
-    def forward(self, refs, searches, token=None): return _run(self, refs, searches, token)
+    def forward(self, refs, searches, token=None):
+        return _run(self, refs, searches, token)
 
-    def _tokens(self, x): return self.embed(F.unfold(x, self.patch, stride=self.patch).transpose(1, 2))
+    def _tokens(self, x):
+        return self.embed(F.unfold(x, self.patch, stride=self.patch).transpose(1, 2))
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #84dfbad2
-def _run(self: ODTrack, refs, searches, token):  # (B, k, 3, Hr, Wr), (B, n, 3, Hs, Ws) in [0, 1], (B, 1, D) or None -> boxes (B, n, 4), maps, token
+def _run(
+    self: ODTrack, refs, searches, token
+):  # (B, k, 3, Hr, Wr), (B, n, 3, Hs, Ws) in [0, 1], (B, 1, D) or None -> boxes (B, n, 4), maps, token
     "Pass the frames of a clip through the encoder, one after the other."
-    for name, x, size, count in (("refs", refs, self.sizes[0], "k"), ("searches", searches, self.sizes[1], "n")): _check(name, x, f"(B, {count}, 3, {size}, {size})", 0, 1)
-    if token is not None: _check("token", token, f"(B, 1, {self.empty.shape[1]})")
+    for name, x, size, count in (("refs", refs, self.sizes[0], "k"), ("searches", searches, self.sizes[1], "n")):
+        _check(name, x, f"(B, {count}, 3, {size}, {size})", 0, 1)
+    if token is not None:
+        _check("token", token, f"(B, 1, {self.empty.shape[1]})")
     _check_batch(searches=searches, refs=refs, **({} if token is None else {"token": token}))
     seen = (self._tokens(refs.flatten(0, 1)) + self.ref_place).unflatten(0, refs.shape[:2])
     cells, found = self.sizes[1] // self.patch, []
     for t in range(searches.shape[1]):
-        before = propagate((token.detach() if self.detach_token else token) if self.carry and token is not None else None, self.empty, len(refs))
+        before = propagate(
+            (token.detach() if self.detach_token else token) if self.carry and token is not None else None,
+            self.empty,
+            len(refs),
+        )
         feat, token = self.encoder(seen, self._tokens(searches[:, t]) + self.place, before)
         grid = feat.transpose(1, 2).unflatten(2, (cells, cells))
         maps = self.score(grid).sigmoid()[:, 0], self.size(grid).sigmoid(), self.offset(grid).sigmoid()
@@ -242,13 +310,21 @@ def odtrack_loss(
 ) -> Tensor:  # scalar, mean over frames
     "Add focal, L1 (5) and GIoU (2) losses, the box ones at the true center. Raises `ValueError` for wrong boxes or maps."  # Eq. 5
     _check("target", target, "(B, n, 4)", 0, 1)
-    if any(m.shape[:2] != target.shape[:2] for m in maps.values()): raise ValueError(f"target: got {tuple(target.shape)}, expected (B, n, 4) to go with the maps' {tuple(maps['score'].shape[:2])}")
+    if any(m.shape[:2] != target.shape[:2] for m in maps.values()):
+        raise ValueError(
+            f"target: got {tuple(target.shape)}, expected (B, n, 4) to go with the maps' {tuple(maps['score'].shape[:2])}"
+        )
     total = 0
     for t in range(target.shape[1]):
         score, size, offset = (maps[name][:, t] for name in ("score", "size", "offset"))
         gaussian = encode_boxes(target[:, t], score.shape[-1])[0]
         pred = decode_boxes(gaussian, size, offset)
-        total = total + center_focal_loss(score, gaussian) + 5 * (pred - target[:, t]).abs().mean() + 2 * giou_loss(pred, target[:, t])
+        total = (
+            total
+            + center_focal_loss(score, gaussian)
+            + 5 * (pred - target[:, t]).abs().mean()
+            + 2 * giou_loss(pred, target[:, t])
+        )
     return total / target.shape[1]
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #0a4886fc
@@ -262,7 +338,8 @@ def _crop(frame: Tensor, box: Tensor, size: int) -> Tensor:
 
 @patch
 @torch.no_grad()
-def track(self: ODTrack,
+def track(
+    self: ODTrack,
     video: Tensor,  # (T, 3, H, W) in [0, 1]
     first_box: Tensor,  # box in the first frame (4,) in [0, 1]
     k: int = 3,  # references, at least 1
@@ -270,12 +347,13 @@ def track(self: ODTrack,
     "Follow an object through a video, with the token and references from past frames. Raises `ValueError` for a wrong video or box."
     _check("video", video, f"(T, 3, {self.sizes[1]}, {self.sizes[1]})", 0, 1)
     _check("first_box", first_box, "(4)", 0, 1)
-    if type(k) is not int or k < 1: raise ValueError(f"k: got {k!r}, expected a whole number of at least 1")
+    if type(k) is not int or k < 1:
+        raise ValueError(f"k: got {k!r}, expected a whole number of at least 1")
     boxes, token = [first_box], None
     for t in range(1, len(video)):
         past = torch.linspace(0, t - 1, k).long().tolist()
         refs = torch.stack([_crop(video[i], boxes[i], self.sizes[0]) for i in past])[None]
-        found, _, token = self(refs, video[None, t:t + 1], token)
+        found, _, token = self(refs, video[None, t : t + 1], token)
         boxes.append(found[0, 0].clamp(0, 1))
     return torch.stack(boxes)
 
@@ -286,25 +364,36 @@ def cell_videos(
     generator: torch.Generator,  # CPU generator
     side: int = 4,  # S, cells along an edge, at least 2
     noise: float = 0.5,  # standard deviation in every cell, at least 0
-) -> tuple[Tensor, Tensor, Tensor]:  # cells (B, T, S * S, 8), texture (B, 8), cells of target and double (B, T, 2) int64
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # cells (B, T, S * S, 8), texture (B, 8), cells of target and double (B, T, 2) int64
     "Draw videos of a target and, from the second frame on, its double. Raises `ValueError` for numbers out of range."
     for name, value, least in (("count", count, 1), ("frames", frames, 1), ("side", side, 2)):
-        if type(value) is not int or value < least: raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
-    if not noise >= 0: raise ValueError(f"noise: got {noise!r}, expected a number of at least 0")
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+    if not noise >= 0:
+        raise ValueError(f"noise: got {noise!r}, expected a number of at least 0")
     texture = F.normalize(torch.randn(count, 8, generator=generator), dim=1) * math.sqrt(8)
-    start, step = torch.randint(side, (count, 1, 2, 2), generator=generator), torch.randint(-1, 2, (count, 1, 2, 2), generator=generator)
+    start, step = (
+        torch.randint(side, (count, 1, 2, 2), generator=generator),
+        torch.randint(-1, 2, (count, 1, 2, 2), generator=generator),
+    )
     along = (start + step * torch.arange(frames)[:, None, None]) % (2 * side - 2)
     place = torch.minimum(along, 2 * side - 2 - along)  # reflected at the walls
     index = place[..., 1] * side + place[..., 0]
     worn = F.one_hot(index, side * side)
     worn[:, 0, 1] = 0  # the double is not there yet
-    cells = worn.amax(2)[..., None] * texture[:, None, None] + noise * torch.randn(count, frames, side * side, 8, generator=generator)
+    cells = worn.amax(2)[..., None] * texture[:, None, None] + noise * torch.randn(
+        count, frames, side * side, 8, generator=generator
+    )
     return cells, texture, index
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #78b0d666
 class CellTracker(nn.Module):
     "Track in videos of cells with a `TemporalTokenEncoder`. Raises `ValueError` for wrong videos."
-    def __init__(self,
+
+    def __init__(
+        self,
         side: int = 4,  # cells along an edge
         carry: bool = True,  # whether the token goes from frame to frame; otherwise it begins anew
         mode: str = "concat",  # of the encoder
@@ -315,11 +404,24 @@ class CellTracker(nn.Module):
         self.cells, self.carry = side * side, carry
         axis = torch.arange(side) * math.pi / side
         y, x = torch.meshgrid(axis, axis, indexing="ij")
-        self.register_buffer("places", torch.stack([f(n * z) for n in (1, 2) for z in (x, y) for f in (torch.sin, torch.cos)], -1).reshape(self.cells, 8))
+        self.register_buffer(
+            "places",
+            torch.stack([f(n * z) for n in (1, 2) for z in (x, y) for f in (torch.sin, torch.cos)], -1).reshape(
+                self.cells, 8
+            ),
+        )
         with initialized_from(seed):
-            self.embed, self.place, self.reference = nn.Linear(8, dim), nn.Linear(8, dim, bias=False), nn.Parameter(0.02 * torch.randn(dim))
+            self.embed, self.place, self.reference = (
+                nn.Linear(8, dim),
+                nn.Linear(8, dim, bias=False),
+                nn.Parameter(0.02 * torch.randn(dim)),
+            )
             self.encoder = TemporalTokenEncoder(dim, 2, 2, mode, seed=None)
-            self.empty, self.score, self.locate = nn.Parameter(0.02 * torch.randn(1, dim)), nn.Linear(dim, 1), nn.Linear(dim, self.cells)
+            self.empty, self.score, self.locate = (
+                nn.Parameter(0.02 * torch.randn(1, dim)),
+                nn.Linear(dim, 1),
+                nn.Linear(dim, self.cells),
+            )
 
     def forward(self, cells, texture, shuffle=False):  # (B, T, S * S, 8), (B, 8), whether tokens go to another video
         _check("cells", cells, f"(B, T, {self.cells}, 8)")
@@ -327,13 +429,20 @@ class CellTracker(nn.Module):
         _check_batch(cells=cells, texture=texture)
         refs, token, scores, places = (self.embed(texture) + self.reference)[:, None, None], None, [], []
         for t in range(cells.shape[1]):
-            search, token = self.encoder(refs, self.embed(cells[:, t]) + self.place(self.places), propagate(token if self.carry else None, self.empty, len(cells)))
+            search, token = self.encoder(
+                refs,
+                self.embed(cells[:, t]) + self.place(self.places),
+                propagate(token if self.carry else None, self.empty, len(cells)),
+            )
             scores, places = [*scores, self.score(search)[..., 0]], [*places, self.locate(token[:, 0])]
-            if shuffle: token = token.roll(1, 0)
+            if shuffle:
+                token = token.roll(1, 0)
         return torch.stack(scores, 1), torch.stack(places, 1)  # (B, T, S * S) each
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #1196c6ea
-def _train(net: CellTracker, side: int, steps: int, batch: int, place: float, generator: torch.Generator) -> CellTracker:
+def _train(
+    net: CellTracker, side: int, steps: int, batch: int, place: float, generator: torch.Generator
+) -> CellTracker:
     "Train on videos of four frames with AdamW and one cycle."
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
@@ -371,7 +480,12 @@ def claim_rows(
     rows = []
     for seed in seeds:
         cells, texture, index = cell_videos(tests, 8, torch.Generator().manual_seed(seed + 10_000), side)
-        nets = {arm: _train(CellTracker(side, carry, seed=seed), side, steps, batch, place, torch.Generator().manual_seed(seed)) for arm, (carry, place) in ARMS.items()}
+        nets = {
+            arm: _train(
+                CellTracker(side, carry, seed=seed), side, steps, batch, place, torch.Generator().manual_seed(seed)
+            )
+            for arm, (carry, place) in ARMS.items()
+        }
         with torch.no_grad():
             best = {arm: net(cells, texture)[0].argmax(2) for arm, net in nets.items()}
             best["shuffled"] = nets["carried + place"](cells, texture, shuffle=True)[0].argmax(2)
@@ -381,19 +495,66 @@ def claim_rows(
     return rows
 
 # %% ../../../nbs/papers/video/odtrack.ipynb #5c007391
-def _rand(g, **shapes): return {name: torch.rand(shape, generator=g) for name, shape in shapes.items()}
-def _boxes(g, *shape): return torch.cat((0.4 * torch.rand(*shape, 2, generator=g), 0.5 + 0.4 * torch.rand(*shape, 2, generator=g)), -1)
+def _rand(g, **shapes):
+    return {name: torch.rand(shape, generator=g) for name, shape in shapes.items()}
+
+
+def _boxes(g, *shape):
+    return torch.cat((0.4 * torch.rand(*shape, 2, generator=g), 0.5 + 0.4 * torch.rand(*shape, 2, generator=g)), -1)
 
 
 EXAMPLES = [
-    Example(attend, lambda g: _rand(g, query=(2, 1, 3, 4), key=(2, 1, 5, 4), value=(2, 1, 5, 4)), gives=(2, 1, 3, 4), differentiable=("query", "key", "value")),
-    Example(TemporalTokenEncoder, lambda g: _rand(g, refs=(2, 1, 3, 4), search=(2, 5, 4), token=(2, 1, 4)), gives=[(2, 5, 4), (2, 1, 4)], build=lambda: TemporalTokenEncoder(4, 2, 2, "separate"), differentiable=("refs", "search", "token")),
-    Example(propagate, lambda g: _rand(g, token=(2, 1, 4), empty=(1, 4)), gives=(2, 1, 4), differentiable=("token", "empty")),
+    Example(
+        attend,
+        lambda g: _rand(g, query=(2, 1, 3, 4), key=(2, 1, 5, 4), value=(2, 1, 5, 4)),
+        gives=(2, 1, 3, 4),
+        differentiable=("query", "key", "value"),
+    ),
+    Example(
+        TemporalTokenEncoder,
+        lambda g: _rand(g, refs=(2, 1, 3, 4), search=(2, 5, 4), token=(2, 1, 4)),
+        gives=[(2, 5, 4), (2, 1, 4)],
+        build=lambda: TemporalTokenEncoder(4, 2, 2, "separate"),
+        differentiable=("refs", "search", "token"),
+    ),
+    Example(
+        propagate, lambda g: _rand(g, token=(2, 1, 4), empty=(1, 4)), gives=(2, 1, 4), differentiable=("token", "empty")
+    ),
     Example(encode_boxes, lambda g: dict(boxes=_boxes(g, 3), cells=4), gives=[(3, 4, 4), (3, 2, 4, 4), (3, 2, 4, 4)]),
-    Example(decode_boxes, lambda g: _rand(g, score=(2, 4, 4), size=(2, 2, 4, 4), offset=(2, 2, 4, 4)), gives=(2, 4), differentiable=("size", "offset")),
+    Example(
+        decode_boxes,
+        lambda g: _rand(g, score=(2, 4, 4), size=(2, 2, 4, 4), offset=(2, 2, 4, 4)),
+        gives=(2, 4),
+        differentiable=("size", "offset"),
+    ),
     Example(giou_loss, lambda g: dict(pred=_boxes(g, 3), target=_boxes(g, 3)), gives=(), differentiable=("pred",)),
-    Example(center_focal_loss, lambda g: _rand(g, score=(2, 4, 4), gaussian=(2, 4, 4)), gives=(), differentiable=("score",)),
-    Example(ODTrack, lambda g: _rand(g, refs=(2, 2, 3, 8, 8), searches=(2, 2, 3, 16, 16), token=(2, 1, 8)), gives=[(2, 2, 4), None, (2, 1, 8)], build=lambda: ODTrack(4, (8, 16), 8, 1, 2), differentiable=("refs", "searches", "token")),
-    Example(odtrack_loss, lambda g: dict(maps=_rand(g, score=(2, 1, 4, 4), size=(2, 1, 2, 4, 4), offset=(2, 1, 2, 4, 4)), target=_boxes(g, 2, 1)), gives=()),
-    Example(CellTracker, lambda g: _rand(g, cells=(2, 3, 9, 8), texture=(2, 8)), gives=[(2, 3, 9), (2, 3, 9)], build=lambda: CellTracker(3, dim=8), differentiable=("cells", "texture"))]
-NO_EXAMPLE = {"claim_rows": "the experiment, run by this notebook", "sample_clip": "draws indices, takes no tensor", "cell_videos": "draws videos, takes no tensor"}
+    Example(
+        center_focal_loss, lambda g: _rand(g, score=(2, 4, 4), gaussian=(2, 4, 4)), gives=(), differentiable=("score",)
+    ),
+    Example(
+        ODTrack,
+        lambda g: _rand(g, refs=(2, 2, 3, 8, 8), searches=(2, 2, 3, 16, 16), token=(2, 1, 8)),
+        gives=[(2, 2, 4), None, (2, 1, 8)],
+        build=lambda: ODTrack(4, (8, 16), 8, 1, 2),
+        differentiable=("refs", "searches", "token"),
+    ),
+    Example(
+        odtrack_loss,
+        lambda g: dict(
+            maps=_rand(g, score=(2, 1, 4, 4), size=(2, 1, 2, 4, 4), offset=(2, 1, 2, 4, 4)), target=_boxes(g, 2, 1)
+        ),
+        gives=(),
+    ),
+    Example(
+        CellTracker,
+        lambda g: _rand(g, cells=(2, 3, 9, 8), texture=(2, 8)),
+        gives=[(2, 3, 9), (2, 3, 9)],
+        build=lambda: CellTracker(3, dim=8),
+        differentiable=("cells", "texture"),
+    ),
+]
+NO_EXAMPLE = {
+    "claim_rows": "the experiment, run by this notebook",
+    "sample_clip": "draws indices, takes no tensor",
+    "cell_videos": "draws videos, takes no tensor",
+}

@@ -30,7 +30,8 @@ def cluster_heads(
     spread: float = 0.5,  # standard deviation of a head's logits around its pattern
 ) -> Tensor:  # maps (1, sum(sizes), side, side), rows sum to 1
     "Draw teacher heads that repeat a few patterns. Raises `ValueError` for no pattern or no query."
-    if not sizes or min(sizes) < 1 or side < 1: raise ValueError(f"sizes={sizes}, side={side}: expected whole numbers of at least 1")
+    if not sizes or min(sizes) < 1 or side < 1:
+        raise ValueError(f"sizes={sizes}, side={side}: expected whole numbers of at least 1")
     patterns = sharpness * torch.randn(len(sizes), side, side, generator=generator)
     logits = patterns.repeat_interleave(torch.tensor(sizes), 0)
     return (logits + spread * torch.randn(logits.shape, generator=generator)).softmax(-1)[None]
@@ -41,17 +42,22 @@ def _check(name, x, shape, low=None):
     if not isinstance(x, Tensor) or x.ndim != shape.count(",") + 1 or x.numel() == 0 or not x.is_floating_point():
         came = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}: got {came}, expected non-empty floats {shape}")
-    if not x.isfinite().all(): raise ValueError(f"{name}: got NaN or infinite values, expected finite floats {shape}")
-    if low is not None and x.min() < low: raise ValueError(f"{name}: got values from {x.min():.3g} to {x.max():.3g}, expected {shape} of at least {low}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: got NaN or infinite values, expected finite floats {shape}")
+    if low is not None and x.min() < low:
+        raise ValueError(f"{name}: got values from {x.min():.3g} to {x.max():.3g}, expected {shape} of at least {low}")
 
 
 def _check_maps(t, s, heads=0):
     "Raise `ValueError` unless t and s are attention maps of the same samples and tokens, t with at least `heads` heads; return t without gradient."
     for name, x, shape in (("t", t, "(B, Ht, q, k)"), ("s", s, "(B, Hs, q, k)")):
         _check(name, x, shape, low=0)
-        if (x.sum(-1) == 0).any(): raise ValueError(f"{name}: got a query that looks nowhere, expected rows of {shape} with a positive sum")
-    if len(t) != len(s) or t.shape[2:] != s.shape[2:]: raise ValueError(f"t and s: got {tuple(t.shape)} and {tuple(s.shape)}, expected equal B, q and k")
-    if t.shape[1] < heads: raise ValueError(f"t: got {t.shape[1]} heads for {heads} of s, expected at least as many")
+        if (x.sum(-1) == 0).any():
+            raise ValueError(f"{name}: got a query that looks nowhere, expected rows of {shape} with a positive sum")
+    if len(t) != len(s) or t.shape[2:] != s.shape[2:]:
+        raise ValueError(f"t and s: got {tuple(t.shape)} and {tuple(s.shape)}, expected equal B, q and k")
+    if t.shape[1] < heads:
+        raise ValueError(f"t: got {t.shape[1]} heads for {heads} of s, expected at least as many")
     return t.detach().to(s)
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #135a3fe0
@@ -62,15 +68,19 @@ def attention_maps(
     "Compute the weights of scaled dot-product attention (Eq. 1). Raises `ValueError` for shapes that do not fit."  # Eq. 1
     _check("query", query, "(B, H, q, d)")
     _check("key", key, "(B, H, k, d)")
-    if query.shape[:2] != key.shape[:2] or query.shape[3] != key.shape[3]: raise ValueError(f"query and key: got {tuple(query.shape)} and {tuple(key.shape)}, expected equal B, H and d")
+    if query.shape[:2] != key.shape[:2] or query.shape[3] != key.shape[3]:
+        raise ValueError(f"query and key: got {tuple(query.shape)} and {tuple(key.shape)}, expected equal B, H and d")
     return (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #ed649c56
 def _flat(x, normalise):
     "Flatten maps (B, H, q, k) to (B, H, n), normalized as a whole or query by query."
-    if normalise == "l2": return F.normalize(x.flatten(2), dim=2, eps=torch.finfo(x.dtype).tiny)
-    if normalise == "l1": return x.flatten(2) / x.sum((2, 3))[..., None]
-    if normalise == "rows": return (x / x.sum(3, keepdim=True)).flatten(2)
+    if normalise == "l2":
+        return F.normalize(x.flatten(2), dim=2, eps=torch.finfo(x.dtype).tiny)
+    if normalise == "l1":
+        return x.flatten(2) / x.sum((2, 3))[..., None]
+    if normalise == "rows":
+        return (x / x.sum(3, keepdim=True)).flatten(2)
     raise ValueError(f'normalise={normalise!r}: expected "l2", "l1" or "rows"')
 
 
@@ -82,14 +92,16 @@ def align_heads(
 ) -> Tensor:  # weights (B, Ht, Hs), rows sum to 1
     "Weigh student heads for every teacher head by likeness (Eqs. 2 and 3). Raises `ValueError` for maps that do not fit."  # Eqs. 2, 3
     t = _check_maps(t, s)
-    if not 0 < tau < math.inf: raise ValueError(f"tau={tau!r}: expected a finite number above 0")
+    if not 0 < tau < math.inf:
+        raise ValueError(f"tau={tau!r}: expected a finite number above 0")
     return (_flat(t, normalise) @ _flat(s, normalise).mT / tau).softmax(-1)
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #2853c3fc
 def _squares(t, s, a, renormalise):
     "Variant 1: squared distance of unit maps to mixtures of unit maps, (B, Ht)."
     mixture = a @ _flat(s, "l2")
-    if renormalise: mixture = F.normalize(mixture, dim=2)
+    if renormalise:
+        mixture = F.normalize(mixture, dim=2)
     return (_flat(t, "l2") - mixture).square().sum(2)  # Eq. 4
 
 
@@ -110,27 +122,35 @@ def amad_loss(
 ) -> Tensor:  # scalar, summed over teacher heads (and queries), averaged over the batch
     "Compute Attention Map Alignment Distillation (Zhao et al., AAAI-24, Eqs. 4 to 6, 9 and 12). Raises `ValueError` for maps that do not fit."
     t, samples = _check_maps(t, s), len(s)
-    if variant not in ("mse", "kl", "token"): raise ValueError(f'variant={variant!r}: expected "mse", "kl" or "token"')
-    if variant == "token": t, s = (x.transpose(1, 2).flatten(0, 1)[:, :, None] for x in (t, s))  # (B q, H, 1, k): Eq. 12
+    if variant not in ("mse", "kl", "token"):
+        raise ValueError(f'variant={variant!r}: expected "mse", "kl" or "token"')
+    if variant == "token":
+        t, s = (x.transpose(1, 2).flatten(0, 1)[:, :, None] for x in (t, s))  # (B q, H, 1, k): Eq. 12
     a = align_heads(t, s, normalise, tau)
     return (_squares(t, s, a, renormalise) if variant == "mse" else _divergence(t, s, a)).sum() / samples
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #8d820dfb
 class ProjectedAMAD(nn.Module):
     "Compute variant 3 of AMAD, with a projection that starts as the identity (Eqs. 10 and 11). Raises `ValueError` for maps that do not fit."
-    def __init__(self,
+
+    def __init__(
+        self,
         n: int,  # q * k, length of a flattened map
         normalise: str = "l2",  # similarity of the alignment, see `align_heads`
         floor: float = 1e-6,  # added to every projected entry, above 0
     ):
         super().__init__()
-        if n < 1 or not 0 < floor < 1: raise ValueError(f"n={n}, floor={floor}: expected at least 1, and a number in (0, 1)")
+        if n < 1 or not 0 < floor < 1:
+            raise ValueError(f"n={n}, floor={floor}: expected at least 1, and a number in (0, 1)")
         self.weight, self.bias = nn.Parameter(torch.eye(n)), nn.Parameter(torch.zeros(n))
         self.normalise, self.floor = normalise, floor
 
     def forward(self, t, s):  # teacher (B, Ht, q, k) and student maps (B, Hs, q, k) -> scalar
         t = _check_maps(t, s)
-        if s.shape[2] * s.shape[3] != len(self.bias): raise ValueError(f"s: got maps of {s.shape[2]} x {s.shape[3]}, expected (B, Hs, q, k) with q k = {len(self.bias)}")
+        if s.shape[2] * s.shape[3] != len(self.bias):
+            raise ValueError(
+                f"s: got maps of {s.shape[2]} x {s.shape[3]}, expected (B, Hs, q, k) with q k = {len(self.bias)}"
+            )
         projected = F.relu(F.linear(s.flatten(2), self.weight, self.bias)).view_as(s) + self.floor  # Eq. 10
         return amad_loss(t, projected, "kl", normalise=self.normalise)  # Eq. 11
 
@@ -141,7 +161,7 @@ def one_to_one_loss(
 ) -> Tensor:  # scalar, summed over student heads, averaged over the batch
     "Compare student head j with teacher head j, unit maps (Eq. 8). Raises `ValueError` for maps that do not fit, or fewer teacher heads."  # Eq. 8
     t = _check_maps(t, s, heads=s.shape[1] if isinstance(s, Tensor) and s.ndim == 4 else 0)
-    return (_flat(s, "l2") - _flat(t[:, :s.shape[1]], "l2")).square().sum() / len(s)
+    return (_flat(s, "l2") - _flat(t[:, : s.shape[1]], "l2")).square().sum() / len(s)
 
 
 def mean_head_loss(
@@ -159,8 +179,12 @@ def distill_logits(
     tau: float = 1.0,  # temperature, above 0
 ) -> Tensor:  # scalar, nats, averaged over the batch
     "Compute the cross-entropy of the student with the teacher's prediction (Eq. 13, with its sign). Raises `ValueError` for unequal or wrong shapes."  # Eq. 13
-    for name, z in (("z_s", z_s), ("z_t", z_t)): _check(name, z, "(B, K)")
-    if z_s.shape != z_t.shape or not 0 < tau < math.inf: raise ValueError(f"z_s, z_t, tau: got {tuple(z_s.shape)}, {tuple(z_t.shape)} and {tau!r}, expected equal (B, K) and a number above 0")
+    for name, z in (("z_s", z_s), ("z_t", z_t)):
+        _check(name, z, "(B, K)")
+    if z_s.shape != z_t.shape or not 0 < tau < math.inf:
+        raise ValueError(
+            f"z_s, z_t, tau: got {tuple(z_s.shape)}, {tuple(z_t.shape)} and {tau!r}, expected equal (B, K) and a number above 0"
+        )
     return -((z_t.detach() / tau).softmax(1) * (z_s / tau).log_softmax(1)).sum(1).mean()
 
 
@@ -170,7 +194,8 @@ def distill_tokens(
     tau: float = 1.0,  # temperature, above 0
 ) -> Tensor:  # scalar, nats, summed over tokens, averaged over the batch
     "Compute `distill_logits` of every token and sum over the sequence (Eq. 14). Raises `ValueError` for unequal or wrong shapes."  # Eq. 14
-    for name, z in (("z_s", z_s), ("z_t", z_t)): _check(name, z, "(B, L, K)")
+    for name, z in (("z_s", z_s), ("z_t", z_t)):
+        _check(name, z, "(B, L, K)")
     return sum(distill_logits(a, b, tau) for a, b in zip(z_s.unbind(1), z_t.unbind(1), strict=True))
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #45038743
@@ -181,7 +206,8 @@ def head_coverage(
 ) -> Tensor:  # scalar in [0, 1]
     "Average over teacher heads the cosine with the most similar student head. Raises `ValueError` for maps that do not fit."
     t = _check_maps(t, s)
-    if by_query: t, s = (x.transpose(1, 2).flatten(0, 1)[:, :, None] for x in (t, s))
+    if by_query:
+        t, s = (x.transpose(1, 2).flatten(0, 1)[:, :, None] for x in (t, s))
     return (_flat(t, "l2") @ _flat(s, "l2").mT).amax(2).mean()
 
 
@@ -205,9 +231,11 @@ def fit_heads(
 # %% ../../../nbs/papers/vision_language/amad.ipynb #ac7298c6
 def _with_weights(change):
     "Return variant 2 with its weights changed: change(a) -> a."
+
     def loss(t, s):
         t = _check_maps(t, s)
         return _divergence(t, s, change(align_heads(t, s))).sum() / len(s)
+
     return loss
 
 
@@ -217,36 +245,82 @@ def _fits(t, seed, steps, sizes):
     firsts = [sum(sizes[:i]) for i in range(len(sizes))]
     lucky = [*firsts, *(i for i in range(t.shape[1]) if i not in firsts)]
     stranger = cluster_heads(torch.Generator().manual_seed(seed + 700), sizes, t.shape[2])
-    def shuffled(a): return a.gather(2, torch.rand(a.shape, generator=g).argsort(2))
-    arms = {"AMAD": (amad_loss, t, 1), "AMAD, squares": (lambda t, s: amad_loss(t, s, "mse"), t, 1), "AMAD, token": (lambda t, s: amad_loss(t, s, "token"), t, 1),
-            "one to one": (one_to_one_loss, t, 1), "one to one, twice as long": (one_to_one_loss, t, 2), "one to one, lucky order": (one_to_one_loss, t[:, lucky], 1), "mean head": (mean_head_loss, t, 1),
-            "uniform weights": (_with_weights(lambda a: torch.full_like(a, 1 / a.shape[2])), t, 1), "shuffled weights": (_with_weights(shuffled), t, 1), "a stranger's heads": (amad_loss, stranger, 1)}
-    return {arm: fit_heads(loss, teacher, torch.Generator().manual_seed(seed + 500), len(sizes), times * steps) for arm, (loss, teacher, times) in arms.items()}
+
+    def shuffled(a):
+        return a.gather(2, torch.rand(a.shape, generator=g).argsort(2))
+
+    arms = {
+        "AMAD": (amad_loss, t, 1),
+        "AMAD, squares": (lambda t, s: amad_loss(t, s, "mse"), t, 1),
+        "AMAD, token": (lambda t, s: amad_loss(t, s, "token"), t, 1),
+        "one to one": (one_to_one_loss, t, 1),
+        "one to one, twice as long": (one_to_one_loss, t, 2),
+        "one to one, lucky order": (one_to_one_loss, t[:, lucky], 1),
+        "mean head": (mean_head_loss, t, 1),
+        "uniform weights": (_with_weights(lambda a: torch.full_like(a, 1 / a.shape[2])), t, 1),
+        "shuffled weights": (_with_weights(shuffled), t, 1),
+        "a stranger's heads": (amad_loss, stranger, 1),
+    }
+    return {
+        arm: fit_heads(loss, teacher, torch.Generator().manual_seed(seed + 500), len(sizes), times * steps)
+        for arm, (loss, teacher, times) in arms.items()
+    }
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #996927c0
 class QuestionTransformer(nn.Module):
     "Answer four-word questions about pictures of 4 x 4 cells; return logits and the attention maps of the last layer."
-    def __init__(self,
+
+    def __init__(
+        self,
         dim: int = 32,  # width, a multiple of heads
         heads: int = 2,  # attention heads
         layers: int = 2,  # at least 1
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        if dim % heads or layers < 1: raise ValueError(f"dim={dim}, heads={heads}, layers={layers}: expected a width that heads divide, and at least one layer")
+        if dim % heads or layers < 1:
+            raise ValueError(
+                f"dim={dim}, heads={heads}, layers={layers}: expected a width that heads divide, and at least one layer"
+            )
         self.heads = heads
         with initialized_from(seed):
             self.cells, self.words = nn.Linear(192, dim), nn.Embedding(len(VOCABULARY), dim)
             self.places, self.read = nn.Parameter(0.02 * torch.randn(21, dim)), nn.Parameter(0.02 * torch.randn(dim))
-            self.layers = nn.ModuleList(nn.ModuleDict(dict(before=nn.LayerNorm(dim), qkv=nn.Linear(dim, 3 * dim), out=nn.Linear(dim, dim),
-                mlp=nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)))) for _ in range(layers))
+            self.layers = nn.ModuleList(
+                nn.ModuleDict(
+                    dict(
+                        before=nn.LayerNorm(dim),
+                        qkv=nn.Linear(dim, 3 * dim),
+                        out=nn.Linear(dim, dim),
+                        mlp=nn.Sequential(
+                            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+                        ),
+                    )
+                )
+                for _ in range(layers)
+            )
             self.head = nn.Linear(dim, len(ANSWERS))
 
-    def forward(self, images, questions):  # (B, 3, 32, 32) in [0, 1] and ids (B, 4) -> logits (B, answers), maps (B, heads, 21, 21)
+    def forward(
+        self, images, questions
+    ):  # (B, 3, 32, 32) in [0, 1] and ids (B, 4) -> logits (B, answers), maps (B, heads, 21, 21)
         check_images(images)
         check_tokens(questions, len(VOCABULARY), "questions")
-        if images.shape[2:] != (32, 32) or tuple(questions.shape) != (len(images), 4): raise ValueError(f"images, questions: got {tuple(images.shape)} and {tuple(questions.shape)}, expected (B, 3, 32, 32) and (B, 4)")
-        x = torch.cat([self.read.expand(len(images), 1, -1), self.words(questions), self.cells(F.unfold(images, 8, stride=8).mT)], 1) + self.places
+        if images.shape[2:] != (32, 32) or tuple(questions.shape) != (len(images), 4):
+            raise ValueError(
+                f"images, questions: got {tuple(images.shape)} and {tuple(questions.shape)}, expected (B, 3, 32, 32) and (B, 4)"
+            )
+        x = (
+            torch.cat(
+                [
+                    self.read.expand(len(images), 1, -1),
+                    self.words(questions),
+                    self.cells(F.unfold(images, 8, stride=8).mT),
+                ],
+                1,
+            )
+            + self.places
+        )
         for layer in self.layers:
             q, k, v = layer["qkv"](layer["before"](x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
             maps = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
@@ -274,26 +348,39 @@ def _train(net, loss, count, steps, seed, lr=4e-3):
     return net.eval()
 
 
-MAP_LOSSES = {"KD": None, "KD, half as long again": None, "KD + one to one": one_to_one_loss, "KD + mean head": mean_head_loss, "KD + AMAD": amad_loss, "KD + AMAD, swapped maps": amad_loss}
+MAP_LOSSES = {
+    "KD": None,
+    "KD, half as long again": None,
+    "KD + one to one": one_to_one_loss,
+    "KD + mean head": mean_head_loss,
+    "KD + AMAD": amad_loss,
+    "KD + AMAD, swapped maps": amad_loss,
+}
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #dd8f7bcd
 def _student(arm, seed, data, logits, maps, steps):
     "Train one student from the teacher's logits and maps of `data`."
     net, extra, alpha = QuestionTransformer(32, 2, seed=seed + 100), MAP_LOSSES[arm], []
-    if "swapped" in arm: maps = maps[torch.randperm(len(maps), generator=torch.Generator().manual_seed(seed))]
+    if "swapped" in arm:
+        maps = maps[torch.randperm(len(maps), generator=torch.Generator().manual_seed(seed))]
+
     def loss(rows):
         z, s = net(data[0][rows], data[1][rows])
         kd = distill_logits(z, logits[rows])
-        if extra is None: return kd
+        if extra is None:
+            return kd
         other = extra(maps[rows], s)
-        if not alpha: alpha.append((kd / other).item())
+        if not alpha:
+            alpha.append((kd / other).item())
         return kd + alpha[0] * other  # Eq. 15
+
     return _train(net, loss, len(maps), steps * 3 // 2 if "again" in arm else steps, seed)
 
 
 def _accuracy(net, data):
     "Share of right answers."
-    with torch.no_grad(): return (net(*data[:2])[0].argmax(1) == data[2]).double().mean().item()
+    with torch.no_grad():
+        return (net(*data[:2])[0].argmax(1) == data[2]).double().mean().item()
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #da04c3d4
 def claim_rows(
@@ -306,37 +393,96 @@ def claim_rows(
     samples: int = 800,  # that a student sees
 ) -> list[dict]:  # sealed rows: arm, seed, and coverage, coverage_by_query, or accuracy, teacher
     "Fit free heads, and train teachers and students, once for each seed. Raises `ValueError` without any seeds."
-    if not len(seeds) and not len(net_seeds): raise ValueError("seeds, net_seeds: got none, expected whole numbers in one of them")
+    if not len(seeds) and not len(net_seeds):
+        raise ValueError("seeds, net_seeds: got none, expected whole numbers in one of them")
     rows = []
     for seed in seeds:
         t = cluster_heads(torch.Generator().manual_seed(seed), (4, 2, 2), side)
-        rows += [sealed({"arm": arm, "seed": seed, "coverage": head_coverage(t, s).item(), "coverage_by_query": head_coverage(t, s, True).item()})
-                 for arm, s in _fits(t, seed, steps, (4, 2, 2)).items()]
+        rows += [
+            sealed(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "coverage": head_coverage(t, s).item(),
+                    "coverage_by_query": head_coverage(t, s, True).item(),
+                }
+            )
+            for arm, s in _fits(t, seed, steps, (4, 2, 2)).items()
+        ]
     for seed in net_seeds:
-        data, few, test = _questions(10 * samples, seed), _questions(samples, seed + 1000), _questions(1000, seed + 2000)
+        data, few, test = (
+            _questions(10 * samples, seed),
+            _questions(samples, seed + 1000),
+            _questions(1000, seed + 2000),
+        )
         teacher = QuestionTransformer(64, 8, seed=seed)
-        _train(teacher, lambda rows: F.cross_entropy(teacher(data[0][rows], data[1][rows])[0], data[2][rows]), len(data[0]), teacher_steps, seed)
-        with torch.no_grad(): logits, maps = teacher(*few[:2])
+        _train(
+            teacher,
+            lambda rows: F.cross_entropy(teacher(data[0][rows], data[1][rows])[0], data[2][rows]),
+            len(data[0]),
+            teacher_steps,
+            seed,
+        )
+        with torch.no_grad():
+            logits, maps = teacher(*few[:2])
         top = _accuracy(teacher, test)
-        rows += [sealed({"arm": arm, "seed": seed, "accuracy": _accuracy(_student(arm, seed, few, logits, maps, student_steps), test), "teacher": top})
-                 for arm in MAP_LOSSES]
+        rows += [
+            sealed(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "accuracy": _accuracy(_student(arm, seed, few, logits, maps, student_steps), test),
+                    "teacher": top,
+                }
+            )
+            for arm in MAP_LOSSES
+        ]
     return rows
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #c4dfdf39
-def _two(g): return dict(t=torch.rand(2, 4, 3, 5, generator=g), s=torch.rand(2, 2, 3, 5, generator=g))
+def _two(g):
+    return dict(t=torch.rand(2, 4, 3, 5, generator=g), s=torch.rand(2, 2, 3, 5, generator=g))
 
 
 EXAMPLES = [
-    Example(attention_maps, lambda g: dict(query=torch.randn(2, 3, 4, 6, generator=g), key=torch.randn(2, 3, 5, 6, generator=g)), gives=(2, 3, 4, 5), differentiable=("query", "key")),
-    Example(align_heads, _two, gives=(2, 4, 2), differentiable=("s",)), Example(amad_loss, _two, gives=(), differentiable=("s",)),
+    Example(
+        attention_maps,
+        lambda g: dict(query=torch.randn(2, 3, 4, 6, generator=g), key=torch.randn(2, 3, 5, 6, generator=g)),
+        gives=(2, 3, 4, 5),
+        differentiable=("query", "key"),
+    ),
+    Example(align_heads, _two, gives=(2, 4, 2), differentiable=("s",)),
+    Example(amad_loss, _two, gives=(), differentiable=("s",)),
     Example(ProjectedAMAD, _two, build=lambda: ProjectedAMAD(15), gives=(), differentiable=("s",)),
-    Example(one_to_one_loss, _two, gives=(), differentiable=("s",)), Example(mean_head_loss, _two, gives=(), differentiable=("s",)),
+    Example(one_to_one_loss, _two, gives=(), differentiable=("s",)),
+    Example(mean_head_loss, _two, gives=(), differentiable=("s",)),
     Example(head_coverage, _two, gives=(), differentiable=("s",)),
-    Example(distill_logits, lambda g: dict(z_s=torch.randn(3, 4, generator=g), z_t=torch.randn(3, 4, generator=g)), gives=(), differentiable=("z_s",)),
-    Example(distill_tokens, lambda g: dict(z_s=torch.randn(3, 2, 4, generator=g), z_t=torch.randn(3, 2, 4, generator=g)), gives=(), differentiable=("z_s",)),
+    Example(
+        distill_logits,
+        lambda g: dict(z_s=torch.randn(3, 4, generator=g), z_t=torch.randn(3, 4, generator=g)),
+        gives=(),
+        differentiable=("z_s",),
+    ),
+    Example(
+        distill_tokens,
+        lambda g: dict(z_s=torch.randn(3, 2, 4, generator=g), z_t=torch.randn(3, 2, 4, generator=g)),
+        gives=(),
+        differentiable=("z_s",),
+    ),
     Example(cluster_heads, lambda g: dict(generator=g), gives=(1, 8, 8, 8)),
-    Example(fit_heads, lambda g: dict(loss=amad_loss, t=torch.rand(1, 4, 3, 5, generator=g), generator=g, steps=2), gives=(1, 3, 3, 5)),
-    Example(QuestionTransformer, lambda g: dict(images=torch.rand(2, 3, 32, 32, generator=g), questions=torch.randint(1, 40, (2, 4), generator=g)), build=lambda: QuestionTransformer(seed=0),
-            gives=[(2, len(ANSWERS)), (2, 2, 21, 21)], differentiable=("images",)),
+    Example(
+        fit_heads,
+        lambda g: dict(loss=amad_loss, t=torch.rand(1, 4, 3, 5, generator=g), generator=g, steps=2),
+        gives=(1, 3, 3, 5),
+    ),
+    Example(
+        QuestionTransformer,
+        lambda g: dict(
+            images=torch.rand(2, 3, 32, 32, generator=g), questions=torch.randint(1, 40, (2, 4), generator=g)
+        ),
+        build=lambda: QuestionTransformer(seed=0),
+        gives=[(2, len(ANSWERS)), (2, 2, 21, 21)],
+        differentiable=("images",),
+    ),
 ]
 NO_EXAMPLE = {"claim_rows": "the experiment, run by this notebook"}

@@ -24,13 +24,13 @@ from ...core.nets import initialized_from
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #7ef6e027
 def cosine_alpha_bar(
-    u, # diffusion time, float or tensor in [0, 1]
-    offset=0.008, # s of Eq. 17, > 0
-) -> torch.Tensor: # share of signal variance, in [0, 1], float64
+    u,  # diffusion time, float or tensor in [0, 1]
+    offset=0.008,  # s of Eq. 17, > 0
+) -> torch.Tensor:  # share of signal variance, in [0, 1], float64
     "Return the continuous cosine schedule (Nichol & Dhariwal, 2021, Eq. 17)."
     u = torch.as_tensor(u, dtype=torch.float64)
     angle = lambda v: (v + offset) / (1 + offset) * math.pi / 2
-    return (angle(u).cos() / math.cos(angle(0.))) ** 2
+    return (angle(u).cos() / math.cos(angle(0.0))) ** 2
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #6bf5f59a
 STEPS = 1000  # training steps of the diffusion, as in the paper
@@ -38,9 +38,9 @@ STEPS = 1000  # training steps of the diffusion, as in the paper
 
 @lru_cache
 def alpha_bars(
-    steps=STEPS, # number of diffusion steps
-    cap=0.999, # largest beta of one step
-) -> torch.Tensor: # shape (steps,), strictly decreasing, in (0, 1), float32
+    steps=STEPS,  # number of diffusion steps
+    cap=0.999,  # largest beta of one step
+) -> torch.Tensor:  # shape (steps,), strictly decreasing, in (0, 1), float32
     "Tabulate the cosine schedule at the integer steps (Nichol & Dhariwal, 2021, Section 3.2)."
     grid = cosine_alpha_bar(torch.arange(steps + 1) / steps)
     beta = (1 - grid[1:] / grid[:-1]).clamp(max=cap)
@@ -54,30 +54,30 @@ def _coefficients(t, x):
 
 
 def add_noise(
-    x0, # clean images or clips, (B, ...), floating, usually in [-1, 1]
-    t, # diffusion step of each sample, (B,), integers in [0, 999]
-    epsilon, # standard normal noise, shape of `x0`
-) -> torch.Tensor: # noisy version, shape of `x0`
+    x0,  # clean images or clips, (B, ...), floating, usually in [-1, 1]
+    t,  # diffusion step of each sample, (B,), integers in [0, 999]
+    epsilon,  # standard normal noise, shape of `x0`
+) -> torch.Tensor:  # noisy version, shape of `x0`
     "Diffuse clean samples to step `t` in one jump (Ho et al., 2020, Eq. 4)."
     signal, noise = _coefficients(t, x0)
     return signal * x0 + noise * epsilon
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #ad360b36
 def x0_from_epsilon(
-    xt, # noisy samples, (B, ...)
-    t, # diffusion step of each sample, (B,), integers in [0, 999]
-    epsilon, # the noise in `xt`, shape of `xt`
-) -> torch.Tensor: # clean samples, shape of `xt`
+    xt,  # noisy samples, (B, ...)
+    t,  # diffusion step of each sample, (B,), integers in [0, 999]
+    epsilon,  # the noise in `xt`, shape of `xt`
+) -> torch.Tensor:  # clean samples, shape of `xt`
     "Solve the forward process for the clean sample."
     signal, noise = _coefficients(t, xt)
     return (xt - noise * epsilon) / signal
 
 
 def epsilon_from_x0(
-    xt, # noisy samples, (B, ...)
-    t, # diffusion step of each sample, (B,), integers in [0, 999]
-    x0, # clean samples, shape of `xt`
-) -> torch.Tensor: # the noise in `xt`, shape of `xt`
+    xt,  # noisy samples, (B, ...)
+    t,  # diffusion step of each sample, (B,), integers in [0, 999]
+    x0,  # clean samples, shape of `xt`
+) -> torch.Tensor:  # the noise in `xt`, shape of `xt`
     "Solve the forward process for the noise."
     signal, noise = _coefficients(t, xt)
     return (xt - signal * x0) / noise
@@ -89,14 +89,15 @@ HEAD = 32  # channels of an attention head
 
 def _zeroed(layer):
     "Return `layer` with all parameters set to zero."
-    for p in layer.parameters(): nn.init.zeros_(p)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
 
 
 def time_features(
-    t, # diffusion steps, (B,), integers in [0, 999]
-    width, # number of features, even
-) -> torch.Tensor: # cosines, then sines, (B, width), float32
+    t,  # diffusion steps, (B,), integers in [0, 999]
+    width,  # number of features, even
+) -> torch.Tensor:  # cosines, then sines, (B, width), float32
     "Encode diffusion steps by sinusoids of geometrically spaced frequency (Ho et al., 2020, after Vaswani et al., 2017)."
     half = width // 2
     frequency = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
@@ -106,10 +107,12 @@ def time_features(
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #09ace048
 class ResidualBlock(nn.Module):
     "Convolve twice around a skip connection, with the time embedding as scale and shift."
-    def __init__(self,
-        inputs, # channels in, a multiple of 8
-        outputs, # channels out, a multiple of 8
-        embedding, # length of the time embedding
+
+    def __init__(
+        self,
+        inputs,  # channels in, a multiple of 8
+        outputs,  # channels out, a multiple of 8
+        embedding,  # length of the time embedding
     ):
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(GROUPS, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -126,34 +129,40 @@ class ResidualBlock(nn.Module):
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #d030b883
 class Attention(nn.Module):
     "Attend over the pixels of each frame (`frames=None`) or, at each pixel, over the frames of its clip."
-    def __init__(self,
-        channels, # a multiple of 8, and of 32 above 32
-        frames=None, # frames of a clip; None attends in space
+
+    def __init__(
+        self,
+        channels,  # a multiple of 8, and of 32 above 32
+        frames=None,  # frames of a clip; None attends in space
     ):
         super().__init__()
         self.frames, self.heads = frames, max(1, channels // HEAD)
         self.norm, self.qkv = nn.GroupNorm(GROUPS, channels), nn.Linear(channels, 3 * channels)
         self.out = _zeroed(nn.Linear(channels, channels))
-        if frames: self.position = nn.Parameter(.02 * torch.randn(frames, channels))
+        if frames:
+            self.position = nn.Parameter(0.02 * torch.randn(frames, channels))
 
     def forward(self, x):
         (height, width), t = x.shape[-2:], self.frames
-        tokens = '(b t) c h w -> (b h w) t c' if t else 'b c h w -> b (h w) c'
+        tokens = "(b t) c h w -> (b h w) t c" if t else "b c h w -> b (h w) c"
         sizes = dict(t=t, h=height, w=width) if t else dict(h=height, w=width)
         z = rearrange(self.norm(x), tokens, **sizes)
-        if t: z = z + self.position
-        q, k, v = rearrange(self.qkv(z), 'n l (three heads c) -> three n heads l c', three=3, heads=self.heads)
-        z = rearrange(F.scaled_dot_product_attention(q, k, v), 'n heads l c -> n l (heads c)')
-        return x + rearrange(self.out(z), ' -> '.join(reversed(tokens.split(' -> '))), **sizes)
+        if t:
+            z = z + self.position
+        q, k, v = rearrange(self.qkv(z), "n l (three heads c) -> three n heads l c", three=3, heads=self.heads)
+        z = rearrange(F.scaled_dot_product_attention(q, k, v), "n heads l c -> n l (heads c)")
+        return x + rearrange(self.out(z), " -> ".join(reversed(tokens.split(" -> "))), **sizes)
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #aea8f086
 class Stage(nn.Module):
     "Run a residual block, then temporal mixing if given, then spatial attention if this level has it."
-    def __init__(self,
-        inputs, # channels in
-        outputs, # channels out
-        embedding, # length of the time embedding
-        attends, # whether this level has attention
+
+    def __init__(
+        self,
+        inputs,  # channels in
+        outputs,  # channels out
+        embedding,  # length of the time embedding
+        attends,  # whether this level has attention
     ):
         super().__init__()
         self.block = ResidualBlock(inputs, outputs, embedding)
@@ -162,7 +171,8 @@ class Stage(nn.Module):
 
     def forward(self, x, embedding, temporal=None):
         x = self.block(x, embedding)
-        if temporal: x = temporal(x)
+        if temporal:
+            x = temporal(x)
         return self.attention(x) if self.attention else x
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #19902781
@@ -186,18 +196,21 @@ def _decoder(saved, widths, blocks, attends, embedding):
         for _ in range(blocks + 1):
             layers.append(Stage(inputs + saved.pop(), widths[level], embedding, attends[level]))
             inputs = widths[level]
-        if level: layers.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, inputs, 3, padding=1)))
+        if level:
+            layers.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, inputs, 3, padding=1)))
     return layers
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #b41d3ba8
 class SpatialUNet(nn.Module):
     "Map a folded batch of noisy images to noise, letting `temporal` layers mix it at the attending stages."
-    def __init__(self,
-        channels, # of an image
-        width, # channels at full size
-        widths, # channels of each level
-        blocks, # residual blocks per level
-        attends, # whether each level has attention
+
+    def __init__(
+        self,
+        channels,  # of an image
+        width,  # channels at full size
+        widths,  # channels of each level
+        blocks,  # residual blocks per level
+        attends,  # whether each level has attention
     ):
         super().__init__()
         embedding, last = 4 * width, widths[-1]
@@ -205,83 +218,110 @@ class SpatialUNet(nn.Module):
         self.down, saved = _encoder(width, widths, blocks, attends, embedding)
         self.middle = nn.ModuleList([Stage(last, last, embedding, True), Stage(last, last, embedding, False)])
         self.up = _decoder(saved, widths, blocks, attends, embedding)
-        self.head = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), _zeroed(nn.Conv2d(widths[0], channels, 3, padding=1)))
+        self.head = nn.Sequential(
+            nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), _zeroed(nn.Conv2d(widths[0], channels, 3, padding=1))
+        )
         self.attending = [m.outputs for m in self.modules() if isinstance(m, Stage) and m.attention]
 
     def forward(self, x, embedding, temporal=None):
         layers = iter(temporal.attentions if temporal else ())
+
         def step(layer, h):
-            if not isinstance(layer, Stage): return layer(h)
+            if not isinstance(layer, Stage):
+                return layer(h)
             return layer(h, embedding, next(layers, None) if layer.attention else None)
+
         saved = [self.stem(x)]
-        for layer in self.down: saved.append(step(layer, saved[-1]))
+        for layer in self.down:
+            saved.append(step(layer, saved[-1]))
         h = saved[-1]
-        for layer in self.middle: h = step(layer, h)
-        for layer in self.up: h = step(layer, torch.cat([h, saved.pop()], 1) if isinstance(layer, Stage) else h)
+        for layer in self.middle:
+            h = step(layer, h)
+        for layer in self.up:
+            h = step(layer, torch.cat([h, saved.pop()], 1) if isinstance(layer, Stage) else h)
         return self.head(h)
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #7fcdc88e
 def _check_architecture(channels, width, multipliers, blocks, attention, frames, size):
     "Raise `ValueError` for a U-Net that cannot be built."
     halvings = len(multipliers) - 1
-    if halvings < 0 or size % 2 ** halvings:
-        raise ValueError(f'size {size} cannot be halved {halvings} times, once after each multiplier but the last of '
-                         f'{tuple(multipliers)}: pad or resize the images, or use fewer multipliers')
+    if halvings < 0 or size % 2**halvings:
+        raise ValueError(
+            f"size {size} cannot be halved {halvings} times, once after each multiplier but the last of "
+            f"{tuple(multipliers)}: pad or resize the images, or use fewer multipliers"
+        )
     for n in (width, *(m * width for m in multipliers)):
         if n <= 0 or n % GROUPS or n % max(1, n // HEAD):
-            raise ValueError(f'a level would have {n} channels: choose width and multipliers that give '
-                             f'multiples of {GROUPS} that split into attention heads of {HEAD}')
+            raise ValueError(
+                f"a level would have {n} channels: choose width and multipliers that give "
+                f"multiples of {GROUPS} that split into attention heads of {HEAD}"
+            )
     for name, value in dict(channels=channels, blocks=blocks, frames=frames).items():
-        if value < 1: raise ValueError(f'{name} must be at least 1, not {value}')
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
     if not isinstance(attention, int):
-        raise ValueError(f'attention must be one integer, the largest side in pixels that attends, not {attention!r}')
+        raise ValueError(f"attention must be one integer, the largest side in pixels that attends, not {attention!r}")
 
 
 def _check_input(x, t, config):
     "Raise `ValueError` unless `x` and `t` are a batch that a model with `config` was built for."
-    image = (config['channels'], config['size'], config['size'])
-    clip = (config['frames'], *image)
+    image = (config["channels"], config["size"], config["size"])
+    clip = (config["frames"], *image)
     wanted = (image, clip) if clip[0] == 1 else (clip,)
     if tuple(x.shape[1:]) not in wanted:
-        raise ValueError(f'the model takes batches of {" or ".join(map(str, wanted))}, but got a tensor of shape '
-                         f'{tuple(x.shape)}: reorder its axes, or build the model with other frames, channels or size')
+        raise ValueError(
+            f"the model takes batches of {' or '.join(map(str, wanted))}, but got a tensor of shape "
+            f"{tuple(x.shape)}: reorder its axes, or build the model with other frames, channels or size"
+        )
     if t.shape != x.shape[:1]:
-        raise ValueError(f'one diffusion step per sample is needed, {len(x)} in all, but t has shape {tuple(t.shape)}')
+        raise ValueError(f"one diffusion step per sample is needed, {len(x)} in all, but t has shape {tuple(t.shape)}")
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #3526e7e6
 class TemporalLayers(nn.Module):
     "Hold what the video model has and the image model has not; all of it is a no-op before training."
-    def __init__(self,
-        channels, # channels of each attending stage, in running order
-        embedding, # length of the time embedding
-        frames, # frames of a clip
+
+    def __init__(
+        self,
+        channels,  # channels of each attending stage, in running order
+        embedding,  # length of the time embedding
+        frames,  # frames of a clip
     ):
         super().__init__()
         self.frame = nn.Parameter(torch.zeros(frames, embedding))
         self.attentions = nn.ModuleList(Attention(n, frames) for n in channels)
 
-    def embed(self,
-        time, # time embedding of each frame, (B * T, embedding)
-    ) -> torch.Tensor: # the same with the frame vectors added
+    def embed(
+        self,
+        time,  # time embedding of each frame, (B * T, embedding)
+    ) -> torch.Tensor:  # the same with the frame vectors added
         "Tell the spatial layers which frame they see."
         return (time.unflatten(0, (-1, len(self.frame))) + self.frame).flatten(0, 1)
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #50175175
 class UNet(nn.Module):
     "Predict the noise in images or clips (Nichol & Dhariwal, 2021, Section 3). Raises `ValueError` for an impossible architecture or input."
-    def __init__(self,
-        channels, # of an image: 1 gray, 3 color
-        width=32, # channels at full size, a multiple of 8
-        multipliers=(1, 2, 4, 4), # channels of each level in widths; each level halves the side
-        blocks=1, # residual blocks per level
-        attention=8, # largest side with attention, in pixels; the middle always attends
-        frames=1, # frames of a clip; 1 is an image model, without temporal layers
-        size=32, # side of an image in pixels
-        seed=None, # of the initial weights; None draws from the global generator
+
+    def __init__(
+        self,
+        channels,  # of an image: 1 gray, 3 color
+        width=32,  # channels at full size, a multiple of 8
+        multipliers=(1, 2, 4, 4),  # channels of each level in widths; each level halves the side
+        blocks=1,  # residual blocks per level
+        attention=8,  # largest side with attention, in pixels; the middle always attends
+        frames=1,  # frames of a clip; 1 is an image model, without temporal layers
+        size=32,  # side of an image in pixels
+        seed=None,  # of the initial weights; None draws from the global generator
     ):
         super().__init__()
-        self.config = dict(channels=channels, width=width, multipliers=tuple(multipliers), blocks=blocks,
-                           attention=attention, frames=frames, size=size)
+        self.config = dict(
+            channels=channels,
+            width=width,
+            multipliers=tuple(multipliers),
+            blocks=blocks,
+            attention=attention,
+            frames=frames,
+            size=size,
+        )
         _check_architecture(**self.config)
         attends = [size >> level <= attention for level in range(len(multipliers))]
         with initialized_from(seed):
@@ -291,86 +331,96 @@ class UNet(nn.Module):
 
     def forward(self, x, t):
         _check_input(x, t, self.config)
-        features = time_features(t.repeat_interleave(self.config['frames']), self.config['width'])
+        features = time_features(t.repeat_interleave(self.config["frames"]), self.config["width"])
         embedding = self.embed(features.to(x.dtype))
-        if self.temporal: embedding = self.temporal.embed(embedding)
+        if self.temporal:
+            embedding = self.temporal.embed(embedding)
         h = x.flatten(0, -4).contiguous(memory_format=torch.channels_last)
         return self.spatial(h, F.silu(embedding), self.temporal).reshape(x.shape).contiguous()
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #817e8642
 class VideoUNet(UNet):
     "Predict the noise in clips (B, T, C, H, W): `UNet` with `frames` asked for first (temporal layers after Harvey et al., 2022)."
-    def __init__(self,
-        channels, # of an image
-        frames, # frames of a clip
-        **config, # the rest of `UNet`
+
+    def __init__(
+        self,
+        channels,  # of an image
+        frames,  # frames of a clip
+        **config,  # the rest of `UNet`
     ):
         super().__init__(channels, frames=frames, **config)
 
     @classmethod
-    def from_image(cls,
-        unet, # image model whose weights are copied
-        frames, # frames of a clip
-        seed=None, # of the new temporal weights
-    ) -> 'VideoUNet': # equals `unet` on every frame until it is trained
+    def from_image(
+        cls,
+        unet,  # image model whose weights are copied
+        frames,  # frames of a clip
+        seed=None,  # of the new temporal weights
+    ) -> "VideoUNet":  # equals `unet` on every frame until it is trained
         "Copy an image model into a video model."
-        video = cls(**{**unet.config, 'frames': frames}, seed=seed)
+        video = cls(**{**unet.config, "frames": frames}, seed=seed)
         video.embed.load_state_dict(unet.embed.state_dict())
         video.spatial.load_state_dict(unet.spatial.state_dict())
         return video.to(next(unet.parameters()))
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #5edea76f
 def epsilon_loss(
-    model, # called as model(xt, t)
-    batch, # images (B, C, H, W) or clips (B, T, C, H, W), floating, nominally in [0, 1]
-    generator=None, # CPU generator of the steps and the noise
-) -> torch.Tensor: # scalar
+    model,  # called as model(xt, t)
+    batch,  # images (B, C, H, W) or clips (B, T, C, H, W), floating, nominally in [0, 1]
+    generator=None,  # CPU generator of the steps and the noise
+) -> torch.Tensor:  # scalar
     "Return the mean squared error of the predicted noise. Raises `ValueError` for a batch that is not a floating tensor."
     if not torch.is_tensor(batch) or not batch.is_floating_point():
         kind = batch.dtype if torch.is_tensor(batch) else type(batch).__name__
-        raise ValueError(f'a batch must be one floating tensor in [0, 1], not {kind}: divide integer images by 255, '
-                         'and pass the images without their labels')
+        raise ValueError(
+            f"a batch must be one floating tensor in [0, 1], not {kind}: divide integer images by 255, "
+            "and pass the images without their labels"
+        )
     t = torch.randint(STEPS, (len(batch),), generator=generator).to(batch.device)
     epsilon = torch.randn(batch.shape, generator=generator).to(batch)
     return F.mse_loss(model(add_noise(2 * batch - 1, t, epsilon), t).float(), epsilon.float())
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #7c2a881d
 def ddim_times(
-    steps, # number of network evaluations, 1 to 1000
-) -> list: # decreasing diffusion steps, ending in 0, then -1 for the clean sample
+    steps,  # number of network evaluations, 1 to 1000
+) -> list:  # decreasing diffusion steps, ending in 0, then -1 for the clean sample
     "Return evenly spaced diffusion steps. Raises `ValueError` for an impossible number."
-    if not 1 <= steps <= STEPS: raise ValueError(f'steps must be between 1 and {STEPS}, not {steps}')
+    if not 1 <= steps <= STEPS:
+        raise ValueError(f"steps must be between 1 and {STEPS}, not {steps}")
     return [i * (STEPS // steps) for i in reversed(range(steps))] + [-1]
 
 
 def ddim_step(
-    xt, # noisy samples at step `t`, (B, ...), in [-1, 1] units
-    epsilon, # predicted noise, shape of `xt`
-    t, # the present diffusion step
-    s, # the next one, below `t`; -1 is the clean sample
-    eta=0., # 0: deterministic, 1: ancestral
-    noise=None, # fresh standard normal noise, shape of `xt`; needed when `eta` > 0
-    clip=None, # bound on the estimated clean sample, in [-1, 1] units; None for no bound
-) -> torch.Tensor: # samples at step `s`
+    xt,  # noisy samples at step `t`, (B, ...), in [-1, 1] units
+    epsilon,  # predicted noise, shape of `xt`
+    t,  # the present diffusion step
+    s,  # the next one, below `t`; -1 is the clean sample
+    eta=0.0,  # 0: deterministic, 1: ancestral
+    noise=None,  # fresh standard normal noise, shape of `xt`; needed when `eta` > 0
+    clip=None,  # bound on the estimated clean sample, in [-1, 1] units; None for no bound
+) -> torch.Tensor:  # samples at step `s`
     "Jump from step `t` to step `s` (Song et al., 2021, Eq. 12)."
-    a, b = (alpha_bars()[i].item() if i >= 0 else 1. for i in (t, s))
+    a, b = (alpha_bars()[i].item() if i >= 0 else 1.0 for i in (t, s))
     x0 = (xt - math.sqrt(1 - a) * epsilon) / math.sqrt(a)
     if clip is not None:
         x0 = x0.clamp(-clip, clip)
         epsilon = (xt - math.sqrt(a) * x0) / math.sqrt(1 - a)
     sigma = eta * math.sqrt((1 - b) / (1 - a) * (1 - a / b))
-    xs = math.sqrt(b) * x0 + math.sqrt(max(0., 1 - b - sigma ** 2)) * epsilon
+    xs = math.sqrt(b) * x0 + math.sqrt(max(0.0, 1 - b - sigma**2)) * epsilon
     return xs + sigma * noise if sigma > 0 else xs
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #575fe21e
 @contextmanager
 def _evaluating(model):
     "Put `model` into evaluation mode, and back."
-    training = getattr(model, 'training', False)
-    if training: model.eval()
-    try: yield
+    training = getattr(model, "training", False)
+    if training:
+        model.eval()
+    try:
+        yield
     finally:
-        if training: model.train()
+        if training:
+            model.train()
 
 
 def _sample_chunk(model, x, times, eta, generator, clip, bar):
@@ -384,22 +434,27 @@ def _sample_chunk(model, x, times, eta, generator, clip, bar):
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #e7fef412
 @torch.no_grad()
 def ddim_sample(
-    model, # called as model(xt, t)
-    n, # number of samples
-    shape, # of one sample: (C, H, W), or (T, C, H, W) for clips
-    steps=50, # network evaluations, 1 to 1000
-    eta=0., # 0: deterministic given the start, 1: ancestral
-    generator=None, # CPU generator of the start and the fresh noise
-    device=None, # where to compute; None takes the model's
-    clip=None, # bound on the clean estimate in [-1, 1] units; 1 suits images, None frames that leave [0, 1]
-    batch_size=None, # samples computed at once; None for all
-    progress=False, # show a bar
-) -> torch.Tensor: # (n, *shape), on the CPU, nominally in [0, 1], not clamped
+    model,  # called as model(xt, t)
+    n,  # number of samples
+    shape,  # of one sample: (C, H, W), or (T, C, H, W) for clips
+    steps=50,  # network evaluations, 1 to 1000
+    eta=0.0,  # 0: deterministic given the start, 1: ancestral
+    generator=None,  # CPU generator of the start and the fresh noise
+    device=None,  # where to compute; None takes the model's
+    clip=None,  # bound on the clean estimate in [-1, 1] units; 1 suits images, None frames that leave [0, 1]
+    batch_size=None,  # samples computed at once; None for all
+    progress=False,  # show a bar
+) -> torch.Tensor:  # (n, *shape), on the CPU, nominally in [0, 1], not clamped
     "Generate images or clips by DDIM (Song, Meng & Ermon, 2021). Raises `ValueError` for impossible numbers or shapes."
-    for name, value, least, most in (('n', n, 1, math.inf), ('eta', eta, 0, 1), ('batch_size', batch_size or 1, 1, math.inf)):
-        if not least <= value <= most: raise ValueError(f'{name} must be between {least} and {most}, not {value}')
+    for name, value, least, most in (
+        ("n", n, 1, math.inf),
+        ("eta", eta, 0, 1),
+        ("batch_size", batch_size or 1, 1, math.inf),
+    ):
+        if not least <= value <= most:
+            raise ValueError(f"{name} must be between {least} and {most}, not {value}")
     times = list(pairwise(ddim_times(steps)))
-    device = device or next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
+    device = device or next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
     chunks = torch.randn(n, *shape, generator=generator).split(batch_size or n)
     with tqdm(total=len(chunks) * steps, disable=not progress, leave=False) as bar, _evaluating(model):
         return torch.cat([_sample_chunk(model, x.to(device), times, eta, generator, clip, bar).cpu() for x in chunks])
@@ -407,12 +462,18 @@ def ddim_sample(
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #38f9ff64
 class MLPBlock(nn.Module):
     "Add a two-layer branch to the features, with the time embedding as scale and shift between its layers."
-    def __init__(self,
-        width, # number of features
-        embedding, # length of the time embedding
+
+    def __init__(
+        self,
+        width,  # number of features
+        embedding,  # length of the time embedding
     ):
         super().__init__()
-        self.norm, self.enter, self.leave = nn.LayerNorm(width), nn.Linear(width, width), _zeroed(nn.Linear(width, width))
+        self.norm, self.enter, self.leave = (
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            _zeroed(nn.Linear(width, width)),
+        )
         self.film = nn.Linear(embedding, 2 * width)
 
     def forward(self, x, embedding):
@@ -422,11 +483,13 @@ class MLPBlock(nn.Module):
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #3f615d78
 class MLPDenoiser(nn.Module):
     "Predict the noise in very small images or clips without convolutions. Raises `ValueError` for samples of another shape."
-    def __init__(self,
-        shape, # of one sample: (C, H, W) or (T, C, H, W); a clip is denoised jointly
-        width=192, # number of features
-        blocks=3, # residual blocks
-        seed=None, # of the initial weights; None draws from the global generator
+
+    def __init__(
+        self,
+        shape,  # of one sample: (C, H, W) or (T, C, H, W); a clip is denoised jointly
+        width=192,  # number of features
+        blocks=3,  # residual blocks
+        seed=None,  # of the initial weights; None draws from the global generator
     ):
         super().__init__()
         self.config, size, embedding = dict(shape=tuple(shape), width=width, blocks=blocks), math.prod(shape), 128
@@ -437,9 +500,12 @@ class MLPDenoiser(nn.Module):
             self.leave = nn.Sequential(nn.LayerNorm(width), _zeroed(nn.Linear(width, size)))
 
     def forward(self, x, t):
-        if tuple(x.shape[1:]) != self.config['shape']:
-            raise ValueError(f'the model takes batches of {self.config["shape"]}, but got a tensor of shape {tuple(x.shape)}: '
-                             'reorder its axes, or build the model with another shape')
+        if tuple(x.shape[1:]) != self.config["shape"]:
+            raise ValueError(
+                f"the model takes batches of {self.config['shape']}, but got a tensor of shape {tuple(x.shape)}: "
+                "reorder its axes, or build the model with another shape"
+            )
         h, embedding = self.enter(x.flatten(1)), self.embed(time_features(t, 64).to(x.dtype))
-        for block in self.blocks: h = block(h, embedding)
+        for block in self.blocks:
+            h = block(h, embedding)
         return self.leave(h).view_as(x)

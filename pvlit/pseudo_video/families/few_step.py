@@ -19,7 +19,16 @@ from tqdm.auto import tqdm
 from ...core.nets import initialized_from
 from ..corruption import variance_preserving
 from .diffusion import SpatialUNet
-from .frames import GATE_GAIN, FrameLoss, FrameModel, FrameNet, LatentFrameModel, check_clips, check_config, check_count
+from pvlit.pseudo_video.families.frames import (
+    GATE_GAIN,
+    FrameLoss,
+    FrameModel,
+    FrameNet,
+    LatentFrameModel,
+    check_clips,
+    check_config,
+    check_count,
+)
 
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #943fa16b
 def reverse_steps(
@@ -28,17 +37,24 @@ def reverse_steps(
 ) -> dict:  # float64 tensors (K,), index k-1: `signal` and `amount` of noise in y_k, and `keep`, `take`, `spread` (rho, image units) of the step from it
     """Tabulate the steps of a chain with variance-preserving sin^2 levels (Ho, Jain & Abbeel, 2020, Eq. 6 and 7). Raises `ValueError` without steps or noise."""
     check_count("steps", steps, 1)
-    if not unit > 0: raise ValueError(f"noise_unit={unit!r}: expected a number above 0, about the standard deviation of the pixels")
+    if not unit > 0:
+        raise ValueError(f"noise_unit={unit!r}: expected a number above 0, about the standard deviation of the pixels")
     a = torch.tensor([1.0, *reversed(variance_preserving(steps)[1][:-1]), 0.0], dtype=torch.float64).square()
     old, new = a[1:], a[:-1]  # shares of signal before and after the step
     added = 1 - old - old / new * (1 - new)
     take = new.sqrt() * added / (1 - old)
-    return {"signal": old.sqrt(), "amount": unit * (1 - old).sqrt(), "keep": (old / new).sqrt() * (1 - new) / (1 - old),
-            "take": take, "spread": unit * ((1 - new) * added / (1 - old)).sqrt() / take}
+    return {
+        "signal": old.sqrt(),
+        "amount": unit * (1 - old).sqrt(),
+        "keep": (old / new).sqrt() * (1 - new) / (1 - old),
+        "take": take,
+        "spread": unit * ((1 - new) * added / (1 - old)).sqrt() / take,
+    }
 
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #98c87956
 class FewStepConditionals(FrameLoss):
     """Hold mean and standard deviation of every guess; the base of `FewStepFrameModel`, which builds its parts."""
+
     @property
     def sigmas(self):
         """Standard deviations of the guesses (T, K, C, H, W), image units; index 0 of K is the last step."""
@@ -50,7 +66,8 @@ class FewStepConditionals(FrameLoss):
         """Standard deviations of the last steps (T, C, H, W), image units."""
         return self.sigmas[:, 0]
 
-    def means(self,
+    def means(
+        self,
         clips: torch.Tensor,  # clean frames (B, T, C, H, W), image units; frame t sees frames before t only
         noisy: torch.Tensor | None = None,  # the frames at their levels (B, T or 1, C, H, W); None at K = 1
         levels: torch.Tensor | None = None,  # indices (B, T or 1) in [0, K - 1]; None at K = 1
@@ -65,27 +82,39 @@ class FewStepConditionals(FrameLoss):
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #aadb3355
 class FewStepTerms(FewStepConditionals):
     """Compute the terms of the variational bound."""
-    def level_terms(self,
+
+    def level_terms(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
         levels: torch.Tensor,  # indices (B, T) in [0, K - 1] of the step that is judged
         generator: torch.Generator | None = None,  # source of the noise (CPU); None is torch's global one
     ) -> torch.Tensor:  # (B, T), nats
         """Draw each frame at its level and compute that level's term: a log-density at index 0, minus a KL divergence above."""
-        if self.steps == 1: return self.conditional_log_prob(clips)
+        if self.steps == 1:
+            return self.conditional_log_prob(clips)
         at = lambda name: getattr(self, name)[levels][..., None, None, None]
         noise = torch.randn(clips.shape, generator=generator).to(clips)
         noisy = 0.5 + at("signal") * (clips - 0.5) + at("amount") * noise
         spread, sigma = at("spread"), self.sigmas[torch.arange(self.frames, device=clips.device), levels]
         total = torch.hypot(sigma, spread.expand_as(sigma))
-        terms = ((clips - self.means(clips, noisy, levels)) / total).square() + 2 * total.log() + (spread / total).square() + at("entropy")
+        terms = (
+            ((clips - self.means(clips, noisy, levels)) / total).square()
+            + 2 * total.log()
+            + (spread / total).square()
+            + at("entropy")
+        )
         return -0.5 * terms.flatten(2).sum(2)
 
-    def conditional_log_prob(self,
+    def conditional_log_prob(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
         z: torch.Tensor | None = None,  # not used: there are no latents
     ) -> torch.Tensor:  # (B, T), nats
         """Compute log p(x_t | x_<t) for each clip and frame. Raises `ValueError` when K > 1."""
-        if self.steps > 1: raise ValueError(f"denoising_steps={self.steps}: only K=1 has a density in closed form; use `evidence_bound`")
+        if self.steps > 1:
+            raise ValueError(
+                f"denoising_steps={self.steps}: only K=1 has a density in closed form; use `evidence_bound`"
+            )
         return super().conditional_log_prob(clips)
 
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #383621e1
@@ -102,16 +131,23 @@ def draw_levels(
 
 class FewStepBound(FewStepTerms):
     """Turn the terms into a training objective and a bound for evaluation."""
-    def bound(self,
+
+    def bound(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
         generator: torch.Generator | None = None,  # source of levels and noise (CPU); None is torch's global one
     ) -> torch.Tensor:  # (B, T), nats
         """Estimate each frame's bound from one random level: unbiased, and exact at K = 1."""
-        levels = draw_levels(*clips.shape[:2], self.steps, generator) if self.steps > 1 else torch.zeros(clips.shape[:2], dtype=torch.long)
+        levels = (
+            draw_levels(*clips.shape[:2], self.steps, generator)
+            if self.steps > 1
+            else torch.zeros(clips.shape[:2], dtype=torch.long)
+        )
         return self.steps * self.level_terms(clips, levels.to(clips.device), generator)
 
     @torch.no_grad()
-    def evidence_bound(self,
+    def evidence_bound(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
         generator: torch.Generator | None = None,  # source of the noise (CPU); None is torch's global one
     ) -> torch.Tensor:  # (B, T), nats
@@ -123,8 +159,10 @@ class FewStepBound(FewStepTerms):
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #93283c26
 class FewStepSampling(FewStepConditionals):
     """Draw pseudo videos, each frame by its chain."""
+
     @torch.no_grad()
-    def sample(self,
+    def sample(
+        self,
         n: int,  # number of pseudo videos
         generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
         progress: bool = False,  # show a bar over the T * K steps
@@ -140,14 +178,17 @@ class FewStepSampling(FewStepConditionals):
                 guess = self.means(clips, noisy, torch.full((n, 1), level, device=clips.device), t).to(clips)
                 if level or last_noise or t < self.frames - 1:
                     guess = guess + torch.hypot(sigmas[t, level], self.spread[level].expand(self.shape)) * draw()
-                if level: noisy = 0.5 + self.keep[level] * (noisy - 0.5) + self.take[level] * (guess - 0.5)
+                if level:
+                    noisy = 0.5 + self.keep[level] * (noisy - 0.5) + self.take[level] * (guess - 0.5)
             clips[:, t] = guess[:, 0]
         return clips.cpu()
 
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #f88ad958
 class ConvFrameNet(nn.Module):
     """Map every frame's context, noisy version and level to one picture: a gated convolution, then a U-Net shared by all frames."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple,  # one frame: channels, height, width
         frames: int,  # frames T of a clip
         width: int,  # channels at full size; a multiple of 8, from 32 on of 32
@@ -164,7 +205,9 @@ class ConvFrameNet(nn.Module):
         newest = torch.cat([torch.zeros(1, frames - 1), torch.eye(frames - 1)])
         self.gates = nn.Parameter(newest / GATE_GAIN)
         self.register_buffer("open", GATE_GAIN * (newest.cumsum(0) if context == "all" else newest), persistent=False)
-        self.body = SpatialUNet(channels, width, [width, 2 * width, 2 * width][:halvings + 1], blocks, [False] * (halvings + 1))
+        self.body = SpatialUNet(
+            channels, width, [width, 2 * width, 2 * width][: halvings + 1], blocks, [False] * (halvings + 1)
+        )
         self.body.stem = nn.Identity()
         self.noisy = nn.Conv2d(channels, width, 3, padding=1, bias=False) if steps > 1 else None
         self.level = nn.Linear(steps, 4 * width, bias=False) if steps > 1 else None
@@ -176,7 +219,8 @@ class ConvFrameNet(nn.Module):
 def _gated_context(net, clips):
     "Convolve every earlier frame once and sum what the gates of each frame let in: (B, T, C, H, W) -> (B, T, width, H, W)."
     count, width = net.slots.shape[:2]
-    if count == 0: return clips.new_zeros(*clips.shape[:2], width, *net.shape[1:])
+    if count == 0:
+        return clips.new_zeros(*clips.shape[:2], width, *net.shape[1:])
     parts = F.conv2d(clips[:, :-1].flatten(1, 2), net.slots.flatten(0, 1), padding=1, groups=count)
     parts = parts.unflatten(1, (count, width))
     return torch.einsum("bsf,ts->btf", parts.flatten(2), net.gates * net.open).unflatten(2, parts.shape[2:])
@@ -198,12 +242,15 @@ def _run_conv(net, clips, extra, rows):
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #8f7b44cc
 class BlankSlot(nn.Module):
     """Give a network that was built for one frame the context slot of a second frame, with nothing in it to read."""
-    def __init__(self,
+
+    def __init__(
+        self,
         net: nn.Module,  # a `FrameNet` or `ConvFrameNet` with frames=1; it is changed
         seed: int,  # seed of the slot's weights
     ):
         super().__init__()
-        with initialized_from(seed): net.slots = nn.Parameter(torch.randn(1, *net.slots.shape[1:]) / 8)
+        with initialized_from(seed):
+            net.slots = nn.Parameter(torch.randn(1, *net.slots.shape[1:]) / 8)
         net.gates = nn.Parameter(torch.tensor([[0.0], [1.0]]) / GATE_GAIN)
         net.open = GATE_GAIN * torch.tensor([[0.0], [1.0]])
         net.frame = nn.Parameter(net.frame.detach().repeat(2, 1))
@@ -215,7 +262,9 @@ class BlankSlot(nn.Module):
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #09bd1ae1
 class FrameFamily(nn.Module):
     """Give a frame model what every family of a comparison has: terms per frame, training stages, controls."""
-    def frame_terms(self,
+
+    def frame_terms(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W), floats, not clipped
         generator: torch.Generator | None = None,  # source of the loss's draws (CPU); None is torch's global one
     ) -> torch.Tensor:  # (B, T), nats per element
@@ -228,38 +277,52 @@ class FrameFamily(nn.Module):
         return {"model": self.loss}
 
     def _set_controls(self, interaction, temporal):
-        for name, value, allowed in (("interaction", interaction, (True, False)), ("temporal", temporal, (None, True, False))):
-            if value not in allowed: raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(str, allowed))}")
+        for name, value, allowed in (
+            ("interaction", interaction, (True, False)),
+            ("temporal", temporal, (None, True, False)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(str, allowed))}")
         if temporal is False and self.frames > 1:
-            raise ValueError(f"temporal=False with frames={self.frames}: the context is what makes a clip; use interaction=False to cut it")
+            raise ValueError(
+                f"temporal=False with frames={self.frames}: the context is what makes a clip; use interaction=False to cut it"
+            )
         self.config.update(interaction=interaction, temporal=temporal)
         for name in ("net", "encoder"):
-            if not hasattr(self, name): continue
-            if not interaction: getattr(self, name).open.zero_()
-            if temporal and self.frames == 1: setattr(self, name, BlankSlot(getattr(self, name), self.config["seed"] + 2**33))
+            if not hasattr(self, name):
+                continue
+            if not interaction:
+                getattr(self, name).open.zero_()
+            if temporal and self.frames == 1:
+                setattr(self, name, BlankSlot(getattr(self, name), self.config["seed"] + 2**33))
 
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #f5808703
 def _check_few_step(config):
     "Raise `ValueError` when an argument of `FewStepFrameModel` is out of range."
     check_config(config)
     check_count("denoising_steps", config["denoising_steps"], 1)
-    if config["net"] not in ("mlp", "conv"): raise ValueError(f"net={config['net']!r} is unknown; use one of 'mlp', 'conv'")
+    if config["net"] not in ("mlp", "conv"):
+        raise ValueError(f"net={config['net']!r} is unknown; use one of 'mlp', 'conv'")
     width = config["width"]
     if config["net"] == "conv" and width % (8 if width < 32 else 32):
         raise ValueError(f"width={width}: the U-Net needs a multiple of 8, from 32 on a multiple of 32")
-    if config["net"] == "conv": check_count("blocks", config["blocks"], 1)
+    if config["net"] == "conv":
+        check_count("blocks", config["blocks"], 1)
 
 
 def _make_net(shape, frames, width, blocks, context, net, denoising_steps, seed, **_):
     "Build the network of a few-step model."
     size = math.prod(shape)
     with initialized_from(seed):
-        if net == "conv": return ConvFrameNet(shape, frames, width, blocks, context, denoising_steps)
+        if net == "conv":
+            return ConvFrameNet(shape, frames, width, blocks, context, denoising_steps)
         made = FrameNet(size, frames, width, blocks, size, context)
     if denoising_steps > 1:
         with initialized_from(seed + 2**32):
             made.extra = nn.Linear(size + denoising_steps, width, bias=False)
-            made.extra.weight.data = torch.cat([torch.randn(width, size) / math.sqrt(size), torch.randn(width, denoising_steps) / 2], 1)
+            made.extra.weight.data = torch.cat(
+                [torch.randn(width, size) / math.sqrt(size), torch.randn(width, denoising_steps) / 2], 1
+            )
     return made
 
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #f0308cb0
@@ -270,7 +333,8 @@ def _fill(model):
     model._set_controls(config["interaction"], config["temporal"])
     table = reverse_steps(model.steps, config["noise_unit"])
     table["entropy"] = torch.cat([torch.tensor([math.log(2 * math.pi)]), -1 - 2 * table["spread"][1:].log()])
-    for name, values in table.items(): model.register_buffer(name, values.float(), persistent=False)
+    for name, values in table.items():
+        model.register_buffer(name, values.float(), persistent=False)
     noise = (model.frames, model.steps, *(config["shape"] if config["variance"] == "pixel" else (1, 1, 1)))
     model.noise = nn.Parameter(torch.full(noise, math.log(0.5) / config["noise_gain"]))
 
@@ -279,7 +343,9 @@ class FewStepFrameModel(FewStepBound, FewStepSampling, FrameFamily):
     """Generate a pseudo video frame by frame, each by K Gaussian denoising steps given the clean earlier frames.
 
     `FewStepFrameModel(**model.config)` builds an equal model. Raises `ValueError` for an unknown choice or a number out of range."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple = (1, 8, 8),  # one image: channels, height, width
         frames: int = 4,  # T >= 1; T = 1 is the image model
         width: int = 192,  # hidden units, or channels of the U-Net at full size
@@ -296,7 +362,9 @@ class FewStepFrameModel(FewStepBound, FewStepSampling, FrameFamily):
         seed: int = 0,  # seed of the initial weights
     ):
         super().__init__()
-        self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")} | {"shape": list(shape)}
+        self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")} | {
+            "shape": list(shape)
+        }
         _check_few_step(self.config)
         self.shape, self.frames, self.steps = tuple(shape), frames, denoising_steps
         _fill(self)
@@ -304,7 +372,9 @@ class FewStepFrameModel(FewStepBound, FewStepSampling, FrameFamily):
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #0697af08
 class OneShot(FrameFamily):
     """Let a one-shot frame model be sampled like the other families."""
-    def sample(self,
+
+    def sample(
+        self,
         n: int,  # number of pseudo videos
         generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
         progress: bool = False,  # accepted for the common interface; one shot a frame needs no bar
@@ -316,7 +386,9 @@ class OneShot(FrameFamily):
 
 class OneShotFrames(OneShot, FrameModel):
     """Wrap `FrameModel`, a one-shot Gaussian a frame. Raises `ValueError` for an unknown choice or a count out of range."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple = (1, 8, 8),  # one image: channels, height, width
         frames: int = 4,  # T >= 1
         interaction: bool = True,  # False shuts every path between frames
@@ -330,7 +402,9 @@ class OneShotFrames(OneShot, FrameModel):
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #f4d23472
 class OneShotLatents(OneShot, LatentFrameModel):
     """Wrap `LatentFrameModel`, a small conditional variational autoencoder a frame. Raises `ValueError` for an unknown choice or a count out of range."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple = (1, 8, 8),  # one image: channels, height, width
         frames: int = 4,  # T >= 1
         interaction: bool = True,  # False shuts every path between frames

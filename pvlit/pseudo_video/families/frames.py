@@ -20,9 +20,12 @@ from ...core.nets import initialized_from
 # %% ../../../nbs/pseudo_video/families/frames.ipynb #380888ba
 GATE_GAIN = 5.0  # speed of the gates relative to the weights under Adam
 
+
 class FrameNet(nn.Module):
     """Map every frame's context to one vector: a residual perceptron shared by all frames."""
-    def __init__(self,
+
+    def __init__(
+        self,
         size: int,  # elements of one frame, C*H*W
         frames: int,  # frames T of a clip
         width: int,  # hidden units
@@ -51,7 +54,9 @@ class FrameNet(nn.Module):
 # %% ../../../nbs/pseudo_video/families/frames.ipynb #6fb92db4
 class FrameBlock(nn.Module):
     """Add a layer-normalized two-layer perceptron to its input; the identity at initialization."""
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int,  # units of input, hidden layer and output
     ):
         super().__init__()
@@ -78,7 +83,9 @@ def check_config(
 ):
     """Raise `ValueError` when an argument of a model is out of range."""
     if len(config["shape"]) != 3:
-        raise ValueError(f"shape={tuple(config['shape'])}: expected (channels, height, width), three integers of at least 1")
+        raise ValueError(
+            f"shape={tuple(config['shape'])}: expected (channels, height, width), three integers of at least 1"
+        )
     for side in config["shape"]:
         check_count("a side of shape", side, 1)
     for name, least in dict(frames=1, width=1, blocks=0).items():
@@ -99,14 +106,19 @@ def check_clips(
     """Raise `ValueError` when `clips` are not floats of shape (B, frames, *shape) with B of at least 1."""
     if clips.ndim != 5 or len(clips) == 0 or tuple(clips.shape[1:]) != (frames, *shape):
         wanted = ", ".join(map(str, (frames, *shape)))
-        raise ValueError(f"clips of shape {tuple(clips.shape)}: expected (batch, time, channel, height, width) = (B, {wanted}); "
-                         "make clips with `pseudo_video`, or build the model with their shape and number of frames")
+        raise ValueError(
+            f"clips of shape {tuple(clips.shape)}: expected (batch, time, channel, height, width) = (B, {wanted}); "
+            "make clips with `pseudo_video`, or build the model with their shape and number of frames"
+        )
     if not clips.is_floating_point():
-        raise ValueError(f"clips of type {clips.dtype}: expected floats; divide integer images by their largest value first")
+        raise ValueError(
+            f"clips of type {clips.dtype}: expected floats; divide integer images by their largest value first"
+        )
 
 # %% ../../../nbs/pseudo_video/families/frames.ipynb #c6917c79
 class FrameConditionals(nn.Module):
     """Hold mean and standard deviation of every frame's one-shot conditional; the base of `FrameModel`, which builds its parts."""
+
     latents = 0
 
     @property
@@ -115,7 +127,8 @@ class FrameConditionals(nn.Module):
         floor, gain = self.config["noise_floor"], self.config["noise_gain"]
         return (floor**2 + (2 * gain * self.noise).exp()).sqrt().expand(self.frames, *self.shape)
 
-    def means(self,
+    def means(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W), image units; frame t sees frames before t only
         z: torch.Tensor | None = None,  # latents (B, T, L) of a `LatentFrameModel`
         frame: int | None = None,  # only this frame, counted from 0; None for all
@@ -127,7 +140,9 @@ class FrameConditionals(nn.Module):
 # %% ../../../nbs/pseudo_video/families/frames.ipynb #194cac42
 class FrameDensity(FrameConditionals):
     """Compute the exact density of pseudo videos under Gaussian conditionals."""
-    def conditional_log_prob(self,
+
+    def conditional_log_prob(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
         z: torch.Tensor | None = None,  # latents (B, T, L) of a `LatentFrameModel`
     ) -> torch.Tensor:  # log-densities (B, T), nats
@@ -136,14 +151,16 @@ class FrameDensity(FrameConditionals):
         terms = ((clips - self.means(clips, z)) / sigma).square() + 2 * sigma.log() + math.log(2 * math.pi)
         return -0.5 * terms.flatten(2).sum(2)
 
-    def bound(self,
+    def bound(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
         generator: torch.Generator | None = None,  # not used: nothing is drawn
     ) -> torch.Tensor:  # (B, T), nats
         """Compute each frame's term of the training objective: here its exact log-density."""
         return self.conditional_log_prob(clips)
 
-    def log_prob(self,
+    def log_prob(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
     ) -> torch.Tensor:  # log-densities (B,), nats per clip
         """Compute the exact log-density of whole pseudo videos. Raises `ValueError` for clips that do not fit."""
@@ -153,7 +170,9 @@ class FrameDensity(FrameConditionals):
 # %% ../../../nbs/pseudo_video/families/frames.ipynb #6680440d
 class FrameLoss(FrameDensity):
     """Turn the frames' terms into a training loss."""
-    def loss(self,
+
+    def loss(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W), floats, not clipped
         generator: torch.Generator | None = None,  # source of the latents' noise; the Gaussian model draws nothing
         frame_weights: torch.Tensor | None = None,  # (T,) non-negative weights; None weighs frames equally
@@ -165,7 +184,9 @@ class FrameLoss(FrameDensity):
         terms = self.bound(clips, generator).mean(0)
         weights = torch.ones_like(terms) if frame_weights is None else torch.as_tensor(frame_weights).to(terms)
         if weights.shape != terms.shape or (weights < 0).any() or weights.sum() == 0:
-            raise ValueError(f"frame_weights={frame_weights}: expected {self.frames} non-negative numbers, one per frame, not all 0")
+            raise ValueError(
+                f"frame_weights={frame_weights}: expected {self.frames} non-negative numbers, one per frame, not all 0"
+            )
         return -(weights * terms).sum() / weights.sum() / math.prod(self.shape)
 
     def forward(self, clips, generator=None):
@@ -175,8 +196,10 @@ class FrameLoss(FrameDensity):
 # %% ../../../nbs/pseudo_video/families/frames.ipynb #43ed2fd2
 class FrameSampling(FrameConditionals):
     """Draw pseudo videos from one-shot conditionals."""
+
     @torch.no_grad()
-    def sample(self,
+    def sample(
+        self,
         n: int,  # number of pseudo videos
         generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
         last_noise: bool = False,  # add the last frame's noise too, for an exact sample of the density
@@ -198,7 +221,9 @@ class FrameModel(FrameLoss, FrameSampling):
     """Generate a pseudo video frame by frame, each a one-shot Gaussian given the clean earlier frames.
 
     `FrameModel(**model.config)` builds an equal model. Raises `ValueError` for an unknown choice or a count out of range."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple = (1, 8, 8),  # one image: channels, height, width
         frames: int = 4,  # T >= 1; T = 1 is the image model, with an empty context
         width: int = 192,  # hidden units
@@ -210,8 +235,17 @@ class FrameModel(FrameLoss, FrameSampling):
         seed: int = 0,  # seed of the initial weights
     ):
         super().__init__()
-        self.config = dict(shape=list(shape), frames=frames, width=width, blocks=blocks, context=context, variance=variance,
-                           noise_floor=noise_floor, noise_gain=noise_gain, seed=seed)
+        self.config = dict(
+            shape=list(shape),
+            frames=frames,
+            width=width,
+            blocks=blocks,
+            context=context,
+            variance=variance,
+            noise_floor=noise_floor,
+            noise_gain=noise_gain,
+            seed=seed,
+        )
         check_config(self.config)
         self.shape, self.frames, size = tuple(shape), frames, math.prod(shape)
         with initialized_from(seed):
@@ -222,14 +256,17 @@ class FrameModel(FrameLoss, FrameSampling):
 # %% ../../../nbs/pseudo_video/families/frames.ipynb #9e9a33e1
 class LatentDensity(FrameDensity):
     """Bound the density of pseudo videos whose frames have latents."""
-    def posterior(self,
+
+    def posterior(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
     ) -> tuple:  # mean and log standard deviation of q(z_t | x_t, x_<t), each (B, T, L)
         """Encode every frame, given its context, into a Gaussian over its latent."""
         flat = 2 * clips.flatten(2) - 1
         return self.encoder(flat, flat).chunk(2, dim=2)
 
-    def bound(self,
+    def bound(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
         generator: torch.Generator | None = None,  # source of the latents' noise (CPU); None is torch's global one
     ) -> torch.Tensor:  # (B, T), nats
@@ -244,8 +281,10 @@ class LatentDensity(FrameDensity):
 # %% ../../../nbs/pseudo_video/families/frames.ipynb #9cc9f3da
 class LatentEvidence(LatentDensity):
     """Estimate the density of pseudo videos whose frames have latents."""
+
     @torch.no_grad()
-    def log_prob(self,
+    def log_prob(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W)
         samples: int = 64,  # draws of each latent, at least 1; the estimate rises to log p with their number
         generator: torch.Generator | None = None,  # source of the draws (CPU); None is torch's global one
@@ -271,7 +310,9 @@ class LatentFrameModel(LatentEvidence, FrameModel):
     """Generate a pseudo video frame by frame, each by a small conditional variational autoencoder.
 
     `LatentFrameModel(**model.config)` builds an equal model. Raises `ValueError` for an unknown choice or a count out of range."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple = (1, 8, 8),  # one image: channels, height, width
         frames: int = 4,  # T >= 1; T = 1 is an ordinary variational autoencoder
         width: int = 192,  # hidden units of encoder and decoder

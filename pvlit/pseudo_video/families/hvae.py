@@ -49,7 +49,9 @@ def _pointwise(net, inputs, outputs):
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #6970f71d
 class ResidualBlock(nn.Module):
     """Add a normalized two-layer network to its input, scaled down at initialization."""
-    def __init__(self,
+
+    def __init__(
+        self,
         net: str,  # "mlp" for vectors (B, width), "conv" for maps (B, width, h, w)
         width: int,  # channels
         scale: float,  # factor on the last layer's initial weights, sqrt(1 / depth)
@@ -75,7 +77,9 @@ def _bend(x, limit):
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #71543069
 class LatentGroup(nn.Module):
     """Draw one level's latents given the state from above, and pass the state on."""
-    def __init__(self,
+
+    def __init__(
+        self,
         net: str,  # "mlp" or "conv"
         width: int,  # channels of the state
         latents: int,  # latents, or latent channels of a map
@@ -89,7 +93,8 @@ class LatentGroup(nn.Module):
         self.refine = nn.Sequential(*(ResidualBlock(net, width, scale) for _ in range(blocks)))
         nn.init.constant_(self.posterior.bias[latents:], START)
 
-    def compare(self,
+    def compare(
+        self,
         state: torch.Tensor,  # (B, width, ...), from above
         feature: torch.Tensor,  # same shape, from the image
     ) -> tuple:  # shift and log ratio of the posterior, each (B, latents, ...), in full precision
@@ -113,7 +118,9 @@ def relative_kl(
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #29215644
 class LadderUp(nn.Module):
     """Look at images bottom-up; the base of `HierarchicalVAE`, which builds its parts."""
-    def draw_noise(self,
+
+    def draw_noise(
+        self,
         n: int,  # number of images
         generator: torch.Generator | None,  # CPU generator; None is torch's global one
     ) -> list:  # L standard normal tensors, (n, latents) or (n, latents, h, w), on the model's device
@@ -121,13 +128,15 @@ class LadderUp(nn.Module):
         latents = self.config["latents"]
         return [torch.randn(n, latents, *side, generator=generator).to(self.noise) for side in self.sides]
 
-    def features(self,
+    def features(
+        self,
         images: torch.Tensor,  # (B, C, H, W), image units
     ) -> list:  # L tensors, coarse to fine
         """Look at images bottom-up."""
         feature, found = self.stem(2 * (images if self.sides[0] else images.flatten(1)) - 1), []
         for blocks, side in zip(self.up, self.sides[::-1]):
-            if side and feature.shape[2:] != side: feature = F.avg_pool2d(feature, 2)
+            if side and feature.shape[2:] != side:
+                feature = F.avg_pool2d(feature, 2)
             feature = blocks(feature)
             found.append(feature)
         return found[::-1]
@@ -135,7 +144,9 @@ class LadderUp(nn.Module):
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #fad0cb42
 class Ladder(LadderUp):
     """Run a hierarchy of latents top-down."""
-    def descend(self,
+
+    def descend(
+        self,
         noise: list,  # from `draw_noise`
         images: torch.Tensor | None = None,  # (B, C, H, W): draw from the posterior; None: from the prior
     ) -> tuple:  # lists over levels: states, shifts, log ratios (the last two empty without images)
@@ -165,44 +176,52 @@ def log_density(
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #773be5eb
 class LadderReadout(Ladder):
     """Read pictures out of the states, with their densities."""
+
     @property
     def sigma(self):
         """Standard deviations (T, C, H, W) of frames and image given the latents, image units."""
         floor, gain = self.config["noise_floor"], self.config["noise_gain"]
         return (floor**2 + (2 * gain * self.noise).exp()).sqrt().expand(self.frames, *self.shape)
 
-    def picture(self,
+    def picture(
+        self,
         readout: nn.Module,  # the image's or a frame's
         state: torch.Tensor,  # (B, width) or (B, width, h, w)
     ) -> torch.Tensor:  # means (B, C, H, W), image units
         """Read one picture out of a state."""
         answer = readout(state).to(self.noise.dtype)
-        if answer.ndim == 4: answer = F.pixel_shuffle(answer, self.shape[1] // answer.shape[2])
+        if answer.ndim == 4:
+            answer = F.pixel_shuffle(answer, self.shape[1] // answer.shape[2])
         return 0.5 + 0.5 * answer.reshape(-1, *self.shape)
 
-    def frame_means(self,
+    def frame_means(
+        self,
         states: list,  # from `descend`
     ) -> list:  # T - 1 tensors (B, C, H, W), image units
         """Read the frames before the image out of their levels' states; without `interaction` no gradient passes."""
         chosen = [states[level] for level in frame_levels(self.frames, len(states))[:-1]]
-        if not self.config["interaction"]: chosen = [state.detach() for state in chosen]
+        if not self.config["interaction"]:
+            chosen = [state.detach() for state in chosen]
         return [self.picture(head, state) for head, state in zip(self.heads, chosen)]
 
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #f428a750
 class LadderLoss(LadderReadout):
     """Turn clips into the terms of the training loss."""
+
     def _parts(self, clips, generator, kl_weight=1.0):  # -> image (B,), frames (B, T - 1), nats per element
         check_clips(clips, self.frames, self.shape)
         image, sigma, free = clips[:, -1], self.sigma, self.config["free_bits"]
         states, shifts, ratios = self.descend(self.draw_noise(len(clips), generator), image)
         kls = [relative_kl(shift, ratio).flatten(1).sum(1) for shift, ratio in zip(shifts, ratios)]
-        if free: kls = [kl.mean().clamp_min(free).expand(len(kl)) for kl in kls]
+        if free:
+            kls = [kl.mean().clamp_min(free).expand(len(kl)) for kl in kls]
         first = kl_weight * sum(kls) - log_density(image, self.picture(self.read, states[-1]), sigma[-1])
         rest = [-log_density(clips[:, t], mean, sigma[t]) for t, mean in enumerate(self.frame_means(states))]
         size = math.prod(self.shape)
         return first / size, torch.stack(rest, 1) / size if rest else first.new_zeros(len(first), 0)
 
-    def frame_terms(self,
+    def frame_terms(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W), floats, not clipped
         generator: torch.Generator | None = None,  # CPU source of the latents' noise; None is torch's global one
         kl_weight: float = 1.0,  # factor on the KL terms
@@ -214,7 +233,9 @@ class LadderLoss(LadderReadout):
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #674789f2
 class LadderTraining(LadderLoss):
     """Weigh the terms."""
-    def loss(self,
+
+    def loss(
+        self,
         clips: torch.Tensor,  # frames (B, T, C, H, W), floats, not clipped
         generator: torch.Generator | None = None,  # CPU source of the latents' noise
         frame_weights: torch.Tensor | None = None,  # (T,) factors, not negative; None for all ones
@@ -226,9 +247,12 @@ class LadderTraining(LadderLoss):
         image, rest = self._parts(clips, generator, kl_weight)
         weights = image.new_ones(self.frames) if frame_weights is None else torch.as_tensor(frame_weights).to(image)
         if weights.shape != (self.frames,) or (weights < 0).any() or weights.sum() == 0:
-            raise ValueError(f"frame_weights={frame_weights}: expected {self.frames} non-negative numbers, one per frame, not all 0")
+            raise ValueError(
+                f"frame_weights={frame_weights}: expected {self.frames} non-negative numbers, one per frame, not all 0"
+            )
         total = weights[-1] * image.mean()
-        if self.frames == 1: return total
+        if self.frames == 1:
+            return total
         return total + self.config["self_supervision"] * (weights[:-1] * rest.mean(0)).mean()
 
     def losses(self) -> dict:  # name -> loss(clips, generator) -> scalar, in order
@@ -243,8 +267,10 @@ class LadderTraining(LadderLoss):
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #73e1ced4
 class LadderSampling(LadderTraining):
     """Draw pseudo videos."""
+
     @torch.no_grad()
-    def sample(self,
+    def sample(
+        self,
         n: int,  # number of pseudo videos
         generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
         progress: bool = False,  # not used: one pass draws all
@@ -261,8 +287,10 @@ class LadderSampling(LadderTraining):
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #cadbe4b1
 class LadderEvidence(LadderSampling):
     """Measure what the model knows about images."""
+
     @torch.no_grad()
-    def elbo(self,
+    def elbo(
+        self,
         images: torch.Tensor,  # (B, C, H, W), floats
         generator: torch.Generator | None = None,  # CPU source of one draw of the latents
     ) -> torch.Tensor:  # (B,), nats per image
@@ -270,7 +298,8 @@ class LadderEvidence(LadderSampling):
         return self._log_weight(images, generator, exact=True)
 
     @torch.no_grad()
-    def log_prob(self,
+    def log_prob(
+        self,
         images: torch.Tensor,  # (B, C, H, W), floats
         samples: int = 64,  # draws K of the latents, at least 1
         generator: torch.Generator | None = None,  # CPU source of the draws
@@ -286,15 +315,19 @@ class LadderEvidence(LadderSampling):
         states, shifts, ratios = self.descend(noise, images)
         total = log_density(images, self.picture(self.read, states[-1]), self.sigma[-1])
         for e, shift, ratio in zip(noise, shifts, ratios):
-            part = -relative_kl(shift, ratio) if exact else 0.5 * (e.square() - (shift + ratio.exp() * e).square()) + ratio
+            part = (
+                -relative_kl(shift, ratio) if exact else 0.5 * (e.square() - (shift + ratio.exp() * e).square()) + ratio
+            )
             total = total + part.flatten(1).sum(1)
         return total
 
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #652f37d7
 class LadderUnits(LadderEvidence):
     """Measure where the information sits."""
+
     @torch.no_grad()
-    def level_kl(self,
+    def level_kl(
+        self,
         images: torch.Tensor,  # (B, C, H, W), floats
         generator: torch.Generator | None = None,  # CPU source of one draw of the latents
     ) -> torch.Tensor:  # (B, L), nats per image, coarse to fine
@@ -304,13 +337,15 @@ class LadderUnits(LadderEvidence):
         return torch.stack([relative_kl(shift, ratio).flatten(1).sum(1) for shift, ratio in zip(shifts, ratios)], 1)
 
     @torch.no_grad()
-    def active_units(self,
+    def active_units(
+        self,
         images: torch.Tensor,  # (B, C, H, W) with B of at least 2
         threshold: float = 0.01,  # least variance over images of a unit's mean, in variances of its prior
     ) -> list:  # L counts, coarse to fine
         """Count the latents whose mean, relative to the prior, depends on the image (after Burda et al., 2016, section 5)."""
         check_clips(images[:, None], 1, self.shape)
-        if len(images) < 2: raise ValueError(f"images: got {len(images)}, expected at least 2, because a variance is taken over them")
+        if len(images) < 2:
+            raise ValueError(f"images: got {len(images)}, expected at least 2, because a variance is taken over them")
         still = [torch.zeros_like(e) for e in self.draw_noise(len(images), torch.Generator())]
         return [int((shift.var(0) > threshold).sum()) for shift in self.descend(still, images)[1]]
 
@@ -320,27 +355,37 @@ def check_ladder(
 ):
     """Raise `ValueError` when an argument is out of range."""
     shape = tuple(config["shape"])
-    if len(shape) != 3: raise ValueError(f"shape={shape}: expected (channels, height, width), three integers of at least 1")
-    for side in shape: check_count("a side of shape", side, 1)
-    for name, least in dict(frames=1, levels=1, latents=1, width=1, blocks=0).items(): check_count(name, config[name], least)
+    if len(shape) != 3:
+        raise ValueError(f"shape={shape}: expected (channels, height, width), three integers of at least 1")
+    for side in shape:
+        check_count("a side of shape", side, 1)
+    for name, least in dict(frames=1, levels=1, latents=1, width=1, blocks=0).items():
+        check_count(name, config[name], least)
     for name, known in dict(net=("mlp", "conv"), variance=("pixel", "frame"), temporal=(None, True, False)).items():
-        if config[name] not in known: raise ValueError(f"{name}={config[name]!r} is unknown; use one of {', '.join(map(repr, known))}")
+        if config[name] not in known:
+            raise ValueError(f"{name}={config[name]!r} is unknown; use one of {', '.join(map(repr, known))}")
     if config["net"] == "conv" and (shape[1] % 2 or shape[2] % 2):
         raise ValueError(f"shape={shape}: net='conv' needs even sides; pad or resize the images, or use net='mlp'")
     for name in ("noise_floor", "noise_gain"):
-        if not config[name] > 0: raise ValueError(f"{name}={config[name]!r}: expected a number above 0")
+        if not config[name] > 0:
+            raise ValueError(f"{name}={config[name]!r}: expected a number above 0")
     for name in ("self_supervision", "free_bits"):
-        if not config[name] >= 0: raise ValueError(f"{name}={config[name]!r}: expected a number of at least 0")
-    if not 0 <= config["warm_up"] <= 1: raise ValueError(f"warm_up={config['warm_up']!r}: expected a number in [0, 1]; 1 has no warm-up")
+        if not config[name] >= 0:
+            raise ValueError(f"{name}={config[name]!r}: expected a number of at least 0")
+    if not 0 <= config["warm_up"] <= 1:
+        raise ValueError(f"warm_up={config['warm_up']!r}: expected a number in [0, 1]; 1 has no warm-up")
 
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #a908887e
 class LadderParts(LadderUnits):
     """Build the parts of `HierarchicalVAE`."""
+
     def _build(self, shape, frames, net, width, latents, levels, blocks, temporal):
         size, scale, vector = math.prod(shape), math.sqrt(1 / (levels * max(blocks, 1))), net == "mlp"
         self.sides = [()] * levels if vector else level_sides(*shape[1:], levels)
         self.stem = nn.Linear(size, width) if vector else nn.Conv2d(shape[0], width, 2, stride=2)
-        self.up = nn.ModuleList(nn.Sequential(*(ResidualBlock(net, width, scale) for _ in range(blocks))) for _ in range(levels))
+        self.up = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(net, width, scale) for _ in range(blocks))) for _ in range(levels)
+        )
         self.start = nn.Parameter(torch.randn(1, width, *self.sides[0]) / 2)
         self.groups = nn.ModuleList(LatentGroup(net, width, latents, blocks, scale) for _ in range(levels))
         patch = [size if vector else shape[0] * (shape[1] // side[0]) ** 2 for side in self.sides]
@@ -353,7 +398,9 @@ class HierarchicalVAE(LadderParts):
     """Generate an image through a hierarchy of latents whose states may be supervised by the frames of a pseudo video.
 
     `HierarchicalVAE(**model.config)` builds an equal model. Raises `ValueError` for an unknown choice or a number out of range."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple = (1, 8, 8),  # one image: channels, height, width
         frames: int = 4,  # T, at least 1; T = 1 is the image model
         net: str = "mlp",  # "mlp", or "conv" for pictures of 16 pixels and more with even sides
@@ -375,5 +422,8 @@ class HierarchicalVAE(LadderParts):
         self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         check_ladder(self.config)
         self.config["shape"], self.shape, self.frames = list(shape), tuple(shape), frames
-        with initialized_from(seed): self._build(tuple(shape), frames, net, width, latents, levels, blocks, temporal)
-        self.noise = nn.Parameter(torch.full((frames, *(shape if variance == "pixel" else (1, 1, 1))), math.log(0.3) / noise_gain))
+        with initialized_from(seed):
+            self._build(tuple(shape), frames, net, width, latents, levels, blocks, temporal)
+        self.noise = nn.Parameter(
+            torch.full((frames, *(shape if variance == "pixel" else (1, 1, 1))), math.log(0.3) / noise_gain)
+        )

@@ -21,39 +21,42 @@ SCHEDULES = ("cosine", "linear")
 
 
 def check_choice(
-    name, # name of the argument
-    value, # what came
-    allowed, # the values that are known
+    name,  # name of the argument
+    value,  # what came
+    allowed,  # the values that are known
 ):
     "Raise `ValueError` when `value` is none of `allowed`."
-    if value not in allowed: raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(map(repr, allowed))}")
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(map(repr, allowed))}")
 
 
 def log_snr(
-    alpha_bar, # share of signal variance, tensor in (0, 1)
-) -> Tensor: # natural logarithm of signal variance over noise variance
+    alpha_bar,  # share of signal variance, tensor in (0, 1)
+) -> Tensor:  # natural logarithm of signal variance over noise variance
     "Return the log signal-to-noise ratio of a schedule (Kingma et al., 2021)."
     return torch.logit(alpha_bar)
 
 
 def shift_log_snr(
-    alpha_bar, # share of signal variance, tensor in (0, 1)
-    shift, # added to the log signal-to-noise ratio; above 0 means less noise at every step
-) -> Tensor: # the shifted schedule, same shape and type; undone by `-shift`
+    alpha_bar,  # share of signal variance, tensor in (0, 1)
+    shift,  # added to the log signal-to-noise ratio; above 0 means less noise at every step
+) -> Tensor:  # the shifted schedule, same shape and type; undone by `-shift`
     "Shift a schedule on the scale of the log signal-to-noise ratio."
     return torch.sigmoid(log_snr(alpha_bar) + shift) if shift else alpha_bar
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #9762cab7
 def noise_schedule(
-    name="cosine", # "cosine" (Nichol & Dhariwal, 2021, Eq. 17) or "linear" (Ho et al., 2020)
-    steps=STEPS, # number of diffusion steps, at least 1
-    logsnr_shift=0., # added to the log signal-to-noise ratio
-) -> Tensor: # alpha_bar of each step, (steps,), float64, strictly decreasing
+    name="cosine",  # "cosine" (Nichol & Dhariwal, 2021, Eq. 17) or "linear" (Ho et al., 2020)
+    steps=STEPS,  # number of diffusion steps, at least 1
+    logsnr_shift=0.0,  # added to the log signal-to-noise ratio
+) -> Tensor:  # alpha_bar of each step, (steps,), float64, strictly decreasing
     "Tabulate a noise schedule. Raises `ValueError` for an unknown name, an impossible number of steps or a shift that is not finite."
     check_choice("schedule", name, SCHEDULES)
     check_count("steps", steps, 1)
-    if not math.isfinite(logsnr_shift): raise ValueError(f"logsnr_shift={logsnr_shift}: expected a finite number, such as log(frames)")
-    if name == "cosine": table = alpha_bars(steps)
+    if not math.isfinite(logsnr_shift):
+        raise ValueError(f"logsnr_shift={logsnr_shift}: expected a finite number, such as log(frames)")
+    if name == "cosine":
+        table = alpha_bars(steps)
     else:
         low, high = 1e-4 * 1000 / steps, 0.02 * 1000 / steps
         betas = torch.linspace(low, high, steps, dtype=torch.float64).clamp(max=0.999)
@@ -63,32 +66,49 @@ def noise_schedule(
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #766fd098
 class _Tables:
     "Hold the tables of a schedule, and the schedule on some of its steps."
-    def __init__(self,
-        alpha_bar, # share of signal variance of each step, (steps,), strictly decreasing, in (0, 1)
-        times=None, # what the network is told at each step, (steps,); None: 0, ..., on a scale of 1000
+
+    def __init__(
+        self,
+        alpha_bar,  # share of signal variance of each step, (steps,), strictly decreasing, in (0, 1)
+        times=None,  # what the network is told at each step, (steps,); None: 0, ..., on a scale of 1000
     ):
         self.alpha_bar = torch.as_tensor(alpha_bar).double()
-        if self.alpha_bar.ndim != 1 or not ((ends := self._before() - self.alpha_bar) > 0).all() or not self.alpha_bar[-1] > 0:
-            raise ValueError(f"alpha_bar of shape {tuple(self.alpha_bar.shape)}: expected one axis, strictly falling, in (0, 1); make it with `noise_schedule`")
+        if (
+            self.alpha_bar.ndim != 1
+            or not ((ends := self._before() - self.alpha_bar) > 0).all()
+            or not self.alpha_bar[-1] > 0
+        ):
+            raise ValueError(
+                f"alpha_bar of shape {tuple(self.alpha_bar.shape)}: expected one axis, strictly falling, in (0, 1); make it with `noise_schedule`"
+            )
         before, self.steps = self._before(), len(self.alpha_bar)
-        self.times = torch.arange(self.steps) * (STEPS / self.steps if self.steps != STEPS else 1) if times is None else times
+        self.times = (
+            torch.arange(self.steps) * (STEPS / self.steps if self.steps != STEPS else 1) if times is None else times
+        )
         self.betas = ends / before
         self.from_x0 = before.sqrt() * self.betas / (1 - self.alpha_bar)
         self.from_xt = (1 - self.betas).sqrt() * (1 - before) / (1 - self.alpha_bar)
         self.posterior_variance = self.betas * (1 - before) / (1 - self.alpha_bar)
-        self.log_posterior = torch.cat([self.posterior_variance[1:2], self.posterior_variance[1:]]).log() if self.steps > 1 else self.betas.log()
+        self.log_posterior = (
+            torch.cat([self.posterior_variance[1:2], self.posterior_variance[1:]]).log()
+            if self.steps > 1
+            else self.betas.log()
+        )
         self.log_betas = self.betas.log()
 
-    def _before(self): return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
+    def _before(self):
+        return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #d3396945
 class _Lookup(_Tables):
     "Look up tables."
-    def at(self,
-        name, # of a table
-        t, # steps, (B,), integers
-        x, # tensor (B, ...) to broadcast over, from its first axis
-    ) -> Tensor: # the table's entries, (B, 1, ...), in type and on the device of `x`
+
+    def at(
+        self,
+        name,  # of a table
+        t,  # steps, (B,), integers
+        x,  # tensor (B, ...) to broadcast over, from its first axis
+    ) -> Tensor:  # the table's entries, (B, 1, ...), in type and on the device of `x`
         "Look up a table at the step of each sample."
         return getattr(self, name).to(x.dtype).to(x.device)[t].view(-1, *[1] * (x.ndim - 1))
 
@@ -97,34 +117,39 @@ TARGETS = ("epsilon", "x0", "v")
 
 
 def solve(
-    xt, # noisy samples
-    prediction, # of the target, shape of `xt`
-    target, # "epsilon", "x0" or "v"
-    signal, # sqrt(alpha_bar), number or tensor that broadcasts
-    noise, # sqrt(1 - alpha_bar), likewise
-) -> tuple: # clean samples and noise, each of the shape of `xt`
+    xt,  # noisy samples
+    prediction,  # of the target, shape of `xt`
+    target,  # "epsilon", "x0" or "v"
+    signal,  # sqrt(alpha_bar), number or tensor that broadcasts
+    noise,  # sqrt(1 - alpha_bar), likewise
+) -> tuple:  # clean samples and noise, each of the shape of `xt`
     "Split noisy samples into clean ones and noise. Raises `ValueError` for an unknown target."
     check_choice("target", target, TARGETS)
-    if target == "epsilon": return (xt - noise * prediction) / signal, prediction
-    if target == "x0": return prediction, (xt - signal * prediction) / noise
+    if target == "epsilon":
+        return (xt - noise * prediction) / signal, prediction
+    if target == "x0":
+        return prediction, (xt - signal * prediction) / noise
     return signal * xt - noise * prediction, signal * prediction + noise * xt
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #b55a8b65
 class _Targets(_Lookup):
     "Add noise and take it away."
-    def coefficients(self,
-        t, # steps, (B,)
-        x, # tensor (B, ...) to broadcast over
-    ) -> tuple: # sqrt(alpha_bar) and sqrt(1 - alpha_bar)
+
+    def coefficients(
+        self,
+        t,  # steps, (B,)
+        x,  # tensor (B, ...) to broadcast over
+    ) -> tuple:  # sqrt(alpha_bar) and sqrt(1 - alpha_bar)
         "Return the shares of signal and noise of each sample."
         a = self.at("alpha_bar", t, x)
         return a.sqrt(), (1 - a).sqrt()
 
-    def add_noise(self,
-        x0, # clean samples, (B, ...), usually in [-1, 1]
-        t, # steps, (B,)
-        epsilon, # standard normal noise, shape of `x0`
-    ) -> Tensor: # noisy samples
+    def add_noise(
+        self,
+        x0,  # clean samples, (B, ...), usually in [-1, 1]
+        t,  # steps, (B,)
+        epsilon,  # standard normal noise, shape of `x0`
+    ) -> Tensor:  # noisy samples
         "Diffuse clean samples to step `t` in one jump (Ho et al., 2020, Eq. 4)."
         signal, noise = self.coefficients(t, x0)
         return signal * x0 + noise * epsilon
@@ -132,76 +157,86 @@ class _Targets(_Lookup):
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #3e7d14fa
 class _Conversions(_Targets):
     "Make and read targets."
-    def target(self,
-        x0, # clean samples, (B, ...)
-        t, # steps, (B,)
-        epsilon, # their noise, shape of `x0`
-        target="epsilon", # "epsilon", "x0" or "v"
-    ) -> Tensor: # what a network should predict
+
+    def target(
+        self,
+        x0,  # clean samples, (B, ...)
+        t,  # steps, (B,)
+        epsilon,  # their noise, shape of `x0`
+        target="epsilon",  # "epsilon", "x0" or "v"
+    ) -> Tensor:  # what a network should predict
         "Return the target of training (v: Salimans & Ho, 2022). Raises `ValueError` for an unknown one."
         check_choice("target", target, TARGETS)
-        if target != "v": return epsilon if target == "epsilon" else x0
+        if target != "v":
+            return epsilon if target == "epsilon" else x0
         signal, noise = self.coefficients(t, x0)
         return signal * epsilon - noise * x0
 
-    def clean_and_noise(self,
-        xt, # noisy samples, (B, ...)
-        t, # steps, (B,)
-        prediction, # of the target, shape of `xt`
-        target="epsilon", # "epsilon", "x0" or "v"
-    ) -> tuple: # clean samples and noise, each of the shape of `xt`
+    def clean_and_noise(
+        self,
+        xt,  # noisy samples, (B, ...)
+        t,  # steps, (B,)
+        prediction,  # of the target, shape of `xt`
+        target="epsilon",  # "epsilon", "x0" or "v"
+    ) -> tuple:  # clean samples and noise, each of the shape of `xt`
         "Turn a prediction into clean samples and noise. Raises `ValueError` for an unknown target."
         return solve(xt, prediction, target, *self.coefficients(t, xt))
 
-    def posterior_mean(self,
-        x0, # clean samples, (B, ...)
-        xt, # noisy samples, shape of `x0`
-        t, # steps, (B,)
-    ) -> Tensor: # mean of q(x_{t-1} | x_t, x_0)
+    def posterior_mean(
+        self,
+        x0,  # clean samples, (B, ...)
+        xt,  # noisy samples, shape of `x0`
+        t,  # steps, (B,)
+    ) -> Tensor:  # mean of q(x_{t-1} | x_t, x_0)
         "Return where a noisy sample came from on average (Ho et al., 2020, Eq. 7)."
         return self.at("from_x0", t, x0) * x0 + self.at("from_xt", t, xt) * xt
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #cfe94fb1
 def split_output(
-    output, # (..., 2C, H, W): predictions, then places between the variances
-) -> tuple: # prediction and variance output, each (..., C, H, W)
+    output,  # (..., 2C, H, W): predictions, then places between the variances
+) -> tuple:  # prediction and variance output, each (..., C, H, W)
     "Split a network's output along its channels, never along time. Raises `ValueError` for an odd number of channels."
     if output.ndim < 3 or output.shape[-3] % 2:
-        raise ValueError(f"output of shape {tuple(output.shape)}: expected (..., 2 * channels, height, width); give the network twice as many output channels")
+        raise ValueError(
+            f"output of shape {tuple(output.shape)}: expected (..., 2 * channels, height, width); give the network twice as many output channels"
+        )
     return output.chunk(2, -3)
 
 
 class _Variances(_Conversions):
     "Place the variance of a reverse step."
-    def log_variance(self,
-        output, # what the network says, about -1 (posterior variance) to 1 (beta); None for the posterior variance
-        t, # steps, (B,)
-        xt, # noisy samples, (B, ...)
-    ) -> Tensor: # logarithm of the variance of p(x_{t-1} | x_t), broadcasts over `xt`
+
+    def log_variance(
+        self,
+        output,  # what the network says, about -1 (posterior variance) to 1 (beta); None for the posterior variance
+        t,  # steps, (B,)
+        xt,  # noisy samples, (B, ...)
+    ) -> Tensor:  # logarithm of the variance of p(x_{t-1} | x_t), broadcasts over `xt`
         "Interpolate between the logarithms of posterior variance and beta (Nichol & Dhariwal, 2021, Eq. 15)."
         low = self.at("log_posterior", t, xt)
-        if output is None: return low
+        if output is None:
+            return low
         place = (output + 1) / 2  # Eq. 15
         return place * self.at("log_betas", t, xt) + (1 - place) * low
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #aad4c354
 def normal_kl(
-    mean, # of the first Gaussian
-    log_variance, # of the first
-    other_mean, # of the second
-    other_log_variance, # of the second
-) -> Tensor: # nats per element, at least 0
+    mean,  # of the first Gaussian
+    log_variance,  # of the first
+    other_mean,  # of the second
+    other_log_variance,  # of the second
+) -> Tensor:  # nats per element, at least 0
     "Return the divergence KL(first, second) of Gaussians, element by element."
     gap = log_variance - other_log_variance
     return 0.5 * (gap.expm1() - gap + (mean - other_mean).square() * (-other_log_variance).exp())
 
 
 def discretized_log_likelihood(
-    x, # values in [-1, 1] units, on a grid of 2/255
-    mean, # of the Gaussian, shape of `x`
-    log_variance, # of the Gaussian, broadcasts over `x`
-    ends=True, # open the outermost bins; False, or a mask that broadcasts: a grid without end, for frames that leave the range
-) -> Tensor: # nats per element, at most 0
+    x,  # values in [-1, 1] units, on a grid of 2/255
+    mean,  # of the Gaussian, shape of `x`
+    log_variance,  # of the Gaussian, broadcasts over `x`
+    ends=True,  # open the outermost bins; False, or a mask that broadcasts: a grid without end, for frames that leave the range
+) -> Tensor:  # nats per element, at most 0
     "Return the logarithm of the probability of each value's bin (Ho et al., 2020, Eq. 13)."
     scale = (-0.5 * log_variance).exp()
     low, high = (x - 1 / 255 - mean) * scale, (x + 1 / 255 - mean) * scale
@@ -217,14 +252,16 @@ VLB_WEIGHT = 0.001  # lambda of Eq. 16
 
 class _Losses(_Variances):
     "Compute losses, element by element, so that the caller averages over what belongs together."
-    def vlb_terms(self,
-        x0, # clean samples, (B, ...), in [-1, 1] units
-        xt, # noisy samples at step `t`, shape of `x0`
-        t, # steps, (B,)
-        estimate, # the model's clean samples, shape of `x0`
-        log_variance, # of the model's reverse step, broadcasts over `x0`
-        ends=True, # as in `discretized_log_likelihood`
-    ) -> Tensor: # bits per element, at least 0, shape of `x0`
+
+    def vlb_terms(
+        self,
+        x0,  # clean samples, (B, ...), in [-1, 1] units
+        xt,  # noisy samples at step `t`, shape of `x0`
+        t,  # steps, (B,)
+        estimate,  # the model's clean samples, shape of `x0`
+        log_variance,  # of the model's reverse step, broadcasts over `x0`
+        ends=True,  # as in `discretized_log_likelihood`
+    ) -> Tensor:  # bits per element, at least 0, shape of `x0`
         "Return the term of the variational bound at each sample's step (Ho et al., 2020, Eq. 5)."
         mean = self.posterior_mean(estimate, xt, t)
         true = self.posterior_mean(x0, xt, t)
@@ -232,9 +269,10 @@ class _Losses(_Variances):
         likelihood = discretized_log_likelihood(x0, mean, log_variance, ends)
         return torch.where(t.view(-1, *[1] * (x0.ndim - 1)) == 0, -likelihood, divergence) / math.log(2)
 
-    def prior_terms(self,
-        x0, # clean samples, (B, ...)
-    ) -> Tensor: # bits per element, at least 0, shape of `x0`
+    def prior_terms(
+        self,
+        x0,  # clean samples, (B, ...)
+    ) -> Tensor:  # bits per element, at least 0, shape of `x0`
         "Return the first term of the bound: what pure noise still knows of the sample."
         a = self.alpha_bar[-1].to(x0)
         nothing = torch.zeros_like(x0)
@@ -243,42 +281,50 @@ class _Losses(_Variances):
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #57e38204
 class _Training(_Losses):
     "Turn a network's output into a loss."
-    def loss_terms(self,
-        output, # of the network: (B, ..., C, H, W), or twice the channels with a learned variance
-        x0, # clean samples, (B, ..., C, H, W), in [-1, 1] units
-        xt, # noisy samples, shape of `x0`
-        t, # steps, (B,)
-        epsilon, # their noise, shape of `x0`
-        target="epsilon", # what the network predicts: "epsilon", "x0" or "v"
-        learned_variance=False, # hybrid loss (Nichol & Dhariwal, 2021, Eq. 16) in place of the squared error
-        ends=True, # as in `discretized_log_likelihood`
-    ) -> Tensor: # shape of `x0`
+
+    def loss_terms(
+        self,
+        output,  # of the network: (B, ..., C, H, W), or twice the channels with a learned variance
+        x0,  # clean samples, (B, ..., C, H, W), in [-1, 1] units
+        xt,  # noisy samples, shape of `x0`
+        t,  # steps, (B,)
+        epsilon,  # their noise, shape of `x0`
+        target="epsilon",  # what the network predicts: "epsilon", "x0" or "v"
+        learned_variance=False,  # hybrid loss (Nichol & Dhariwal, 2021, Eq. 16) in place of the squared error
+        ends=True,  # as in `discretized_log_likelihood`
+    ) -> Tensor:  # shape of `x0`
         "Return squared error or hybrid loss of every element. Raises `ValueError` for an unknown target or an output of another shape."
         prediction, place = split_output(output) if learned_variance else (output, None)
         if prediction.shape != x0.shape:
-            raise ValueError(f"a prediction of shape {tuple(prediction.shape)} for samples of shape {tuple(x0.shape)}: they must agree; set learned_variance for twice the channels")
+            raise ValueError(
+                f"a prediction of shape {tuple(prediction.shape)} for samples of shape {tuple(x0.shape)}: they must agree; set learned_variance for twice the channels"
+            )
         error = (prediction - self.target(x0, t, epsilon, target)).square()
-        if place is None: return error
+        if place is None:
+            return error
         estimate = self.clean_and_noise(xt, t, prediction.detach(), target)[0]
         bound = self.vlb_terms(x0, xt, t, estimate, self.log_variance(place, t, xt), ends)
         return error + VLB_WEIGHT * self.steps * bound
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #59121439
 def spaced_steps(
-    count, # steps to keep, 1 to `steps`
-    steps=STEPS, # of the whole schedule
-) -> list: # increasing, from 0
+    count,  # steps to keep, 1 to `steps`
+    steps=STEPS,  # of the whole schedule
+) -> list:  # increasing, from 0
     "Choose evenly spaced steps, those of `ddim_times`. Raises `ValueError` for an impossible number."
     check_count("sampling steps", count, 1)
-    if count > steps: raise ValueError(f"sampling steps={count}: there are only {steps}; use as many or fewer")
+    if count > steps:
+        raise ValueError(f"sampling steps={count}: there are only {steps}; use as many or fewer")
     return [i * (steps // count) for i in range(count)]
 
 
 class _Respacing(_Training):
     "Keep some of the steps."
-    def respaced(self,
-        kept, # increasing step numbers
-    ): # a `GaussianDiffusion` with as many steps
+
+    def respaced(
+        self,
+        kept,  # increasing step numbers
+    ):  # a `GaussianDiffusion` with as many steps
         "Return the diffusion process on the kept steps."
         kept = torch.as_tensor(kept)
         return type(self)(self.alpha_bar[kept], self.times[kept])
@@ -289,14 +335,16 @@ SAMPLERS = ("ddim", "ancestral")
 
 class _Steps(_Respacing):
     "Take one sampling step."
-    def estimate(self,
-        xt, # noisy samples at step `i`, (B, ..., C, H, W)
-        output, # of the network, with twice the channels where a variance is learned
-        i, # the step, an integer
-        target="epsilon", # what the network predicts
-        clip=None, # mask that broadcasts over `xt`, True where clean values lie in [-1, 1]; None clips nothing
-        learned_variance=False, # whether `output` has a variance
-    ) -> tuple: # clean samples, noise, and the variance output or None
+
+    def estimate(
+        self,
+        xt,  # noisy samples at step `i`, (B, ..., C, H, W)
+        output,  # of the network, with twice the channels where a variance is learned
+        i,  # the step, an integer
+        target="epsilon",  # what the network predicts
+        clip=None,  # mask that broadcasts over `xt`, True where clean values lie in [-1, 1]; None clips nothing
+        learned_variance=False,  # whether `output` has a variance
+    ) -> tuple:  # clean samples, noise, and the variance output or None
         "Read a network's output at one step."
         output, place = split_output(output) if learned_variance else (output, None)
         a = self.alpha_bar[i].item()
@@ -309,29 +357,33 @@ class _Steps(_Respacing):
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #b3854a44
 class _DDIM(_Steps):
     "Take a step without fresh noise, or with some."
-    def ddim_step(self,
-        x0, # estimated clean samples at step `i`
-        epsilon, # estimated noise
-        i, # the step, an integer; the next is `i - 1`, where -1 is the clean sample
-        eta=0., # 0: deterministic, 1: ancestral
-        noise=None, # fresh standard normal noise, needed when `eta` > 0
-    ) -> Tensor: # samples at step `i - 1`
+
+    def ddim_step(
+        self,
+        x0,  # estimated clean samples at step `i`
+        epsilon,  # estimated noise
+        i,  # the step, an integer; the next is `i - 1`, where -1 is the clean sample
+        eta=0.0,  # 0: deterministic, 1: ancestral
+        noise=None,  # fresh standard normal noise, needed when `eta` > 0
+    ) -> Tensor:  # samples at step `i - 1`
         "Jump to the next step (Song et al., 2021, Eq. 12)."
-        a, b = (self.alpha_bar[j].item() if j >= 0 else 1. for j in (i, i - 1))
+        a, b = (self.alpha_bar[j].item() if j >= 0 else 1.0 for j in (i, i - 1))
         sigma = eta * math.sqrt((1 - b) / (1 - a) * (1 - a / b))
-        xs = math.sqrt(b) * x0 + math.sqrt(max(0., 1 - b - sigma ** 2)) * epsilon
+        xs = math.sqrt(b) * x0 + math.sqrt(max(0.0, 1 - b - sigma**2)) * epsilon
         return xs + sigma * noise if sigma > 0 else xs
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #4379f0c1
 class _Ancestral(_DDIM):
     "Take a step with the fresh noise of the reverse process."
-    def ancestral_step(self,
-        xt, # noisy samples at step `i`, (B, ...)
-        x0, # estimated clean samples, shape of `xt`
-        i, # the step, an integer
-        place=None, # variance output of the network, shape of `xt`; None for the posterior variance
-        noise=None, # fresh standard normal noise; not needed at step 0
-    ) -> Tensor: # samples at step `i - 1`
+
+    def ancestral_step(
+        self,
+        xt,  # noisy samples at step `i`, (B, ...)
+        x0,  # estimated clean samples, shape of `xt`
+        i,  # the step, an integer
+        place=None,  # variance output of the network, shape of `xt`; None for the posterior variance
+        noise=None,  # fresh standard normal noise; not needed at step 0
+    ) -> Tensor:  # samples at step `i - 1`
         "Draw from the reverse step (Ho et al., 2020, Algorithm 2)."
         t = torch.full((len(xt),), i, device=xt.device)
         mean = self.posterior_mean(x0, xt, t)
@@ -340,16 +392,18 @@ class _Ancestral(_DDIM):
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #adeed3bd
 class GaussianDiffusion(_Ancestral):
     "Know all about one noise schedule: noise, targets, losses and samplers of improved DDPM (Nichol & Dhariwal, 2021)."
+
     @torch.no_grad()
-    def sample(self,
-        network, # called as network(xt, times) with times (B,); (B, ...) -> output
-        start, # pure noise, (B, ...), on the device of the network
-        generator=None, # CPU generator of the fresh noise, for ancestral sampling
-        sampler="ddim", # "ddim" (deterministic) or "ancestral"
-        steps=30, # network evaluations
-        after=None, # called after every step, for a progress bar
-        **reading, # target, clip, learned_variance, as in `estimate`
-    ) -> Tensor: # clean samples, (B, ...), in [-1, 1] units
+    def sample(
+        self,
+        network,  # called as network(xt, times) with times (B,); (B, ...) -> output
+        start,  # pure noise, (B, ...), on the device of the network
+        generator=None,  # CPU generator of the fresh noise, for ancestral sampling
+        sampler="ddim",  # "ddim" (deterministic) or "ancestral"
+        steps=30,  # network evaluations
+        after=None,  # called after every step, for a progress bar
+        **reading,  # target, clip, learned_variance, as in `estimate`
+    ) -> Tensor:  # clean samples, (B, ...), in [-1, 1] units
         "Sample by `steps` evenly spaced steps. Raises `ValueError` for an unknown sampler or an impossible number of steps."
         check_choice("sampler", sampler, SAMPLERS)
         few, x = self.respaced(spaced_steps(steps, self.steps)), start
@@ -358,5 +412,6 @@ class GaussianDiffusion(_Ancestral):
             x0, epsilon, place = few.estimate(x, output.to(x.dtype), i, **reading)
             fresh = torch.randn(x.shape, generator=generator).to(x) if sampler == "ancestral" and i else None
             x = few.ddim_step(x0, epsilon, i) if sampler == "ddim" else few.ancestral_step(x, x0, i, place, fresh)
-            if after: after()
+            if after:
+                after()
         return x

@@ -26,7 +26,9 @@ class TokenPrior(nn.Module):
     """Score tokens by a transformer; the base of both priors.
 
     Raises `ValueError` for counts out of range or a width that the heads do not divide."""
-    def __init__(self,
+
+    def __init__(
+        self,
         codes: int = 64,  # number of different tokens K
         slots: int = 4,  # frames, or groups of frames, S
         places: int = 16,  # tokens of each, L
@@ -39,7 +41,8 @@ class TokenPrior(nn.Module):
     ):
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        for name in ("codes", "slots", "places", "width", "depth", "heads"): check_count(name, self.config[name], 1)
+        for name in ("codes", "slots", "places", "width", "depth", "heads"):
+            check_count(name, self.config[name], 1)
         self.codes, self.slots, self.places, self.interaction = codes, slots, places, interaction
         with initialized_from(seed):
             self.embed = nn.Parameter(0.1 * torch.randn(codes + 1, width))
@@ -47,7 +50,11 @@ class TokenPrior(nn.Module):
             self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
             self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, codes)
         self.frame = nn.Parameter(torch.zeros(slots, width)) if (slots > 1 if temporal is None else temporal) else None
-        self.register_buffer("own", torch.eye(slots, dtype=torch.bool).repeat_interleave(places, 0).repeat_interleave(places, 1), persistent=False)
+        self.register_buffer(
+            "own",
+            torch.eye(slots, dtype=torch.bool).repeat_interleave(places, 0).repeat_interleave(places, 1),
+            persistent=False,
+        )
 
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #23909f71
 @patch
@@ -58,24 +65,34 @@ def positions(self: TokenPrior) -> torch.Tensor:  # (N, width)
 
 
 @patch
-def scores(self: TokenPrior,
+def scores(
+    self: TokenPrior,
     tokens: torch.Tensor,  # (B, s) integers up to K, which stands for "begin" or "masked"; s up to N
     mask: torch.Tensor | None = None,  # (s, s) booleans: what a row sees
     causal: bool = False,  # a row sees itself and earlier rows
 ) -> torch.Tensor:  # (B, s, K)
     """Compute unnormalized log-probabilities from input tokens."""
-    x = F.embedding(tokens, self.embed) + self.positions()[:tokens.shape[1]]
-    for block in self.blocks: x = block(x, mask, causal)
+    x = F.embedding(tokens, self.embed) + self.positions()[: tokens.shape[1]]
+    for block in self.blocks:
+        x = block(x, mask, causal)
     return self.head(self.norm(x))
 
 
 @patch
-def check_tokens(self: TokenPrior,
+def check_tokens(
+    self: TokenPrior,
     tokens: torch.Tensor,  # what should be (B, S, L) integers below K
 ):
     """Raise `ValueError` when `tokens` are not a grid that this prior can score."""
-    if tokens.ndim != 3 or len(tokens) == 0 or tokens.shape[1:] != (self.slots, self.places) or tokens.dtype != torch.long:
-        raise ValueError(f"tokens {tokens.dtype} of shape {tuple(tokens.shape)}: expected torch.int64 (batch, time, place) = (B, {self.slots}, {self.places})")
+    if (
+        tokens.ndim != 3
+        or len(tokens) == 0
+        or tokens.shape[1:] != (self.slots, self.places)
+        or tokens.dtype != torch.long
+    ):
+        raise ValueError(
+            f"tokens {tokens.dtype} of shape {tuple(tokens.shape)}: expected torch.int64 (batch, time, place) = (B, {self.slots}, {self.places})"
+        )
 
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #4ef1155e
 def draw_tokens(
@@ -89,16 +106,20 @@ def draw_tokens(
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #e5ecb884
 class FrameTransformer(TokenPrior):
     """Write tokens frame by frame, in raster order; its probabilities are exact (van den Oord et al., 2017, Section 4.2)."""
-    def shifted(self,
+
+    def shifted(
+        self,
         tokens: torch.Tensor,  # (B, s) in order
     ) -> torch.Tensor:  # (B, s), what stands before each token, or K for "begin"
         """Return the input: each token's predecessor."""
         before = F.pad(tokens[:, :-1], (1, 0), value=self.codes)
-        if self.interaction: return before
+        if self.interaction:
+            return before
         first = torch.arange(tokens.shape[1], device=tokens.device) % self.places == 0
         return before.masked_fill(first, self.codes)
 
-    def logits(self,
+    def logits(
+        self,
         tokens: torch.Tensor,  # (B, s) in order, s up to N
     ) -> torch.Tensor:  # (B, s, K), entry i given the tokens before i
         """Score each token given those before it."""
@@ -106,7 +127,8 @@ class FrameTransformer(TokenPrior):
         mask = None if self.interaction else self.own[:s, :s].tril()
         return self.scores(self.shifted(tokens), mask, causal=mask is None)
 
-    def frame_terms(self,
+    def frame_terms(
+        self,
         tokens: torch.Tensor,  # (B, S, L)
         generator: torch.Generator | None = None,  # not used: nothing is random
     ) -> torch.Tensor:  # (B, S), nats
@@ -122,8 +144,8 @@ def _step(self: FrameTransformer, i, before, cache, positions):
     x = F.embedding(before, self.embed)[:, None] + positions[i]
     start = 0 if self.interaction else i - i % self.places
     for block, (keys, values) in zip(self.blocks, cache):
-        q, keys[:, :, i:i + 1], values[:, :, i:i + 1] = block.projections(x)
-        x = block.finish(x, F.scaled_dot_product_attention(q, keys[:, :, start:i + 1], values[:, :, start:i + 1]))
+        q, keys[:, :, i : i + 1], values[:, :, i : i + 1] = block.projections(x)
+        x = block.finish(x, F.scaled_dot_product_attention(q, keys[:, :, start : i + 1], values[:, :, start : i + 1]))
     return self.head(self.norm(x))[:, 0]
 
 
@@ -137,7 +159,7 @@ def _draw_chunk(self: FrameTransformer, uniform, cached, bar):
     for i in range(total):
         first = i == 0 or not self.interaction and i % self.places == 0
         before = tokens[:, i].clone() if first else tokens[:, i - 1]  # not yet drawn: K, "begin"
-        scores = self._step(i, before, cache, positions) if cached else self.logits(tokens[:, :i + 1])[:, i]
+        scores = self._step(i, before, cache, positions) if cached else self.logits(tokens[:, : i + 1])[:, i]
         tokens[:, i] = draw_tokens(scores.float().softmax(-1), uniform[:, i])
         bar.update()
     return tokens
@@ -145,7 +167,8 @@ def _draw_chunk(self: FrameTransformer, uniform, cached, bar):
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #b2e9faf7
 @patch
 @torch.no_grad()
-def sample(self: FrameTransformer,
+def sample(
+    self: FrameTransformer,
     n: int,  # clips to draw
     generator: torch.Generator,  # CPU generator
     cached: bool = True,  # False computes every prefix anew: the slow oracle
@@ -175,7 +198,9 @@ def random_mask(
 
 class MaskGIT(TokenPrior):
     """Fill masked tokens from all others, the surest first (Chang et al., 2022)."""
-    def logits(self,
+
+    def logits(
+        self,
         tokens: torch.Tensor,  # (B, N) integers, K where masked
     ) -> torch.Tensor:  # (B, N, K)
         """Score every place given all tokens that are not masked."""
@@ -183,7 +208,8 @@ class MaskGIT(TokenPrior):
 
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #487658ac
 @patch
-def frame_terms(self: MaskGIT,
+def frame_terms(
+    self: MaskGIT,
     tokens: torch.Tensor,  # (B, S, L)
     generator: torch.Generator | None = None,  # CPU generator of the masks
 ) -> torch.Tensor:  # (B, S), nats per frame, smoothed
@@ -192,7 +218,9 @@ def frame_terms(self: MaskGIT,
     flat = tokens.flatten(1)
     mask = random_mask(*flat.shape, generator).to(flat.device)
     scores = self.logits(flat.masked_fill(mask, self.codes)).float()
-    loss = F.cross_entropy(scores.flatten(0, 1), flat.flatten(), reduction="none", label_smoothing=SMOOTHING).view_as(flat)
+    loss = F.cross_entropy(scores.flatten(0, 1), flat.flatten(), reduction="none", label_smoothing=SMOOTHING).view_as(
+        flat
+    )
     share = flat.shape[1] / mask.sum(1, keepdim=True)
     return (loss * mask * share).view(tokens.shape).sum(2)
 
@@ -226,15 +254,19 @@ def _round(self: MaskGIT, tokens, left, noise, generator):
     gumbel = -torch.empty(tokens.shape).exponential_(generator=generator).clamp_min(1e-20).log().to(p.device)
     sure = p.gather(-1, drawn[..., None])[..., 0].clamp_min(1e-30).log() + noise * gumbel
     new = torch.where(masked, drawn, tokens)
-    if left == 0: return new
+    if left == 0:
+        return new
     groups = sure.masked_fill(~masked, math.inf).view(-1, tokens.shape[1] if self.interaction else self.places)
-    again = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, groups.topk(left, dim=1, largest=False).indices, True)
+    again = torch.zeros_like(groups, dtype=torch.bool).scatter_(
+        1, groups.topk(left, dim=1, largest=False).indices, True
+    )
     return new.masked_fill(again.view_as(new), self.codes)
 
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #847f37b9
 @patch
 @torch.no_grad()
-def fill(self: MaskGIT,
+def fill(
+    self: MaskGIT,
     n: int,  # clips
     generator: torch.Generator,  # CPU generator
     rounds: int = 10,  # rounds R, at least 1
@@ -249,7 +281,8 @@ def fill(self: MaskGIT,
 
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #8a809ec2
 @patch
-def sample(self: MaskGIT,
+def sample(
+    self: MaskGIT,
     n: int,  # clips to draw
     generator: torch.Generator,  # CPU generator
     rounds: int = 10,  # rounds of filling, at least 1
@@ -260,7 +293,8 @@ def sample(self: MaskGIT,
     """Draw clips of tokens in a few rounds. Raises `ValueError` for numbers out of range."""
     check_count("n", n, 1)
     check_count("rounds", rounds, 1)
-    if not temperature >= 0: raise ValueError(f"temperature={temperature!r}: expected a number of at least 0")
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature!r}: expected a number of at least 0")
     parts = []
     for start in tqdm(range(0, n, chunk), disable=not progress, leave=False, unit="chunk"):
         *_, last = self.fill(min(chunk, n - start), generator, rounds, temperature)
@@ -275,7 +309,9 @@ class VQFrames(nn.Module):
     """Generate pseudo videos, or images, by a prior over the tokens of a tokenizer.
 
     `VQFrames(**model.config)` builds an equal model. Raises `ValueError` for arguments that do not fit together."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple = (1, 8, 8),  # one image: channels, height, width
         frames: int = 4,  # T, at least 1; 1 is the image model
         prior: str = "autoregressive",  # "autoregressive" or "masked"
@@ -285,22 +321,38 @@ class VQFrames(nn.Module):
         heads: int = 2,  # attention heads of both
         patch: int = 2,  # side of the square that one token stands for
         tokenizer_width: int = 32,  # features of the tokenizer
-        network: str | None = None,  # spatial network of the tokenizer; None: a mixer below 16 pixels, else convolutions
+        network: str
+        | None = None,  # spatial network of the tokenizer; None: a mixer below 16 pixels, else convolutions
         interaction: bool = True,  # False shuts every path between frames
         temporal: bool | None = None,  # temporal layers: True, False, or None for "if there is more than one frame"
         seed: int = 0,  # seed of the initial weights
     ):
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")} | {"shape": list(shape)}
-        if prior not in PRIORS: raise ValueError(f"prior={prior!r} is unknown; use one of {', '.join(map(repr, PRIORS))}")
+        if prior not in PRIORS:
+            raise ValueError(f"prior={prior!r} is unknown; use one of {', '.join(map(repr, PRIORS))}")
         network, self.shape, self.frames = network or ("mixer" if min(shape[1:]) < 16 else "conv"), tuple(shape), frames
         self.shares = {"tokenizer": 0.25, "prior": 0.75}  # of the training steps, as a suggestion
-        self.tokenizer = VideoTokenizer(shape, frames, codes, tokenizer_width, heads=heads, patch=patch, network=network, interaction=interaction, temporal=temporal, seed=seed)
-        self.prior = PRIORS[prior](codes, frames, self.tokenizer.places, width, depth, heads, interaction, temporal, seed + 2**33)
+        self.tokenizer = VideoTokenizer(
+            shape,
+            frames,
+            codes,
+            tokenizer_width,
+            heads=heads,
+            patch=patch,
+            network=network,
+            interaction=interaction,
+            temporal=temporal,
+            seed=seed,
+        )
+        self.prior = PRIORS[prior](
+            codes, frames, self.tokenizer.places, width, depth, heads, interaction, temporal, seed + 2**33
+        )
 
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #7b3e91b8
 @patch
-def tokens(self: VQFrames,
+def tokens(
+    self: VQFrames,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
 ) -> torch.Tensor:  # (B, T, L)
     """Write clips as tokens; changes nothing. Raises `ValueError` before the tokenizer is trained."""
@@ -311,11 +363,14 @@ def tokens(self: VQFrames,
 @patch
 def _check_trained(self: VQFrames):
     if not self.tokenizer.codebook.trained:
-        raise ValueError("the tokenizer is untrained: its codebook has seen no data. Train the stages of `losses()` in order: first \"tokenizer\", then \"prior\"")
+        raise ValueError(
+            'the tokenizer is untrained: its codebook has seen no data. Train the stages of `losses()` in order: first "tokenizer", then "prior"'
+        )
 
 
 @patch
-def reconstruct(self: VQFrames,
+def reconstruct(
+    self: VQFrames,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
 ) -> torch.Tensor:  # (B, T, C, H, W), image units, not clipped
     """Write clips as tokens and read them back: the ceiling of what the prior can reach."""
@@ -324,7 +379,8 @@ def reconstruct(self: VQFrames,
 
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #713faa35
 @patch
-def frame_terms(self: VQFrames,
+def frame_terms(
+    self: VQFrames,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
     generator: torch.Generator | None = None,  # CPU generator of the masks; the autoregressive prior draws nothing
 ) -> torch.Tensor:  # (B, T), nats per element of a frame
@@ -334,7 +390,8 @@ def frame_terms(self: VQFrames,
 
 
 @patch
-def loss(self: VQFrames,
+def loss(
+    self: VQFrames,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
     generator: torch.Generator | None = None,  # CPU generator of the masks
     frame_weights=None,  # (T,) non-negative weights; None weighs frames equally
@@ -346,17 +403,21 @@ def loss(self: VQFrames,
 
 
 @patch
-def losses(self: VQFrames,
+def losses(
+    self: VQFrames,
     frame_weights=None,  # (T,) non-negative weights for both stages; None weighs frames equally
 ) -> dict:  # name -> callable(clips, generator) -> scalar, in the order of training
     """Name the two training stages."""
-    return {"tokenizer": lambda clips, generator=None: self.tokenizer.loss(clips, generator, frame_weights),
-            "prior": lambda clips, generator=None: self.loss(clips, generator, frame_weights)}
+    return {
+        "tokenizer": lambda clips, generator=None: self.tokenizer.loss(clips, generator, frame_weights),
+        "prior": lambda clips, generator=None: self.loss(clips, generator, frame_weights),
+    }
 
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #f88ed595
 @patch
 @torch.no_grad()
-def sample(self: VQFrames,
+def sample(
+    self: VQFrames,
     n: int,  # pseudo videos to draw
     generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
     progress: bool = False,  # show a bar

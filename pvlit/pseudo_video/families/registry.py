@@ -12,7 +12,7 @@ __all__ = ['FAMILIES', 'check_family', 'reads_clean_frames', 'family_class', 'bu
 from importlib import import_module
 from pathlib import Path
 import torch
-from torch import Tensor, nn
+from torch import nn
 from ...core.training import load_state, save_model
 
 # %% ../../../nbs/pseudo_video/families/registry.ipynb #54c0c3a6
@@ -32,7 +32,8 @@ def check_family(
     name: str,  # a family
 ) -> str:  # the same
     "Raise `ValueError` unless there is such a family."
-    if name not in FAMILIES: raise ValueError(f"family: got {name!r}, expected one of {', '.join(FAMILIES)}")
+    if name not in FAMILIES:
+        raise ValueError(f"family: got {name!r}, expected one of {', '.join(FAMILIES)}")
     return name
 
 
@@ -48,7 +49,7 @@ def family_class(
 ) -> type:  # its class
     "Import the class of a family. Raises `ValueError` for an unknown one."
     module, attribute, _, _ = FAMILIES[check_family(name)]
-    return getattr(import_module(f"pvlit.pseudo_video.{module}"), attribute)
+    return getattr(import_module(f"pvlit.pseudo_video.families.{module}"), attribute)
 
 # %% ../../../nbs/pseudo_video/families/registry.ipynb #766270ab
 def build_generator(
@@ -59,8 +60,10 @@ def build_generator(
 ) -> nn.Module:
     "Build an untrained generator. Raises `ValueError` for an unknown family or option."
     fixed = FAMILIES[check_family(family)][2]
-    try: return family_class(family)(shape=shape, frames=frames, **{**options, **fixed})
-    except TypeError as error: raise ValueError(f"family {family!r}: {error}; see its class for what it takes") from None
+    try:
+        return family_class(family)(shape=shape, frames=frames, **{**options, **fixed})
+    except TypeError as error:
+        raise ValueError(f"family {family!r}: {error}; see its class for what it takes") from None
 
 # %% ../../../nbs/pseudo_video/families/registry.ipynb #9c5a08e1
 def save_generator(
@@ -70,7 +73,10 @@ def save_generator(
     steps: int,  # training steps it has had; 0 marks it as untrained
 ) -> Path:  # the file written
     "Store a generator so that `load_generator` gives it back. Raises `ValueError` for a model that is not of the family."
-    if not isinstance(model, family_class(family)): raise ValueError(f"model: got a {type(model).__name__}, but family {family!r} is {family_class(family).__name__}")
+    if not isinstance(model, family_class(family)):
+        raise ValueError(
+            f"model: got a {type(model).__name__}, but family {family!r} is {family_class(family).__name__}"
+        )
     return save_model(model, path, {"family": family, "model": model.config, "steps": steps})
 
 
@@ -83,9 +89,18 @@ def load_generator(
     Raises `FileNotFoundError` for no such file, `DamagedFile` for a changed one, `ValueError` for weights of something else, of another configuration, or without training."""
     state, config = load_state(path)
     if not {"family", "model", "steps"} <= set(config):
-        raise ValueError(f"{path} holds weights, but not of a pseudo-video generator (it says {', '.join(config) or 'nothing'}); load it with pvlit.core.training.load_state")
-    if config["steps"] < 1 and not untrained: raise ValueError(f"{path}: this {config['family']} generator was never trained, its samples mean nothing; train it, or load with untrained=True")
+        raise ValueError(
+            f"{path} holds weights, but not of a pseudo-video generator (it says {', '.join(config) or 'nothing'}); load it with pvlit.core.training.load_state"
+        )
+    if config["steps"] < 1 and not untrained:
+        raise ValueError(
+            f"{path}: this {config['family']} generator was never trained, its samples mean nothing; train it, or load with untrained=True"
+        )
     model = family_class(config["family"])(**config["model"])
-    try: model.load_state_dict(state)
-    except RuntimeError as error: raise ValueError(f"{path}: its weights do not fit its configuration ({str(error).splitlines()[-1].strip()}); it was made by another version, train it again") from None
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: its weights do not fit its configuration ({str(error).splitlines()[-1].strip()}); it was made by another version, train it again"
+        ) from None
     return model.eval()

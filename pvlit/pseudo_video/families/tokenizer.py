@@ -22,27 +22,33 @@ LAGS = 3  # frames under the positional convolution
 
 class CausalConv(nn.Module):
     """Convolve each feature over the present and the two frames before, and over neighboring places; zero at initialization."""
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int,  # features D
         grid: tuple,  # places of a frame: height, width
         interaction: bool = True,  # False shuts the earlier frames out
     ):
         super().__init__()
         self.grid, self.weight = grid, nn.Parameter(torch.zeros(LAGS, width, 1, 3, 3))
-        self.register_buffer("open", torch.tensor([1.0] + [float(interaction)] * (LAGS - 1)).view(-1, 1, 1, 1, 1), persistent=False)
+        self.register_buffer(
+            "open", torch.tensor([1.0] + [float(interaction)] * (LAGS - 1)).view(-1, 1, 1, 1, 1), persistent=False
+        )
 
     def forward(self, x):  # (B, S, L, D) -> (B, S, L, D)
         steps, maps, weight = x.shape[1], x.transpose(2, 3).unflatten(3, self.grid), self.weight * self.open
         total = 0
         for lag in range(min(LAGS, steps)):
-            earlier = F.pad(maps[:, :steps - lag], (0, 0) * 3 + (lag, 0)).flatten(0, 1)
+            earlier = F.pad(maps[:, : steps - lag], (0, 0) * 3 + (lag, 0)).flatten(0, 1)
             total = total + F.conv2d(earlier, weight[lag], padding=1, groups=x.shape[3])
         return total.unflatten(0, x.shape[:2]).flatten(3).transpose(2, 3)
 
 # %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #8fb38ca1
 class TemporalStack(nn.Module):
     """Let each place look back in time; the identity at initialization (after Villegas et al., 2022, Section 2.1)."""
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int,  # features D
         heads: int,  # attention heads
         depth: int,  # transformer blocks
@@ -59,7 +65,8 @@ class TemporalStack(nn.Module):
     def forward(self, x):  # (B, S, L, D) -> (B, S, L, D)
         x = x + self.conv(x)
         rows = x.transpose(1, 2).flatten(0, 1)  # one sequence in time for each clip and place
-        for block in self.blocks: rows = block(rows, self.mask)
+        for block in self.blocks:
+            rows = block(rows, self.mask)
         return rows.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 # %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #ba438327
@@ -67,21 +74,30 @@ def check_time(
     config: dict,  # arguments of a video tokenizer by name
 ):
     """Raise `ValueError` when frames, their groups or the switches do not fit together."""
-    for name in ("frames", "temporal_patch"): check_count(name, config[name], 1)
+    for name in ("frames", "temporal_patch"):
+        check_count(name, config[name], 1)
     frames, group = config["frames"], config["temporal_patch"]
     if frames % group:
         fits = [d for d in range(1, frames + 1) if frames % d == 0]
-        raise ValueError(f"temporal_patch={group} does not divide frames={frames}: expected one of {', '.join(map(str, fits))}; 1 keeps the image's tokens its own")
-    if group > 1 and not config["interaction"]: raise ValueError(f"temporal_patch={group} mixes frames within a token: interaction=False needs temporal_patch=1")
+        raise ValueError(
+            f"temporal_patch={group} does not divide frames={frames}: expected one of {', '.join(map(str, fits))}; 1 keeps the image's tokens its own"
+        )
+    if group > 1 and not config["interaction"]:
+        raise ValueError(
+            f"temporal_patch={group} mixes frames within a token: interaction=False needs temporal_patch=1"
+        )
     for name, allowed in dict(interaction=(True, False), temporal=(True, False, None)).items():
-        if not any(config[name] is value for value in allowed): raise ValueError(f"{name}={config[name]!r}: expected one of {', '.join(map(str, allowed))}")
+        if not any(config[name] is value for value in allowed):
+            raise ValueError(f"{name}={config[name]!r}: expected one of {', '.join(map(str, allowed))}")
 
 # %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #8c44f332
 class VideoTokenizer(VQVAE):
     """Write clips as tokens, causally in time, and read them back (after C-ViViT, Villegas et al., 2022).
 
     `VideoTokenizer(**model.config)` builds an equal model. Raises `ValueError` for arguments that do not fit together."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple = (1, 8, 8),  # one image: channels, height, width
         frames: int = 4,  # T, at least 1; 1 is the image tokenizer
         codes: int = 64,  # size K of the codebook
@@ -100,8 +116,14 @@ class VideoTokenizer(VQVAE):
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")} | {"shape": list(shape)}
         check_tokenizer(self.config)
         check_time(self.config)
-        self.shape, self.frames, self.temporal_patch, self.slots = tuple(shape), frames, temporal_patch, frames // temporal_patch
-        with initialized_from(seed): self._build((shape[0] * temporal_patch, *shape[1:]))
+        self.shape, self.frames, self.temporal_patch, self.slots = (
+            tuple(shape),
+            frames,
+            temporal_patch,
+            frames // temporal_patch,
+        )
+        with initialized_from(seed):
+            self._build((shape[0] * temporal_patch, *shape[1:]))
         self._build_time(self.slots > 1 if temporal is None else temporal)
 
 # %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #0339478c
@@ -109,12 +131,22 @@ class VideoTokenizer(VQVAE):
 def _build_time(self: VideoTokenizer, wanted):
     "Make the temporal stacks."
     c, stack = self.config, nn.Identity
-    if wanted: stack = lambda: TemporalStack(c["width"], c["heads"], c["depth"], self.slots, (self.shape[1] // c["patch"], self.shape[2] // c["patch"]), c["interaction"])
-    with initialized_from(c["seed"] + 2**32): self.look_back, self.look_back_again = stack(), stack()
+    if wanted:
+        stack = lambda: TemporalStack(
+            c["width"],
+            c["heads"],
+            c["depth"],
+            self.slots,
+            (self.shape[1] // c["patch"], self.shape[2] // c["patch"]),
+            c["interaction"],
+        )
+    with initialized_from(c["seed"] + 2**32):
+        self.look_back, self.look_back_again = stack(), stack()
 
 
 @patch
-def features(self: VideoTokenizer,
+def features(
+    self: VideoTokenizer,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
 ) -> torch.Tensor:  # (B, S, L, code_width), before the codebook
     """Encode every frame, then look back in time at every place."""
@@ -123,7 +155,8 @@ def features(self: VideoTokenizer,
 
 
 @patch
-def pictures(self: VideoTokenizer,
+def pictures(
+    self: VideoTokenizer,
     codes: torch.Tensor,  # (B, S, L, code_width)
 ) -> torch.Tensor:  # (B, T, C, H, W), image units, not clipped
     """Look back in time at every place, then decode every frame."""

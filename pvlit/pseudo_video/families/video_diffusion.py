@@ -18,40 +18,66 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from ...core.nets import initialized_from
-from .diffusion import GROUPS, HEAD, STEPS, Attention, MLPDenoiser, TemporalLayers, UNet, time_features
+from pvlit.pseudo_video.families.diffusion import (
+    HEAD,
+    STEPS,
+    Attention,
+    MLPDenoiser,
+    TemporalLayers,
+    UNet,
+    time_features,
+)
 from .frames import GATE_GAIN, check_clips, check_count
-from .improved_diffusion import SAMPLERS, SCHEDULES, TARGETS, GaussianDiffusion, check_choice, noise_schedule
+from pvlit.pseudo_video.families.improved_diffusion import (
+    SAMPLERS,
+    SCHEDULES,
+    TARGETS,
+    GaussianDiffusion,
+    check_choice,
+    noise_schedule,
+)
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #5f61b724
 def zeroed(
-    layer, # any layer
-): # the layer
+    layer,  # any layer
+):  # the layer
     "Set all parameters of a layer to zero."
-    for p in layer.parameters(): nn.init.zeros_(p)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
 
 
 def only_own(
-    frames, # T
-    device=None, # where the mask is needed
-) -> Tensor: # (T, T), True on the diagonal
+    frames,  # T
+    device=None,  # where the mask is needed
+) -> Tensor:  # (T, T), True on the diagonal
     "Return the attention mask that lets every frame see itself alone."
     return torch.eye(frames, dtype=torch.bool, device=device)
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #a8d612d9
 class FrameMixing(nn.Module):
     "Attend over the vectors of the frames of a clip; zero at initialization."
-    def __init__(self,
-        width, # features of a frame
-        frames, # T
-        inner=64, # dimensions of the attention, a multiple of 32, its heads' size
-        interaction=True, # False: every frame attends to itself alone
+
+    def __init__(
+        self,
+        width,  # features of a frame
+        frames,  # T
+        inner=64,  # dimensions of the attention, a multiple of 32, its heads' size
+        interaction=True,  # False: every frame attends to itself alone
     ):
         super().__init__()
-        self.norm, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * inner), zeroed(nn.Linear(inner, width))
+        self.norm, self.qkv, self.out = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * inner),
+            zeroed(nn.Linear(inner, width)),
+        )
         self.position = nn.Parameter(0.02 * torch.randn(frames, width))
         self.heads = inner // HEAD
-        self.register_buffer("seen", only_own(frames) if not interaction else torch.ones(frames, frames, dtype=torch.bool), persistent=False)
+        self.register_buffer(
+            "seen",
+            only_own(frames) if not interaction else torch.ones(frames, frames, dtype=torch.bool),
+            persistent=False,
+        )
 
     def forward(self, h):  # (B, T, width) -> (B, T, width)
         qkv = self.qkv(self.norm(h) + self.position)
@@ -65,16 +91,22 @@ CONTEXTS = ("all", "previous")
 
 class CleanContext(nn.Module):
     "Turn the clean earlier frames of every frame into features; zero at initialization."
-    def __init__(self,
-        shape, # of a frame: (C, H, W)
-        frames, # T
-        features, # channels or length of the result
-        context="all", # gates that are open: of "all" earlier frames or of the "previous" one
-        interaction=True, # False: no gate is open
-        spatial=False, # True: convolutions, for a U-Net
+
+    def __init__(
+        self,
+        shape,  # of a frame: (C, H, W)
+        frames,  # T
+        features,  # channels or length of the result
+        context="all",  # gates that are open: of "all" earlier frames or of the "previous" one
+        interaction=True,  # False: no gate is open
+        spatial=False,  # True: convolutions, for a U-Net
     ):
         super().__init__()
-        make = (lambda: nn.Conv2d(shape[0], features, 3, padding=1, bias=False)) if spatial else (lambda: nn.Linear(math.prod(shape), features, bias=False))
+        make = (
+            (lambda: nn.Conv2d(shape[0], features, 3, padding=1, bias=False))
+            if spatial
+            else (lambda: nn.Linear(math.prod(shape), features, bias=False))
+        )
         self.spatial, self.slots = spatial, nn.ModuleList(zeroed(make()) for _ in range(frames - 1))
         newest = torch.cat([torch.zeros(1, frames - 1), torch.eye(frames - 1)])
         self.gates = nn.Parameter(newest / GATE_GAIN)
@@ -83,38 +115,45 @@ class CleanContext(nn.Module):
 
     def forward(self, clips, frame=None):  # (B, T, C, H, W) -> (B, T or 1, features, ...)
         used = self.slots if frame is None else self.slots[:frame]
-        if not used: return None
+        if not used:
+            return None
         parts = [slot(clips[:, s] if self.spatial else clips[:, s].flatten(1)) for s, slot in enumerate(used)]
-        gates = (self.gates * self.open)[:, :len(used)]
+        gates = (self.gates * self.open)[:, : len(used)]
         return torch.einsum("sb...,ts->bt...", torch.stack(parts), gates if frame is None else gates[[frame]])
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #60a83bd4
 def _double(layer, double):
     "Return a zeroed output layer with twice the outputs, or the layer itself."
-    if not double: return layer
-    if isinstance(layer, nn.Linear): return zeroed(nn.Linear(layer.in_features, 2 * layer.out_features))
+    if not double:
+        return layer
+    if isinstance(layer, nn.Linear):
+        return zeroed(nn.Linear(layer.in_features, 2 * layer.out_features))
     return zeroed(nn.Conv2d(layer.in_channels, 2 * layer.out_channels, 3, padding=1))
 
 
 class ClipMLP(nn.Module):
     "Denoise clips of tiny images: `MLPDenoiser` on every frame, mixing of frames in between."
-    def __init__(self,
-        shape, # of a frame: (C, H, W)
-        frames, # T
-        width=192, # features of a frame
-        blocks=3, # residual blocks
-        double=False, # twice the output channels, for a learned variance
-        mixing=True, # attention over frames after every block
-        interaction=True, # False: attention to the own frame only
-        temporal=True, # whether there is anything but the image model
-        seed=0, # of the initial weights; the image model's do not depend on `frames`
+
+    def __init__(
+        self,
+        shape,  # of a frame: (C, H, W)
+        frames,  # T
+        width=192,  # features of a frame
+        blocks=3,  # residual blocks
+        double=False,  # twice the output channels, for a learned variance
+        mixing=True,  # attention over frames after every block
+        interaction=True,  # False: attention to the own frame only
+        temporal=True,  # whether there is anything but the image model
+        seed=0,  # of the initial weights; the image model's do not depend on `frames`
     ):
         super().__init__()
         self.shape, self.spatial = tuple(shape), MLPDenoiser(shape, width, blocks, seed)
         with initialized_from(seed):
             self.spatial.leave[1] = _double(self.spatial.leave[1], double)
             self.frame = nn.Parameter(torch.zeros(frames, self.spatial.embed[0].out_features)) if temporal else None
-            self.mixing = nn.ModuleList(FrameMixing(width, frames, interaction=interaction) for _ in range(blocks * (temporal and mixing)))
+            self.mixing = nn.ModuleList(
+                FrameMixing(width, frames, interaction=interaction) for _ in range(blocks * (temporal and mixing))
+            )
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #5d3f3f3c
 def _film(block, embedding, vectors):
@@ -124,44 +163,53 @@ def _film(block, embedding, vectors):
 
 
 @patch
-def forward(self: ClipMLP,
-    x, # noisy clips, (B, T, C, H, W), or (B, 1, C, H, W) with `frame`
-    t, # diffusion step of each clip, (B,)
-    extra=None, # features of the context, (B, T, width)
-    frame=None, # which frame `x` holds, when it holds one
+def forward(
+    self: ClipMLP,
+    x,  # noisy clips, (B, T, C, H, W), or (B, 1, C, H, W) with `frame`
+    t,  # diffusion step of each clip, (B,)
+    extra=None,  # features of the context, (B, T, width)
+    frame=None,  # which frame `x` holds, when it holds one
 ):
     "Predict noise or another target, (B, T, C, H, W), or with twice the channels."
     net, vectors = self.spatial, self.frame if frame is None or self.frame is None else self.frame[[frame]]
     h, embedding = net.enter(x.flatten(2)), net.embed(time_features(t, 64).to(x.dtype))
-    if extra is not None: h = h + extra
+    if extra is not None:
+        h = h + extra
     for i, block in enumerate(net.blocks):
         scale, shift = _film(block, embedding, vectors).chunk(2, 2)
         h = h + block.leave(F.silu(block.enter(block.norm(h)) * (1 + scale) + shift))
-        if self.mixing: h = h + self.mixing[i](h)
+        if self.mixing:
+            h = h + self.mixing[i](h)
     return net.leave(h).unflatten(2, (-1, *self.shape[1:]))
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #5cf87730
 class OwnFrameAttention(Attention):
     "Do what `Attention` over frames does, every frame attending to itself alone."
+
     def forward(self, x):
         sizes = dict(t=self.frames, h=x.shape[2], w=x.shape[3])
         z = rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", **sizes) + self.position
         q, k, v = rearrange(self.qkv(z), "n l (three heads c) -> three n heads l c", three=3, heads=self.heads)
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=only_own(self.frames, x.device))
-        return x + rearrange(self.out(rearrange(z, "n heads l c -> n l (heads c)")), "(b h w) t c -> (b t) c h w", **sizes)
+        return x + rearrange(
+            self.out(rearrange(z, "n heads l c -> n l (heads c)")), "(b h w) t c -> (b t) c h w", **sizes
+        )
 
     @classmethod
-    def like(cls,
-        attention, # an `Attention` over frames
-    ): # an `OwnFrameAttention` with the same parameters
+    def like(
+        cls,
+        attention,  # an `Attention` over frames
+    ):  # an `OwnFrameAttention` with the same parameters
         "Take over the parameters of an attention over frames."
-        with initialized_from(0): own = cls(len(attention.norm.weight), attention.frames)
+        with initialized_from(0):
+            own = cls(len(attention.norm.weight), attention.frames)
         own.load_state_dict(attention.state_dict())
         return own
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #da808a22
 class _Stem(nn.Conv2d):
     "Add context features to the first convolution's."
+
     def forward(self, pair):
         h = super().forward(pair[0])
         return h if pair[1] is None else h + pair[1]
@@ -169,30 +217,47 @@ class _Stem(nn.Conv2d):
     @classmethod
     def like(cls, conv):
         "Take over the parameters of a convolution."
-        with initialized_from(0): own = cls(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
+        with initialized_from(0):
+            own = cls(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
         own.load_state_dict(conv.state_dict())
         return own
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #17bc53d4
 class ClipUNet(UNet):
     "Denoise clips: the core's U-Net, with context, learned variance, and frames that can be kept apart."
-    def __init__(self,
-        shape, # of a frame: (C, H, W), square
-        frames, # T
-        width=32, # channels at full size, a multiple of 8
-        blocks=1, # residual blocks per level
-        multipliers=(1, 2, 2), # channels of each level in widths; each level halves the side
-        double=False, # twice the output channels, for a learned variance
-        mixing=True, # attention over frames at the attending stages
-        interaction=True, # False: attention to the own frame only
-        temporal=True, # whether there is anything but the image model
-        seed=0, # of the initial weights; the image model's do not depend on `frames`
+
+    def __init__(
+        self,
+        shape,  # of a frame: (C, H, W), square
+        frames,  # T
+        width=32,  # channels at full size, a multiple of 8
+        blocks=1,  # residual blocks per level
+        multipliers=(1, 2, 2),  # channels of each level in widths; each level halves the side
+        double=False,  # twice the output channels, for a learned variance
+        mixing=True,  # attention over frames at the attending stages
+        interaction=True,  # False: attention to the own frame only
+        temporal=True,  # whether there is anything but the image model
+        seed=0,  # of the initial weights; the image model's do not depend on `frames`
     ):
-        if shape[1] != shape[2]: raise ValueError(f"shape={tuple(shape)}: the U-Net takes square images; pad or resize them, or use net='mlp'")
-        super().__init__(shape[0], width, multipliers, blocks, max(1, shape[1] // 2), 1 if not (temporal and mixing) else frames, shape[1], seed)
+        if shape[1] != shape[2]:
+            raise ValueError(
+                f"shape={tuple(shape)}: the U-Net takes square images; pad or resize them, or use net='mlp'"
+            )
+        super().__init__(
+            shape[0],
+            width,
+            multipliers,
+            blocks,
+            max(1, shape[1] // 2),
+            1 if not (temporal and mixing) else frames,
+            shape[1],
+            seed,
+        )
         if temporal and not self.temporal:
-            with initialized_from(seed): self.temporal = TemporalLayers(self.spatial.attending if mixing else [], 4 * width, frames)
-        if temporal and not interaction: self.temporal.attentions = nn.ModuleList(map(OwnFrameAttention.like, self.temporal.attentions))
+            with initialized_from(seed):
+                self.temporal = TemporalLayers(self.spatial.attending if mixing else [], 4 * width, frames)
+        if temporal and not interaction:
+            self.temporal.attentions = nn.ModuleList(map(OwnFrameAttention.like, self.temporal.attentions))
         self.spatial.head[-1] = _double(self.spatial.head[-1], double)
         self.spatial.stem = _Stem.like(self.spatial.stem)
 
@@ -207,44 +272,55 @@ class ClipUNet(UNet):
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #bd06008a
 def clip_noise(
-    shape, # of clips: (B, T, C, H, W)
-    generator, # CPU generator
-) -> Tensor: # standard normal, on the CPU
+    shape,  # of clips: (B, T, C, H, W)
+    generator,  # CPU generator
+) -> Tensor:  # standard normal, on the CPU
     "Draw the noise of clips, the last frame's first, so that it does not depend on the number of frames."
     return torch.stack([torch.randn(shape[0], *shape[2:], generator=generator) for _ in range(shape[1])][::-1], 1)
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #6f369b60
 def _check_options(config, unknown):
     "Raise `ValueError` for an option that is unknown or out of range."
-    if unknown: raise ValueError(f"unknown options {', '.join(sorted(unknown))}: expected those of `ClipDiffusion`, and context for `FrameDiffusion`")
-    if len(config["shape"]) != 3: raise ValueError(f"shape={config['shape']}: expected (channels, height, width), three integers of at least 1")
-    for side in config["shape"]: check_count("a side of shape", side, 1)
-    for name in ("frames", "width", "blocks", "sampling_steps"): check_count(name, config[name], 1)
+    if unknown:
+        raise ValueError(
+            f"unknown options {', '.join(sorted(unknown))}: expected those of `ClipDiffusion`, and context for `FrameDiffusion`"
+        )
+    if len(config["shape"]) != 3:
+        raise ValueError(f"shape={config['shape']}: expected (channels, height, width), three integers of at least 1")
+    for side in config["shape"]:
+        check_count("a side of shape", side, 1)
+    for name in ("frames", "width", "blocks", "sampling_steps"):
+        check_count(name, config[name], 1)
     known = dict(net=("mlp", "unet"), target=TARGETS, schedule=SCHEDULES, sampler=SAMPLERS, context=CONTEXTS)
-    for name in known.keys() & config.keys(): check_choice(name, config[name], known[name])
-    if config["sampling_steps"] > STEPS: raise ValueError(f"sampling_steps={config['sampling_steps']}: there are only {STEPS}; use as many or fewer")
+    for name in known.keys() & config.keys():
+        check_choice(name, config[name], known[name])
+    if config["sampling_steps"] > STEPS:
+        raise ValueError(f"sampling_steps={config['sampling_steps']}: there are only {STEPS}; use as many or fewer")
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #1a2244e6
 class ClipDiffusion(nn.Module):
     "Hold what all diffusion families share. Raises `ValueError` for an option that is unknown or out of range."
+
     mixing, options = False, ()
-    def __init__(self,
-        shape=(1, 8, 8), # one image: channels, height, width
-        frames=4, # T >= 1; T = 1 is the image model
-        net="mlp", # "mlp" for tiny images, "unet" for square images that can be halved
-        width=None, # features of a frame; None: 192 for the mlp, 32 channels at full size for the U-Net
-        blocks=None, # residual blocks; None: 3 for the mlp, 1 per level for the U-Net
-        multipliers=(1, 2, 2), # of the U-Net's channels, level by level
-        target="epsilon", # what is predicted: "epsilon", "x0" or "v"
-        schedule="cosine", # "cosine" or "linear"
-        logsnr_shift=0.0, # added to the schedule's log signal-to-noise ratio
-        learned_variance=False, # hybrid loss, and learned variances in ancestral sampling
-        sampler="ddim", # "ddim" or "ancestral"
-        sampling_steps=30, # network evaluations of a sample (of each frame in `FrameDiffusion`), 1 to 1000
-        interaction=True, # False cuts every path between frames
-        temporal=None, # True keeps the temporal layers at one frame; None: only with more
-        seed=0, # of the initial weights
-        **more, # options of a subclass
+
+    def __init__(
+        self,
+        shape=(1, 8, 8),  # one image: channels, height, width
+        frames=4,  # T >= 1; T = 1 is the image model
+        net="mlp",  # "mlp" for tiny images, "unet" for square images that can be halved
+        width=None,  # features of a frame; None: 192 for the mlp, 32 channels at full size for the U-Net
+        blocks=None,  # residual blocks; None: 3 for the mlp, 1 per level for the U-Net
+        multipliers=(1, 2, 2),  # of the U-Net's channels, level by level
+        target="epsilon",  # what is predicted: "epsilon", "x0" or "v"
+        schedule="cosine",  # "cosine" or "linear"
+        logsnr_shift=0.0,  # added to the schedule's log signal-to-noise ratio
+        learned_variance=False,  # hybrid loss, and learned variances in ancestral sampling
+        sampler="ddim",  # "ddim" or "ancestral"
+        sampling_steps=30,  # network evaluations of a sample (of each frame in `FrameDiffusion`), 1 to 1000
+        interaction=True,  # False cuts every path between frames
+        temporal=None,  # True keeps the temporal layers at one frame; None: only with more
+        seed=0,  # of the initial weights
+        **more,  # options of a subclass
     ):
         super().__init__()
         width, blocks = width or (192 if net == "mlp" else 32), blocks or (3 if net == "mlp" else 1)
@@ -261,18 +337,29 @@ def _build(self: ClipDiffusion):
     self.shape, self.frames = tuple(c["shape"]), c["frames"]
     temporal = self.frames > 1 if c["temporal"] is None else c["temporal"]
     kind, more = (ClipMLP, {}) if c["net"] == "mlp" else (ClipUNet, dict(multipliers=tuple(c["multipliers"])))
-    self.net = kind(self.shape, self.frames, c["width"], c["blocks"], double=c["learned_variance"], mixing=self.mixing,
-                    interaction=c["interaction"], temporal=temporal, seed=c["seed"], **more)
+    self.net = kind(
+        self.shape,
+        self.frames,
+        c["width"],
+        c["blocks"],
+        double=c["learned_variance"],
+        mixing=self.mixing,
+        interaction=c["interaction"],
+        temporal=temporal,
+        seed=c["seed"],
+        **more,
+    )
     self.diffusion = GaussianDiffusion(noise_schedule(c["schedule"], STEPS, c["logsnr_shift"]))
     self.register_buffer("bounded", (torch.arange(self.frames) == self.frames - 1).view(-1, 1, 1, 1), persistent=False)
     self.chunk = 500 if c["net"] == "mlp" else 128  # clips sampled at a time
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #e9a42872
 @patch
-def frame_terms(self: ClipDiffusion,
-    clips, # (B, T, C, H, W), floats, nominally in [0, 1], not clipped
-    generator=None, # CPU generator of steps and noise
-) -> Tensor: # (B, T)
+def frame_terms(
+    self: ClipDiffusion,
+    clips,  # (B, T, C, H, W), floats, nominally in [0, 1], not clipped
+    generator=None,  # CPU generator of steps and noise
+) -> Tensor:  # (B, T)
     "Return each clip's and frame's loss, averaged over the elements of the frame. Raises `ValueError` for clips that do not fit."
     check_clips(clips, self.frames, self.shape)
     x0 = 2 * clips.to(next(self.parameters()).dtype) - 1
@@ -280,42 +367,51 @@ def frame_terms(self: ClipDiffusion,
     epsilon = clip_noise(x0.shape, generator).to(x0)
     xt = self.diffusion.add_noise(x0, t, epsilon)
     output, c = self.denoise(xt, t, x0).float(), self.config
-    return self.diffusion.loss_terms(output, x0, xt, t, epsilon, c["target"], c["learned_variance"], self.bounded).flatten(2).mean(2)
+    return (
+        self.diffusion.loss_terms(output, x0, xt, t, epsilon, c["target"], c["learned_variance"], self.bounded)
+        .flatten(2)
+        .mean(2)
+    )
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #12e95e8a
 @patch
-def loss(self: ClipDiffusion,
-    clips, # (B, T, C, H, W)
-    generator=None, # CPU generator of steps and noise
-    frame_weights=None, # (T,) non-negative weights; None weighs frames equally
-) -> Tensor: # scalar
+def loss(
+    self: ClipDiffusion,
+    clips,  # (B, T, C, H, W)
+    generator=None,  # CPU generator of steps and noise
+    frame_weights=None,  # (T,) non-negative weights; None weighs frames equally
+) -> Tensor:  # scalar
     "Return the weighted mean of `frame_terms` over clips and frames. Raises `ValueError` for clips or weights that do not fit."
     terms = self.frame_terms(clips, generator).mean(0)
     weights = torch.ones_like(terms) if frame_weights is None else torch.as_tensor(frame_weights).to(terms)
     if weights.shape != terms.shape or (weights < 0).any() or weights.sum() == 0:
-        raise ValueError(f"frame_weights={frame_weights}: expected {self.frames} non-negative numbers, one per frame, not all 0")
+        raise ValueError(
+            f"frame_weights={frame_weights}: expected {self.frames} non-negative numbers, one per frame, not all 0"
+        )
     return (weights * terms).sum() / weights.sum()
 
 
 @patch
-def losses(self: ClipDiffusion) -> dict: # name -> callable(clips, generator)
+def losses(self: ClipDiffusion) -> dict:  # name -> callable(clips, generator)
     "Return the stages of training: one."
     return {"model": self.loss}
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #97302c98
 @patch
 @torch.no_grad()
-def sample(self: ClipDiffusion,
-    n, # number of clips, at least 1
-    generator, # CPU generator of the start and of fresh noise
-    progress=False, # show a bar
-) -> Tensor: # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
+def sample(
+    self: ClipDiffusion,
+    n,  # number of clips, at least 1
+    generator,  # CPU generator of the start and of fresh noise
+    progress=False,  # show a bar
+) -> Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
     "Draw pseudo videos. Raises `ValueError` when `n` is not a positive integer."
     check_count("n", n, 1)
     device, parts = self.bounded.device, []
     chunks = clip_noise((n, self.frames, *self.shape), generator).split(self.chunk)
     with tqdm(total=len(chunks) * self.evaluations(), disable=not progress, leave=False) as bar:
-        for start in chunks: parts.append(self.draw(start.to(device), generator, bar.update).cpu())
+        for start in chunks:
+            parts.append(self.draw(start.to(device), generator, bar.update).cpu())
     return (torch.cat(parts) + 1) / 2
 
 
@@ -323,69 +419,91 @@ def sample(self: ClipDiffusion,
 def _sampled(self: ClipDiffusion, network, start, generator, after, bounded):
     "Run the configured sampler."
     c = self.config
-    return self.diffusion.sample(network, start, generator, c["sampler"], c["sampling_steps"], after,
-                                 target=c["target"], clip=bounded, learned_variance=c["learned_variance"])
+    return self.diffusion.sample(
+        network,
+        start,
+        generator,
+        c["sampler"],
+        c["sampling_steps"],
+        after,
+        target=c["target"],
+        clip=bounded,
+        learned_variance=c["learned_variance"],
+    )
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #c62773b1
 class VideoDiffusion(ClipDiffusion):
     "Denoise all frames of a pseudo video together (Ho et al., 2022; Harvey et al., 2022); takes the options of `ClipDiffusion`."
+
     mixing = True
-    def denoise(self,
-        xt, # noisy clips, (B, T, C, H, W)
-        t, # diffusion step of each clip, (B,)
-        x0=None, # not used: no clean frame is seen
-    ) -> Tensor: # output of the network
+
+    def denoise(
+        self,
+        xt,  # noisy clips, (B, T, C, H, W)
+        t,  # diffusion step of each clip, (B,)
+        x0=None,  # not used: no clean frame is seen
+    ) -> Tensor:  # output of the network
         "Run the network."
         return self.net(xt, t)
 
-    def evaluations(self) -> int: # per chunk
+    def evaluations(self) -> int:  # per chunk
         "Count the network evaluations of sampling."
         return self.config["sampling_steps"]
 
-    def draw(self,
-        start, # pure noise, (B, T, C, H, W)
-        generator, # CPU generator of fresh noise
-        after=None, # called after every step
-    ) -> Tensor: # clips in [-1, 1] units
+    def draw(
+        self,
+        start,  # pure noise, (B, T, C, H, W)
+        generator,  # CPU generator of fresh noise
+        after=None,  # called after every step
+    ) -> Tensor:  # clips in [-1, 1] units
         "Draw one chunk of clips."
         return self._sampled(self.net, start, generator, after, self.bounded)
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #cef87f07
 class FrameDiffusion(ClipDiffusion):
     "Denoise the frames of a pseudo video one after the other, each given the clean ones before it; takes the options of `ClipDiffusion`."
+
     options = ("context",)
-    def __init__(self,
-        *args, # as in `ClipDiffusion`
-        context="all", # what a frame sees: "all" earlier frames or the "previous" one
-        **options, # as in `ClipDiffusion`
+
+    def __init__(
+        self,
+        *args,  # as in `ClipDiffusion`
+        context="all",  # what a frame sees: "all" earlier frames or the "previous" one
+        **options,  # as in `ClipDiffusion`
     ):
         super().__init__(*args, context=context, **options)
         c = self.config
-        self.context = CleanContext(self.shape, self.frames, c["width"], context, c["interaction"], c["net"] == "unet") if self.frames > 1 else None
+        self.context = (
+            CleanContext(self.shape, self.frames, c["width"], context, c["interaction"], c["net"] == "unet")
+            if self.frames > 1
+            else None
+        )
 
-    def denoise(self,
-        xt, # noisy clips, (B, T, C, H, W)
-        t, # diffusion step of each clip, (B,)
-        x0, # the clean clips; frame s sees those before s
-    ) -> Tensor: # output of the network
+    def denoise(
+        self,
+        xt,  # noisy clips, (B, T, C, H, W)
+        t,  # diffusion step of each clip, (B,)
+        x0,  # the clean clips; frame s sees those before s
+    ) -> Tensor:  # output of the network
         "Run the network on all frames at once, each beside its clean context."
         return self.net(xt, t, self.context(x0) if self.context else None)
 
-    def evaluations(self) -> int: # per chunk
+    def evaluations(self) -> int:  # per chunk
         "Count the network evaluations of sampling."
         return self.config["sampling_steps"] * self.frames
 
 # %% ../../../nbs/pseudo_video/families/video_diffusion.ipynb #5df27232
 @patch
-def draw(self: FrameDiffusion,
-    start, # pure noise, (B, T, C, H, W)
-    generator, # CPU generator of fresh noise
-    after=None, # called after every step
-) -> Tensor: # clips in [-1, 1] units
+def draw(
+    self: FrameDiffusion,
+    start,  # pure noise, (B, T, C, H, W)
+    generator,  # CPU generator of fresh noise
+    after=None,  # called after every step
+) -> Tensor:  # clips in [-1, 1] units
     "Draw one chunk of clips, frame by frame."
     clips = torch.zeros_like(start)
     for f in range(self.frames):
         extra = self.context(clips, f) if self.context else None
         network = lambda x, t: self.net(x, t, extra, f)
-        clips[:, f:f + 1] = self._sampled(network, start[:, f:f + 1], generator, after, self.bounded[f:f + 1])
+        clips[:, f : f + 1] = self._sampled(network, start[:, f : f + 1], generator, after, self.bounded[f : f + 1])
     return clips

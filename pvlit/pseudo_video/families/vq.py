@@ -117,6 +117,7 @@ def k_means(
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #b1103d1b
 class CodebookState(nn.Module):
     """Hold the codes and their running statistics, and move them; the base of `Codebook`."""
+
     @property
     def trained(self) -> bool:
         """Say whether the codebook has seen data."""
@@ -134,8 +135,11 @@ class CodebookState(nn.Module):
         self.counts.copy_(counts)
         self.sums.copy_(self.codes * counts[:, None])
         if len(z) < len(self.codes):
-            warnings.warn(f"the codebook has {len(self.codes)} codes, but its first batch only {len(z)} vectors (perplexity {perplexity(counts):.1f}): "
-                          "use fewer codes or a larger batch", stacklevel=5)
+            warnings.warn(
+                f"the codebook has {len(self.codes)} codes, but its first batch only {len(z)} vectors (perplexity {perplexity(counts):.1f}): "
+                "use fewer codes or a larger batch",
+                stacklevel=5,
+            )
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #c543c13e
 @patch
@@ -155,7 +159,9 @@ class Codebook(CodebookState):
     """Replace vectors by the nearest of K learned codes (van den Oord et al., 2017).
 
     Raises `ValueError` for counts or shares out of range, or vectors of another width."""
-    def __init__(self,
+
+    def __init__(
+        self,
         codes: int = 64,  # number of codes K, at least 1
         width: int = 16,  # elements of a code, at least 1
         decay: float = 0.99,  # memory of the running averages, from 0 up to, not including, 1
@@ -163,9 +169,11 @@ class Codebook(CodebookState):
         restart: float = 0.03,  # a code below this share of the average count is dead; 0 never restarts
     ):
         super().__init__()
-        for name, value in dict(codes=codes, width=width).items(): check_count(name, value, 1)
+        for name, value in dict(codes=codes, width=width).items():
+            check_count(name, value, 1)
         for name, value, most in (("decay", decay, 1), ("restart", restart, 1), ("commitment", commitment, math.inf)):
-            if not 0 <= value < most: raise ValueError(f"{name}={value!r}: expected a number from 0 up to, not including, {most}")
+            if not 0 <= value < most:
+                raise ValueError(f"{name}={value!r}: expected a number from 0 up to, not including, {most}")
         self.width, self.decay, self.commitment, self.restart = width, decay, commitment, restart
         self.register_buffer("codes", torch.zeros(codes, width))
         self.register_buffer("counts", torch.zeros(codes))
@@ -174,13 +182,15 @@ class Codebook(CodebookState):
 
     def _flat(self, z):
         """Return `z` as rows in single precision, without a gradient."""
-        if z.shape[-1] != self.width: raise ValueError(f"vectors of shape {tuple(z.shape)}: expected (..., {self.width}), the width of the codes")
+        if z.shape[-1] != self.width:
+            raise ValueError(f"vectors of shape {tuple(z.shape)}: expected (..., {self.width}), the width of the codes")
         return z.detach().reshape(-1, self.width).float()
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #a909e70c
 @patch
 @torch.no_grad()
-def tokens(self: Codebook,
+def tokens(
+    self: Codebook,
     z: torch.Tensor,  # vectors (..., D)
 ) -> torch.Tensor:  # (...) integers below K
     """Name the nearest code of each vector; changes nothing."""
@@ -190,34 +200,40 @@ def tokens(self: Codebook,
 
 @patch
 @torch.no_grad()
-def update(self: Codebook,
+def update(
+    self: Codebook,
     z: torch.Tensor,  # vectors (..., D) to learn from
     generator: torch.Generator | None = None,  # CPU generator of the start and the restarts
 ):
     """Learn from a batch of vectors: start if this is the first, else move the running means and revive dead codes."""
     with torch.autocast(z.device.type, enabled=False):
         z = self._flat(z)
-        if not self.trained: self._start(z, generator)
+        if not self.trained:
+            self._start(z, generator)
         else:
             tokens = nearest_code(z, self.codes)
             running_means(self.codes, self.counts, self.sums, z, tokens, self.decay)
-            if self.restart: self._revive(z, tokens, generator)
+            if self.restart:
+                self._revive(z, tokens, generator)
         self.seen += len(z)
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #4cbc5806
 @patch
-def forward(self: Codebook,
+def forward(
+    self: Codebook,
     z: torch.Tensor,  # vectors (..., D)
     generator: torch.Generator | None = None,  # CPU generator of the start and the restarts
     learn: torch.Tensor | None = None,  # vectors (..., D) to learn from in training mode; None for `z`
 ) -> tuple:  # codes (..., D) with the gradient of `z`, tokens (...), commitment loss of each token (...), float32
     """Quantize; in training mode also learn. The codes in the result are those before learning, except for the very first batch."""
     first = self.training and not self.trained
-    if first: self.update(z if learn is None else learn, generator)
+    if first:
+        self.update(z if learn is None else learn, generator)
     tokens = self.tokens(z)
     codes = self.codes[tokens]
     loss = self.commitment * (z.float() - codes).square().mean(-1)
-    if self.training and not first: self.update(z if learn is None else learn, generator)
+    if self.training and not first:
+        self.update(z if learn is None else learn, generator)
     return z + (codes.to(z) - z).detach(), tokens, loss
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #8916fed2
@@ -225,38 +241,53 @@ def zeroed(
     layer: nn.Module,  # changed in place
 ) -> nn.Module:  # `layer`
     """Set all parameters of a layer to zero."""
-    for p in layer.parameters(): nn.init.zeros_(p)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
 
 
 class TransformerBlock(nn.Module):
     """Add attention over the sequence, then a perceptron, to the input (Vaswani et al., 2017, layer norm first)."""
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int,  # features, a multiple of `heads`
         heads: int = 2,  # attention heads
         places: int = 0,  # learned vectors for so many positions inside the attention branch; 0 for none
         zero: bool = False,  # start as the identity
     ):
         super().__init__()
-        if width % heads: raise ValueError(f"width={width} and heads={heads}: expected a width that the heads divide")
+        if width % heads:
+            raise ValueError(f"width={width} and heads={heads}: expected a width that the heads divide")
         self.heads, start = heads, zeroed if zero else nn.Identity()
-        self.norm1, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), start(nn.Linear(width, width))
-        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 2 * width), start(nn.Linear(2 * width, width))
+        self.norm1, self.qkv, self.out = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width),
+            start(nn.Linear(width, width)),
+        )
+        self.norm2, self.up, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            start(nn.Linear(2 * width, width)),
+        )
         self.place = nn.Parameter(0.02 * torch.randn(places, width)) if places else None
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #402a9d09
 @patch
-def projections(self: TransformerBlock,
+def projections(
+    self: TransformerBlock,
     x: torch.Tensor,  # (N, S, width)
 ) -> tuple:  # query, key, value, each (N, heads, S, width / heads)
     """Return queries, keys and values."""
     z = self.norm1(x)
-    if self.place is not None: z = z + self.place
+    if self.place is not None:
+        z = z + self.place
     return self.qkv(z).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 @patch
-def finish(self: TransformerBlock,
+def finish(
+    self: TransformerBlock,
     x: torch.Tensor,  # input of the block (N, S, width)
     mixed: torch.Tensor,  # attended values (N, heads, S, width / heads)
 ) -> torch.Tensor:  # (N, S, width)
@@ -266,7 +297,8 @@ def finish(self: TransformerBlock,
 
 
 @patch
-def forward(self: TransformerBlock,
+def forward(
+    self: TransformerBlock,
     x: torch.Tensor,  # (N, S, width)
     mask: torch.Tensor | None = None,  # (S, S) booleans, True where a row may look
     causal: bool = False,  # a row looks at itself and earlier rows only
@@ -278,7 +310,9 @@ def forward(self: TransformerBlock,
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #789d3035
 class MixerBlock(nn.Module):
     """Mix places, then channels, each by a residual perceptron (Tolstikhin et al., 2021); the identity at initialization."""
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int,  # features
         places: int,  # positions L
     ):
@@ -294,7 +328,9 @@ class MixerBlock(nn.Module):
 
 class ConvBlock(nn.Module):
     """Add two convolutions to a picture of features; the identity at initialization."""
-    def __init__(self,
+
+    def __init__(
+        self,
         width: int,  # channels
     ):
         super().__init__()
@@ -330,7 +366,9 @@ NETWORKS = "mixer", "transformer", "conv"
 
 class PatchNet(nn.Module):
     """Map pictures to vectors on places, or back, by a linear map of patches and residual blocks."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple,  # of a picture: channels, height, width
         width: int,  # features
         depth: int,  # residual blocks
@@ -344,17 +382,22 @@ class PatchNet(nn.Module):
         size, places = shape[0] * patch**2, shape[1] * shape[2] // patch**2
         self.pixels = nn.Linear(width, size) if back else nn.Linear(size, width)
         self.norm, self.place = nn.LayerNorm(width), nn.Parameter(0.02 * torch.randn(places, width))
-        block = (lambda: TransformerBlock(width, heads)) if network == "transformer" else lambda: MixerBlock(width, places)
+        block = (
+            (lambda: TransformerBlock(width, heads)) if network == "transformer" else lambda: MixerBlock(width, places)
+        )
         self.blocks = nn.Sequential(*(block() for _ in range(depth)))
 
     def forward(self, x):  # (N, C, H, W) -> (N, L, width), or with `back` (N, L, width) -> (N, C, H, W)
-        if not self.back: return self.norm(self.blocks(self.pixels(to_patches(x, self.patch)) + self.place))
+        if not self.back:
+            return self.norm(self.blocks(self.pixels(to_patches(x, self.patch)) + self.place))
         return from_patches(self.pixels(self.norm(self.blocks(x + self.place))), self.patch, self.shape)
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #ece22bc5
 class ConvNet(nn.Module):
     """Map pictures to vectors on places, or back, by strided convolutions and residual blocks (van den Oord et al., 2017, Section 4.1)."""
-    def __init__(self,
+
+    def __init__(
+        self,
         shape: tuple,  # of a picture: channels, height, width
         width: int,  # features
         depth: int,  # residual blocks at the coarse resolution
@@ -366,15 +409,18 @@ class ConvNet(nn.Module):
         self.grid = shape[1] // patch, shape[2] // patch
         layers, act = [ConvBlock(width) for _ in range(depth)], nn.SiLU
         if back:
-            for _ in range(halvings): layers += [act(), nn.ConvTranspose2d(width, width, 4, 2, 1)]
+            for _ in range(halvings):
+                layers += [act(), nn.ConvTranspose2d(width, width, 4, 2, 1)]
             layers += [act(), nn.Conv2d(width, shape[0], 3, padding=1)]
         else:
-            for _ in range(halvings): layers = [nn.Conv2d(width, width, 4, 2, 1), act(), *layers]
+            for _ in range(halvings):
+                layers = [nn.Conv2d(width, width, 4, 2, 1), act(), *layers]
             layers = [nn.Conv2d(shape[0], width, 3, padding=1), act(), *layers, act()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x):  # (N, C, H, W) -> (N, L, width), or with `back` (N, L, width) -> (N, C, H, W)
-        if self.back: return self.layers(x.transpose(1, 2).unflatten(2, self.grid))
+        if self.back:
+            return self.layers(x.transpose(1, 2).unflatten(2, self.grid))
         return self.layers(x).flatten(2).transpose(1, 2)
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #a22bcd38
@@ -382,26 +428,36 @@ def check_tokenizer(
     config: dict,  # arguments of a tokenizer by name
 ):
     """Raise `ValueError` when an argument of a tokenizer is out of range."""
-    if len(config["shape"]) != 3: raise ValueError(f"shape={tuple(config['shape'])}: expected (channels, height, width)")
-    for side in config["shape"]: check_count("a side of shape", side, 1)
-    for name, least in dict(codes=1, width=1, code_width=1, depth=0, patch=1, heads=1).items(): check_count(name, config[name], least)
+    if len(config["shape"]) != 3:
+        raise ValueError(f"shape={tuple(config['shape'])}: expected (channels, height, width)")
+    for side in config["shape"]:
+        check_count("a side of shape", side, 1)
+    for name, least in dict(codes=1, width=1, code_width=1, depth=0, patch=1, heads=1).items():
+        check_count(name, config[name], least)
     _, height, width = config["shape"]
     if height % config["patch"] or width % config["patch"]:
-        raise ValueError(f"patch={config['patch']} does not divide pictures of {height}x{width}: expected a divisor of both sides")
+        raise ValueError(
+            f"patch={config['patch']} does not divide pictures of {height}x{width}: expected a divisor of both sides"
+        )
     if config["network"] not in NETWORKS:
-        raise ValueError(f"network={config['network']!r} is unknown; use one of {', '.join(map(repr, NETWORKS))}, or None")
+        raise ValueError(
+            f"network={config['network']!r} is unknown; use one of {', '.join(map(repr, NETWORKS))}, or None"
+        )
     if config["network"] == "conv" and config["patch"] & (config["patch"] - 1):
         raise ValueError(f"patch={config['patch']}: convolutions of stride 2 need a power of 2; or use network='mixer'")
-    if config["width"] % config["heads"]: raise ValueError(f"width={config['width']} and heads={config['heads']}: expected a width that the heads divide")
+    if config["width"] % config["heads"]:
+        raise ValueError(f"width={config['width']} and heads={config['heads']}: expected a width that the heads divide")
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #5a754abc
 class VQVAE(nn.Module):
     """Write images as grids of codes and read them back (van den Oord et al., 2017).
 
     `VQVAE(**model.config)` builds an equal model. Raises `ValueError` for an unknown network or a size that does not fit."""
+
     frames = slots = temporal_patch = 1  # the video tokenizer has others
 
-    def __init__(self,
+    def __init__(
+        self,
         shape: tuple = (1, 8, 8),  # one image: channels, height, width
         codes: int = 64,  # size K of the codebook
         width: int = 32,  # features of the networks
@@ -409,22 +465,38 @@ class VQVAE(nn.Module):
         depth: int = 1,  # residual blocks of encoder and of decoder, 0 or more
         heads: int = 2,  # attention heads of the transformer
         patch: int = 2,  # side of the square that one token stands for, a divisor of both sides
-        network: str | None = None,  # "mixer", "transformer" or "conv"; None: a mixer below 16 pixels, else convolutions
+        network: str
+        | None = None,  # "mixer", "transformer" or "conv"; None: a mixer below 16 pixels, else convolutions
         seed: int = 0,  # seed of the initial weights
     ):
         super().__init__()
         network = network or ("mixer" if min(shape[1:]) < 16 else "conv")
-        self.config = dict(shape=list(shape), codes=codes, width=width, code_width=code_width, depth=depth, heads=heads, patch=patch, network=network, seed=seed)
+        self.config = dict(
+            shape=list(shape),
+            codes=codes,
+            width=width,
+            code_width=code_width,
+            depth=depth,
+            heads=heads,
+            patch=patch,
+            network=network,
+            seed=seed,
+        )
         check_tokenizer(self.config)
         self.shape = tuple(shape)
-        with initialized_from(seed): self._build(self.shape)
+        with initialized_from(seed):
+            self._build(self.shape)
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #ad8f9dd6
 @patch
 def _build(self: VQVAE, shape):
     """Make encoder, codebook and decoder for pictures of a shape."""
     width, depth, patch, heads, network = (self.config[k] for k in ("width", "depth", "patch", "heads", "network"))
-    net = (lambda back: ConvNet(shape, width, depth, patch, back)) if network == "conv" else lambda back: PatchNet(shape, width, depth, patch, heads, network, back)
+    net = (
+        (lambda back: ConvNet(shape, width, depth, patch, back))
+        if network == "conv"
+        else lambda back: PatchNet(shape, width, depth, patch, heads, network, back)
+    )
     self.encoder, self.to_code = net(False), nn.Linear(width, self.config["code_width"])
     self.codebook = Codebook(self.config["codes"], self.config["code_width"])
     self.from_code, self.decoder = nn.Linear(self.config["code_width"], width), net(True)
@@ -432,7 +504,8 @@ def _build(self: VQVAE, shape):
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #2371d216
 @patch
-def features(self: VQVAE,
+def features(
+    self: VQVAE,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
 ) -> torch.Tensor:  # (B, T, L, code_width), before the codebook
     """Encode every frame."""
@@ -440,7 +513,8 @@ def features(self: VQVAE,
 
 
 @patch
-def pictures(self: VQVAE,
+def pictures(
+    self: VQVAE,
     codes: torch.Tensor,  # (B, T, L, code_width)
 ) -> torch.Tensor:  # (B, T, C, H, W), image units, not clipped
     """Decode every frame."""
@@ -449,7 +523,8 @@ def pictures(self: VQVAE,
 
 @patch
 @torch.no_grad()
-def encode(self: VQVAE,
+def encode(
+    self: VQVAE,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
 ) -> torch.Tensor:  # tokens (B, T, L), integers below `codes`
     """Write clips as tokens; changes nothing, whatever the mode."""
@@ -458,20 +533,25 @@ def encode(self: VQVAE,
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #f79754a6
 @patch
-def decode(self: VQVAE,
+def decode(
+    self: VQVAE,
     tokens: torch.Tensor,  # (B, T, L), integers below `codes`
 ) -> torch.Tensor:  # (B, T, C, H, W), image units, not clipped
     """Read tokens back as pictures. Raises `ValueError` for tokens of another shape or beyond the codebook."""
     count = len(self.codebook.codes)
     if tokens.ndim != 3 or tokens.shape[1:] != (self.slots, self.places) or tokens.is_floating_point():
-        raise ValueError(f"tokens {tokens.dtype} of shape {tuple(tokens.shape)}: expected integers (batch, time, place) = (B, {self.slots}, {self.places})")
-    if tokens.min() < 0 or tokens.max() >= count: raise ValueError(f"tokens from {int(tokens.min())} to {int(tokens.max())}: expected 0 to {count - 1}")
+        raise ValueError(
+            f"tokens {tokens.dtype} of shape {tuple(tokens.shape)}: expected integers (batch, time, place) = (B, {self.slots}, {self.places})"
+        )
+    if tokens.min() < 0 or tokens.max() >= count:
+        raise ValueError(f"tokens from {int(tokens.min())} to {int(tokens.max())}: expected 0 to {count - 1}")
     return self.pictures(self.codebook.codes[tokens])
 
 
 @patch
 @torch.no_grad()
-def reconstruct(self: VQVAE,
+def reconstruct(
+    self: VQVAE,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
 ) -> torch.Tensor:  # (B, T, C, H, W), image units, not clipped
     """Write clips as tokens and read them back."""
@@ -491,10 +571,12 @@ def check_weights(
 
 
 @patch
-def frame_terms(self: VQVAE,
+def frame_terms(
+    self: VQVAE,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
     generator: torch.Generator | None = None,  # CPU generator of the codebook's start and restarts
-    learn: torch.Tensor | None = None,  # indices of the slots (here: frames) that the codebook learns from; None for all
+    learn: torch.Tensor
+    | None = None,  # indices of the slots (here: frames) that the codebook learns from; None for all
 ) -> torch.Tensor:  # (B, T), squared error on the scale [-1, 1] plus commitment
     """Compute each frame's share of the loss; in training mode the codebook learns."""
     check_clips(clips, self.frames, self.shape)
@@ -505,7 +587,8 @@ def frame_terms(self: VQVAE,
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #9404fdcb
 @patch
-def loss(self: VQVAE,
+def loss(
+    self: VQVAE,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
     generator: torch.Generator | None = None,  # CPU generator of the codebook's start and restarts
     frame_weights=None,  # (T,) non-negative weights; None weighs frames equally

@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from safetensors.torch import save as safetensors_bytes
 from tqdm import tqdm
-from ...core.data import Images, load_images
+from ...core.data import load_images
 from ...core.files import intact, sealed, write_whole
 from ...core.metrics import extract_features, feature_net, frechet_distance, memorization, precision_recall
 from ...core.training import fit
@@ -36,6 +36,7 @@ SOURCES = ("image", "other", "noise")
 @dataclass(frozen=True)
 class Arm:
     "One way to train a generator. Raises `ValueError` when a field holds an unknown name."
+
     name: str  # what tables and claims call it
     family: str = "gaussian"  # conditional of each frame: one-shot `gaussian`, one-shot `latent` (CVAE), or an ordinary `diffusion` image model
     frames: int = 1  # T, 1 or more; 1 is the image model
@@ -46,14 +47,20 @@ class Arm:
 
     def __post_init__(self):
         for value, known, field in ((self.family, FAMILIES, "family"), (self.source, SOURCES, "source")):
-            if value not in known: raise ValueError(f"arm {self.name!r}: {field} is {value!r}, expected one of {', '.join(known)}")
-        if self.frames < 1 or self.steps < 1: raise ValueError(f"arm {self.name!r}: frames and steps must be at least 1, got {self.frames} and {self.steps}")
-        if self.family == "diffusion" and self.frames != 1: raise ValueError(f"arm {self.name!r}: the diffusion reference is an image model, set frames=1")
+            if value not in known:
+                raise ValueError(f"arm {self.name!r}: {field} is {value!r}, expected one of {', '.join(known)}")
+        if self.frames < 1 or self.steps < 1:
+            raise ValueError(
+                f"arm {self.name!r}: frames and steps must be at least 1, got {self.frames} and {self.steps}"
+            )
+        if self.family == "diffusion" and self.frames != 1:
+            raise ValueError(f"arm {self.name!r}: the diffusion reference is an image model, set frames=1")
 
 # %% ../../../nbs/pseudo_video/studies/evaluation.ipynb #eaa14cdf
 @dataclass(frozen=True)
 class Protocol:
     "What every arm of an experiment shares."
+
     data: str = "digits"  # a name that `load_images` knows
     size: int = 8  # height and width of the images, pixels
     channels: int = 1  # 1 grey, 3 RGB
@@ -103,10 +110,17 @@ def build(
 ) -> torch.nn.Module:  # the untrained generator
     "Make the generator of an arm."
     shape = (protocol.channels, protocol.size, protocol.size)
-    if arm.family == "gaussian": return FrameModel(shape, arm.frames, protocol.width, protocol.blocks, arm.context, seed=seed)
-    if arm.family == "latent": return LatentFrameModel(shape, arm.frames, protocol.width, protocol.blocks, protocol.latents, arm.context, seed=seed)
-    if protocol.reference == "mlp": return MLPDenoiser(shape, protocol.width, protocol.blocks, seed=seed)
-    return UNet(protocol.channels, protocol.unet_width, (1, 2, 2), attention=protocol.size // 2, size=protocol.size, seed=seed)
+    if arm.family == "gaussian":
+        return FrameModel(shape, arm.frames, protocol.width, protocol.blocks, arm.context, seed=seed)
+    if arm.family == "latent":
+        return LatentFrameModel(
+            shape, arm.frames, protocol.width, protocol.blocks, protocol.latents, arm.context, seed=seed
+        )
+    if protocol.reference == "mlp":
+        return MLPDenoiser(shape, protocol.width, protocol.blocks, seed=seed)
+    return UNet(
+        protocol.channels, protocol.unet_width, (1, 2, 2), attention=protocol.size // 2, size=protocol.size, seed=seed
+    )
 
 # %% ../../../nbs/pseudo_video/studies/evaluation.ipynb #08d0eac9
 def train(
@@ -122,9 +136,21 @@ def train(
     def frames_loss(model, batch, generator):
         return model.loss(make_clips(batch, arm, unit, generator), generator)
 
-    return fit(build(arm, protocol, seed), epsilon_loss if arm.family == "diffusion" else frames_loss, images, arm.steps,
-               batch_size=protocol.batch_size, lr=protocol.learning_rate, ema=protocol.ema, seed=seed, device=protocol.device,
-               precision=protocol.precision, folder=folder, checkpoint_every=protocol.checkpoint_every or None, progress=False)
+    return fit(
+        build(arm, protocol, seed),
+        epsilon_loss if arm.family == "diffusion" else frames_loss,
+        images,
+        arm.steps,
+        batch_size=protocol.batch_size,
+        lr=protocol.learning_rate,
+        ema=protocol.ema,
+        seed=seed,
+        device=protocol.device,
+        precision=protocol.precision,
+        folder=folder,
+        checkpoint_every=protocol.checkpoint_every or None,
+        progress=False,
+    )
 
 # %% ../../../nbs/pseudo_video/studies/evaluation.ipynb #91c2c4cb
 @torch.no_grad()
@@ -139,8 +165,14 @@ def generate(
     "Draw pseudo videos; the last frame is the image."
     shape, parts = (protocol.channels, protocol.size, protocol.size), []
     for count in (min(chunk, n - start) for start in range(0, n, chunk)):
-        if arm.family == "diffusion": parts.append(ddim_sample(model, count, shape, steps=protocol.ddim_steps, clip=1, generator=generator).unsqueeze(1).cpu())
-        else: parts.append(model.sample(count, generator, last_noise=True).cpu())
+        if arm.family == "diffusion":
+            parts.append(
+                ddim_sample(model, count, shape, steps=protocol.ddim_steps, clip=1, generator=generator)
+                .unsqueeze(1)
+                .cpu()
+            )
+        else:
+            parts.append(model.sample(count, generator, last_noise=True).cpu())
     return torch.cat(parts)
 
 # %% ../../../nbs/pseudo_video/studies/evaluation.ipynb #717a685c
@@ -155,8 +187,12 @@ def score(
     generated = generated.clamp(0, 1)
     fake, real = extract_features(net, generated), extract_features(net, test)
     precision, recall = precision_recall(real, fake)
-    return {"frechet": float(frechet_distance(fake, real)), "precision": float(precision), "recall": float(recall),
-            "memorization": float(memorization(net, generated, train, test, generator))}
+    return {
+        "frechet": float(frechet_distance(fake, real)),
+        "precision": float(precision),
+        "recall": float(recall),
+        "memorization": float(memorization(net, generated, train, test, generator)),
+    }
 
 # %% ../../../nbs/pseudo_video/studies/evaluation.ipynb #1ffa33c0
 def row_path(
@@ -172,7 +208,8 @@ def row_path(
 # %% ../../../nbs/pseudo_video/studies/evaluation.ipynb #a40154be
 def _read_row(path):
     row = json.loads(path.read_text())
-    if not intact(row): raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
+    if not intact(row):
+        raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
     return row
 
 
@@ -195,16 +232,29 @@ def run_arm(
 ) -> dict:  # arm, seed, the scores, parameters, frames_seen, cpu_seconds, curve
     "Train, sample and score one arm on one seed, or read the finished row."
     path = row_path(arm, seed, protocol, folder)
-    if path.exists(): return _read_row(path)
+    if path.exists():
+        return _read_row(path)
     train_images, test_images, net = _data_and_net(protocol.data, protocol.size, protocol.channels)
     start, generator = time.process_time(), torch.Generator().manual_seed(seed)
-    fitted = train(arm, seed, protocol, train_images.x, Path(folder) / "checkpoints" / path.stem if protocol.checkpoint_every else None)
+    fitted = train(
+        arm,
+        seed,
+        protocol,
+        train_images.x,
+        Path(folder) / "checkpoints" / path.stem if protocol.checkpoint_every else None,
+    )
     trained = time.process_time()
     clips = generate(fitted.ema, arm, protocol, protocol.samples, generator)
-    row = {"arm": arm.name, "seed": seed, **score(clips[:, -1], train_images.x, test_images.x, net, generator),
-           "parameters": sum(p.numel() for p in fitted.model.parameters()), "frames_seen": frames_seen(arm),
-           "train_seconds": round(trained - start, 2), "sample_seconds": round(time.process_time() - trained, 2),
-           "curve": [[h["step"], round(h["loss"], 4)] for h in fitted.history]}
+    row = {
+        "arm": arm.name,
+        "seed": seed,
+        **score(clips[:, -1], train_images.x, test_images.x, net, generator),
+        "parameters": sum(p.numel() for p in fitted.model.parameters()),
+        "frames_seen": frames_seen(arm),
+        "train_seconds": round(trained - start, 2),
+        "sample_seconds": round(time.process_time() - trained, 2),
+        "curve": [[h["step"], round(h["loss"], 4)] for h in fitted.history],
+    }
     write_whole(path.with_suffix(".safetensors"), safetensors_bytes({"clips": clips[:16].contiguous()}))
     write_whole(path, json.dumps(sealed(row)))
     return sealed(row)
@@ -219,17 +269,23 @@ def run_arms(
 ) -> list[dict]:  # rows, arm by arm
     "Run every arm on every seed, the longest first, with a progress bar; finished rows are read, not run again."
     names = [arm.name for arm in arms]
-    if len(set(names)) < len(names): raise ValueError(f"arms need different names, got {', '.join(names)}")
-    feature_net(protocol.data, size=protocol.size, channels=protocol.channels)  # trained once here, not once in each process
+    if len(set(names)) < len(names):
+        raise ValueError(f"arms need different names, got {', '.join(names)}")
+    feature_net(
+        protocol.data, size=protocol.size, channels=protocol.channels
+    )  # trained once here, not once in each process
     jobs = sorted(((arm, seed) for arm in arms for seed in seeds), key=lambda job: -frames_seen(job[0]))
     pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
     rows = pool(delayed(_run_on_one_thread)(arm, seed, protocol, Path(folder)) for arm, seed in jobs)
-    with tqdm(total=sum(frames_seen(arm) for arm, _ in jobs), unit="frame", unit_scale=True, desc="arms", delay=5, leave=False) as bar:
+    with tqdm(
+        total=sum(frames_seen(arm) for arm, _ in jobs), unit="frame", unit_scale=True, desc="arms", delay=5, leave=False
+    ) as bar:
         done = {}
         for row in rows:
             done[row["arm"], row["seed"]] = row
             bar.update(row["frames_seen"])
-    if workers != 1: get_reusable_executor().shutdown()
+    if workers != 1:
+        get_reusable_executor().shutdown()
     return [done[name, seed] for name in names for seed in seeds]
 
 

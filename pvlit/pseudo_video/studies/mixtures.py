@@ -13,7 +13,7 @@ __all__ = ['WORLDS', 'KINDS', 'STREAMS', 'Mixture', 'ring', 'lamps', 'mean_dista
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,23 +35,30 @@ from ..theory import frame_covariance
 # %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #a6c09ce6
 class Mixture:
     "Equally likely Gaussian modes of equal width, and their form as images. Raises `ValueError` for modes that are no matrix or a width that is not above 0."
-    def __init__(self,
+
+    def __init__(
+        self,
         modes: Tensor,  # places of the modes, (K, D), in the units of points
         width: float = 0.12,  # standard deviation of a mode per coordinate, above 0
     ):
         self.modes, self.width = torch.as_tensor(modes, dtype=torch.float64), width
-        if self.modes.ndim != 2 or not self.modes.isfinite().all(): raise ValueError(f"modes: got shape {tuple(self.modes.shape)}, expected finite places (modes, dimensions)")
-        if not (math.isfinite(width) and width > 0): raise ValueError(f"width: got {width}, expected a finite number above 0")
+        if self.modes.ndim != 2 or not self.modes.isfinite().all():
+            raise ValueError(f"modes: got shape {tuple(self.modes.shape)}, expected finite places (modes, dimensions)")
+        if not (math.isfinite(width) and width > 0):
+            raise ValueError(f"width: got {width}, expected a finite number above 0")
         self.span = 2 * (self.modes.abs().max().item() + 6 * width)
         self.unit = (self.modes.var(0, unbiased=False).mean() + width**2).sqrt().item()
 
-    def draw(self,
+    def draw(
+        self,
         n: int,  # points
         generator: torch.Generator,  # CPU generator
     ) -> Tensor:  # (n, D), float64
         "Draw points."
         which = torch.randint(len(self.modes), (n,), generator=generator)
-        return self.modes[which] + self.width * torch.randn(n, self.modes.shape[1], generator=generator, dtype=torch.float64)
+        return self.modes[which] + self.width * torch.randn(
+            n, self.modes.shape[1], generator=generator, dtype=torch.float64
+        )
 
     def images(self, points: Tensor) -> Tensor:  # (n, D) -> (n, D, 1, 1), float32 in [0, 1]
         "Return points as images."
@@ -87,7 +94,9 @@ def mean_distance(
     b: Tensor,  # points (m, D); the same tensor as `a` for pairs within it
 ) -> float:  # in units of the points
     "Average the distance over all pairs of different points."
-    total = torch.cdist(a.float(), b.float(), compute_mode="donot_use_mm_for_euclid_dist").sum(dtype=torch.float64).item()
+    total = (
+        torch.cdist(a.float(), b.float(), compute_mode="donot_use_mm_for_euclid_dist").sum(dtype=torch.float64).item()
+    )
     return total / (len(a) * (len(b) - (a is b)))
 
 
@@ -98,8 +107,11 @@ def energy_distance(
 ) -> float:  # in units of the points, 0 on average for equal laws, may be slightly negative
     "Estimate the energy distance without bias (Székely and Rizzo 2013, eq. 5). Raises `ValueError` for points that cannot be compared."
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"points: got shapes {tuple(a.shape)} and {tuple(b.shape)}, expected (n, D) and (m, D) with n and m of at least 2")
-    if not (a.isfinite().all() and b.isfinite().all()): raise ValueError("points: got NaN or infinite values; look at the samples before scoring them")
+        raise ValueError(
+            f"points: got shapes {tuple(a.shape)} and {tuple(b.shape)}, expected (n, D) and (m, D) with n and m of at least 2"
+        )
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("points: got NaN or infinite values; look at the samples before scoring them")
     return 2 * mean_distance(a, b) - mean_distance(a, a) - (mean_distance(b, b) if within is None else within)
 
 # %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #ab56ef65
@@ -126,7 +138,9 @@ def next_mean(
     covariance = torch.from_numpy(frame_covariance(noise, scale, coupling, world.width**2))
     inverse = torch.linalg.pinv(covariance[:t, :t], rtol=1e-13, hermitian=True)
     weight, signal = inverse @ covariance[:t, t], inverse @ scale[:t]
-    score = torch.einsum("ntd,t->nd", past, signal) @ world.modes.T - 0.5 * (signal @ scale[:t]) * world.modes.square().sum(1)
+    score = torch.einsum("ntd,t->nd", past, signal) @ world.modes.T - 0.5 * (
+        signal @ scale[:t]
+    ) * world.modes.square().sum(1)
     place = score.softmax(1) @ world.modes
     return torch.einsum("ntd,t->nd", past, weight) + (scale[t] - weight @ scale[:t]) * place
 
@@ -145,11 +159,15 @@ def oracle_sample(
     between = torch.from_numpy(frame_covariance(noise, scale, coupling)) - torch.outer(scale, scale)
     values, vectors = torch.linalg.eigh(between)
     mix, images = vectors * values.clamp_min(0).sqrt(), world.draw(n, generator)
-    film = scale[:, None] * images[:, None] + torch.einsum("ts,nsd->ntd", mix, torch.randn(n, len(scale), shape[1], generator=generator, dtype=torch.float64))
+    film = scale[:, None] * images[:, None] + torch.einsum(
+        "ts,nsd->ntd", mix, torch.randn(n, len(scale), shape[1], generator=generator, dtype=torch.float64)
+    )
     made = film[:, :0]
     for t in range(len(scale)):
         spread = (film[:, t] - next_mean(film[:, :t], noise, scale, coupling, world)).square().mean().sqrt()
-        drawn = next_mean(made, noise, scale, coupling, world) + spread * torch.randn(shape, generator=generator, dtype=torch.float64)
+        drawn = next_mean(made, noise, scale, coupling, world) + spread * torch.randn(
+            shape, generator=generator, dtype=torch.float64
+        )
         made = torch.cat([made, drawn[:, None]], 1)
     return made[:, -1]
 
@@ -160,6 +178,7 @@ KINDS = ("learned", "oracle", "data")
 @dataclass(frozen=True)
 class MixtureArm:
     "One way to draw from a world. Raises `ValueError` for an unknown world or kind, or a count out of range."
+
     name: str  # what tables and claims call it
     recipe: Recipe = Recipe(1)  # how a point becomes a clip; one frame is the image model
     world: str = "ring"  # a name in `WORLDS`
@@ -169,8 +188,10 @@ class MixtureArm:
     images: int = 1000  # training points, 1 or more; 0 in an arm of kind `data` means fresh points
 
     def __post_init__(self):
-        if self.world not in WORLDS: raise ValueError(f"arm {self.name!r}: world is {self.world!r}, expected one of {', '.join(WORLDS)}")
-        if self.kind not in KINDS: raise ValueError(f"arm {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(KINDS)}")
+        if self.world not in WORLDS:
+            raise ValueError(f"arm {self.name!r}: world is {self.world!r}, expected one of {', '.join(WORLDS)}")
+        if self.kind not in KINDS:
+            raise ValueError(f"arm {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(KINDS)}")
         check_count(f"arm {self.name!r}: steps", self.steps, 1)
         check_count(f"arm {self.name!r}: images", self.images, 0 if self.kind == "data" else 1)
 
@@ -183,6 +204,7 @@ class MixtureArm:
 @dataclass(frozen=True)
 class MixtureProtocol:
     "What every arm of an experiment shares."
+
     width: int = 64  # hidden units
     blocks: int = 1  # residual blocks of two layers after the first layer
     batch_size: int = 64  # points a step
@@ -202,7 +224,8 @@ def build_mixture(
     frames = 1 if arm.recipe.source == "loose" else arm.recipe.frames
     shape = (WORLDS[arm.world]().modes.shape[1], 1, 1)
     model = FrameModel(shape, frames, protocol.width, protocol.blocks, noise_floor=0.005, seed=seed)
-    if not arm.interaction: model.net.open.zero_()
+    if not arm.interaction:
+        model.net.open.zero_()
     return model
 
 
@@ -216,10 +239,21 @@ def train_mixture(
     images = WORLDS[arm.world]().images(points)
     unit = images.std().item()
 
-    def clip_loss(model, batch, generator): return model.loss(arm.recipe.make(batch, unit, generator), generator)
+    def clip_loss(model, batch, generator):
+        return model.loss(arm.recipe.make(batch, unit, generator), generator)
 
-    return fit(build_mixture(arm, protocol, seed), clip_loss, images, arm.steps, batch_size=min(protocol.batch_size, len(images)), lr=protocol.rate,
-               ema=protocol.ema, seed=seed, device="cpu", progress=False)
+    return fit(
+        build_mixture(arm, protocol, seed),
+        clip_loss,
+        images,
+        arm.steps,
+        batch_size=min(protocol.batch_size, len(images)),
+        lr=protocol.rate,
+        ema=protocol.ema,
+        seed=seed,
+        device="cpu",
+        progress=False,
+    )
 
 # %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #ae0ea3a7
 STREAMS = ("training points", "sampler", "fresh points")
@@ -239,11 +273,18 @@ def draw_arm(
     protocol: MixtureProtocol,  # the shared settings
 ) -> tuple[Tensor, int, float]:  # points (samples, D), parameters of the network, seconds of training
     "Draw the points of an arm, after training it if it is a learned one. Raises `ValueError` for more training points than the pool has."
-    if arm.images > protocol.pool: raise ValueError(f"arm {arm.name!r}: asks for {arm.images} points, the pool has {protocol.pool}; raise pool or lower images")
+    if arm.images > protocol.pool:
+        raise ValueError(
+            f"arm {arm.name!r}: asks for {arm.images} points, the pool has {protocol.pool}; raise pool or lower images"
+        )
     world, n, generator = WORLDS[arm.world](), protocol.samples, stream(seed, "sampler")
     points = world.draw(protocol.pool, stream(seed, "training points"))[: arm.images]
     if arm.kind == "data":
-        return (points[torch.randint(arm.images, (n,), generator=generator)] if arm.images else world.draw(n, generator)), 0, 0.0
+        return (
+            (points[torch.randint(arm.images, (n,), generator=generator)] if arm.images else world.draw(n, generator)),
+            0,
+            0.0,
+        )
     if arm.kind == "oracle":
         noise, scale = variance_preserving(arm.recipe.frames)
         return oracle_sample(world, world.unit * noise, scale, arm.recipe.coupling, n, generator), 0, 0.0
@@ -264,14 +305,25 @@ def mixture_row(
     path = row_path(arm, seed, protocol, folder)
     if path.exists():
         row = json.loads(path.read_text())
-        if not intact(row): raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
+        if not intact(row):
+            raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
         return row
     world = WORLDS[arm.world]()
     drawn, parameters, seconds = draw_arm(arm, seed, protocol)
     fresh = world.draw(protocol.samples, stream(seed, "fresh points"))
     inside, modes = mode_coverage(drawn, world)
-    row = sealed({"arm": arm.name, "seed": seed, "energy": 1e3 * energy_distance(drawn, fresh), "inside": inside, "modes": modes,
-                  "parameters": parameters, "frames_seen": arm.frames_seen, "train_seconds": seconds})
+    row = sealed(
+        {
+            "arm": arm.name,
+            "seed": seed,
+            "energy": 1e3 * energy_distance(drawn, fresh),
+            "inside": inside,
+            "modes": modes,
+            "parameters": parameters,
+            "frames_seen": arm.frames_seen,
+            "train_seconds": seconds,
+        }
+    )
     write_whole(path.with_suffix(".safetensors"), safetensors_bytes({"points": drawn[:500].float().contiguous()}))
     write_whole(path, json.dumps(row))
     return row
@@ -286,17 +338,21 @@ def mixture_rows(
 ) -> list[dict]:  # sealed rows, arm by arm
     "Make the rows of all arms and seeds, the longest first. Raises `ValueError` for arms with equal names."
     names = [arm.name for arm in arms]
-    if len(set(names)) < len(names): raise ValueError(f"arms need different names, got {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"arms need different names, got {', '.join(names)}")
     jobs = sorted(((arm, seed) for arm in arms for seed in seeds), key=lambda job: -job[0].frames_seen)
     pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
     rows = pool(delayed(_row_on_one_thread)(arm, seed, protocol, Path(folder)) for arm, seed in jobs)
     done = {(row["arm"], row["seed"]): row for row in tqdm(rows, total=len(jobs), unit="arm", delay=5, leave=False)}
-    if workers != 1: get_reusable_executor().shutdown()
+    if workers != 1:
+        get_reusable_executor().shutdown()
     return [done[name, seed] for name in names for seed in seeds]
 
 
 def _row_on_one_thread(*job):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: return mixture_row(*job)
-    finally: torch.set_num_threads(before)
+    try:
+        return mixture_row(*job)
+    finally:
+        torch.set_num_threads(before)

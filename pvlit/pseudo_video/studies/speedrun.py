@@ -32,6 +32,7 @@ LEVELS = ("rough", "fair", "fine")
 @dataclass(frozen=True)
 class Rules:
     "What every entry must obey. Raises `ValueError` for levels that do not fall, or fewer than three seeds."
+
     data: str = "digits"  # a name that `load_images` knows
     size: int = 8  # height and width of the images, pixels
     channels: int = 1  # 1 gray, 3 color
@@ -41,15 +42,23 @@ class Rules:
     ddim_steps: int = 30  # network evaluations for each image
 
     def __post_init__(self):
-        for name in ("levels", "seeds"): object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("levels", "seeds"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.levels) != len(LEVELS) or not all(a > b > 0 for a, b in zip(self.levels, self.levels[1:])):
-            raise ValueError(f"levels are {self.levels}: expected {len(LEVELS)} positive distances that fall, {', '.join(LEVELS)}")
-        if len(set(self.seeds)) < max(3, len(self.seeds)): raise ValueError(f"seeds are {self.seeds}: a median needs at least 3 different ones")
-        if self.samples < 2 or not 1 <= self.ddim_steps <= 1000: raise ValueError(f"got samples={self.samples}, ddim_steps={self.ddim_steps}: expected at least 2, and 1 to 1000")
+            raise ValueError(
+                f"levels are {self.levels}: expected {len(LEVELS)} positive distances that fall, {', '.join(LEVELS)}"
+            )
+        if len(set(self.seeds)) < max(3, len(self.seeds)):
+            raise ValueError(f"seeds are {self.seeds}: a median needs at least 3 different ones")
+        if self.samples < 2 or not 1 <= self.ddim_steps <= 1000:
+            raise ValueError(
+                f"got samples={self.samples}, ddim_steps={self.ddim_steps}: expected at least 2, and 1 to 1000"
+            )
 
 # %% ../../../nbs/pseudo_video/studies/speedrun.ipynb #9b50f00f
 class Track(NamedTuple):
     "What the rules name, at hand."
+
     rules: Rules  # the rules
     train: Images  # pictures to train on
     test: Images  # pictures to compare with
@@ -82,13 +91,15 @@ def fixed_levels(
     mean: float,  # distance of the mean image, above the floor
 ) -> tuple[float, ...]:  # rough, fair, fine
     "Divide the way from the mean image to the floor in four equal ratios. Raises `ValueError` unless 0 < floor < mean."
-    if not 0 < floor < mean: raise ValueError(f"the floor is {floor:.3g} and the mean image is at {mean:.3g}: expected 0 < floor < mean")
-    return tuple(float(f"{floor ** (1 - w) * mean ** w:.2g}") for w in (3 / 4, 1 / 2, 1 / 4))
+    if not 0 < floor < mean:
+        raise ValueError(f"the floor is {floor:.3g} and the mean image is at {mean:.3g}: expected 0 < floor < mean")
+    return tuple(float(f"{floor ** (1 - w) * mean**w:.2g}") for w in (3 / 4, 1 / 2, 1 / 4))
 
 # %% ../../../nbs/pseudo_video/studies/speedrun.ipynb #94fdf71d
 @dataclass(frozen=True)
 class Entry:
     "What a contestant may choose. Raises `ValueError` for counts below 1."
+
     name: str = "U-Net"  # what tables call it
     width: int = 16  # channels at full size, a multiple of 8
     multipliers: tuple = (1, 2)  # channels of each level in widths; each level halves the side
@@ -104,7 +115,10 @@ class Entry:
 
     def __post_init__(self):
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        if min(self.every, self.most, self.batch_size) < 1: raise ValueError(f"got every={self.every}, most={self.most}, batch_size={self.batch_size}: expected at least 1 each")
+        if min(self.every, self.most, self.batch_size) < 1:
+            raise ValueError(
+                f"got every={self.every}, most={self.most}, batch_size={self.batch_size}: expected at least 1 each"
+            )
 
 
 def build_entry(
@@ -113,7 +127,9 @@ def build_entry(
     seed: int,  # of the weights
 ) -> nn.Module:  # the untrained network
     "Make the image U-Net of an entry. Raises what `UNet` raises for an impossible one."
-    return UNet(rules.channels, entry.width, entry.multipliers, entry.blocks, entry.attention, size=rules.size, seed=seed)
+    return UNet(
+        rules.channels, entry.width, entry.multipliers, entry.blocks, entry.attention, size=rules.size, seed=seed
+    )
 
 # %% ../../../nbs/pseudo_video/studies/speedrun.ipynb #5fe08c78
 def look(
@@ -125,7 +141,9 @@ def look(
     "Draw images and give their feature Frechet distance to the test images."
     rules = track.rules
     shape, generator = (rules.channels, rules.size, rules.size), torch.Generator().manual_seed(seed)
-    images = ddim_sample(model, rules.samples, shape, rules.ddim_steps, generator=generator, clip=1, batch_size=chunk).clamp(0, 1)
+    images = ddim_sample(
+        model, rules.samples, shape, rules.ddim_steps, generator=generator, clip=1, batch_size=chunk
+    ).clamp(0, 1)
     return feature_frechet(track.net, images, track.test), images
 
 # %% ../../../nbs/pseudo_video/studies/speedrun.ipynb #939a4ccb
@@ -140,11 +158,28 @@ def leg(
 ) -> dict:  # step, seconds, cpu_seconds, frechet, fid (None without weights)
     "Train up to the next look, and look."
     step, start = min(entry.every * (len(points) + 1), entry.most), time.process_time()
-    fitted = fit(build_entry(entry, track.rules, seed), epsilon_loss, track.train.x, step, batch_size=entry.batch_size, lr=entry.rate, warmup=entry.warmup, schedule="constant",
-                 ema=entry.ema, precision=entry.precision, device=device, seed=seed, folder=folder, checkpoint_every=max(1, entry.every // 4), progress=False)
+    fitted = fit(
+        build_entry(entry, track.rules, seed),
+        epsilon_loss,
+        track.train.x,
+        step,
+        batch_size=entry.batch_size,
+        lr=entry.rate,
+        warmup=entry.warmup,
+        schedule="constant",
+        ema=entry.ema,
+        precision=entry.precision,
+        device=device,
+        seed=seed,
+        folder=folder,
+        checkpoint_every=max(1, entry.every // 4),
+        progress=False,
+    )
     used = time.process_time() - start + (points[-1]["cpu_seconds"] if points else 0)
     distance, images = look(fitted.ema, track, seed)
-    reached = any(distance <= level < min((p["frechet"] for p in points), default=math.inf) for level in track.rules.levels)
+    reached = any(
+        distance <= level < min((p["frechet"] for p in points), default=math.inf) for level in track.rules.levels
+    )
     real = fid(images, track.test, settings) if reached and settings and settings.inception else None
     return {"step": step, "seconds": fitted.seconds, "cpu_seconds": used, "frechet": distance, "fid": real}
 
@@ -165,7 +200,8 @@ def over(
 def _begun(path, said):
     "Read the record of a race that was begun, or begin one."
     record = json.loads(path.read_text()) if path.exists() else sealed(said | {"points": []})
-    if not intact(record): raise ValueError(f"{path} was changed after it was written; delete it, and the race is scored again")
+    if not intact(record):
+        raise ValueError(f"{path} was changed after it was written; delete it, and the race is scored again")
     return record
 
 # %% ../../../nbs/pseudo_video/studies/speedrun.ipynb #eec8d941
@@ -180,12 +216,20 @@ def race(
 ) -> dict:  # protocol, entry, seed, points
     "Race one seed until the last level is reached or the steps are used up. Raises `PieceOver` when the piece is over, `ValueError` for a touched file."
     name, began, legs = f"race-{seed}-{digest([track.protocol, asdict(entry), seed])}", time.monotonic(), 0
-    path, said = Path(folder) / f"{name}.json", {"protocol": track.protocol, "entry": digest(asdict(entry)), "seed": seed}
+    path, said = (
+        Path(folder) / f"{name}.json",
+        {"protocol": track.protocol, "entry": digest(asdict(entry)), "seed": seed},
+    )
     record = _begun(path, said)
     while not over(points := record["points"], track.rules, entry):
-        if legs and time.monotonic() - began >= piece: raise PieceOver(f"the piece is over: seed {seed} is at step {points[-1]['step']} of at most {entry.most}; the same call goes on from there")
+        if legs and time.monotonic() - began >= piece:
+            raise PieceOver(
+                f"the piece is over: seed {seed} is at step {points[-1]['step']} of at most {entry.most}; the same call goes on from there"
+            )
         legs += 1
-        record = sealed(said | {"points": [*points, leg(track, entry, seed, points, Path(folder) / name, device, settings)]})
+        record = sealed(
+            said | {"points": [*points, leg(track, entry, seed, points, Path(folder) / name, device, settings)]}
+        )
         write_whole(path, json.dumps(record))
     return record
 
@@ -200,7 +244,10 @@ def race_all(
 ) -> list[dict]:  # one record for each seed
     "Race every seed in turn. Raises `PieceOver` when the piece is over."
     began = time.monotonic()
-    return [race(track, entry, seed, folder, device, piece - (time.monotonic() - began), settings) for seed in track.rules.seeds]
+    return [
+        race(track, entry, seed, folder, device, piece - (time.monotonic() - began), settings)
+        for seed in track.rules.seeds
+    ]
 
 # %% ../../../nbs/pseudo_video/studies/speedrun.ipynb #fb9241cd
 def minutes_to(
@@ -218,9 +265,22 @@ def standing(
     clock: str = "seconds",  # as in `minutes_to`
 ) -> list[dict]:  # level, frechet, minutes (median), least, most, reached, of; None stands for never
     "Summarize races by median and range over the seeds. Raises `ValueError` for races of different protocols or entries."
-    if len({(r["protocol"], r["entry"]) for r in records}) != 1: raise ValueError(f"races of {len({(r['protocol'], r['entry']) for r in records})} protocols and entries: compare one with itself")
+    if len({(r["protocol"], r["entry"]) for r in records}) != 1:
+        raise ValueError(
+            f"races of {len({(r['protocol'], r['entry']) for r in records})} protocols and entries: compare one with itself"
+        )
     rows, finite = [], lambda x: x if math.isfinite(x) else None
     for name, level in zip(LEVELS, rules.levels):
         found = [minutes_to(r, level, clock) for r in records]
-        rows.append({"level": name, "frechet": level, "minutes": finite(statistics.median(found)), "least": finite(min(found)), "most": finite(max(found)), "reached": sum(map(math.isfinite, found)), "of": len(found)})
+        rows.append(
+            {
+                "level": name,
+                "frechet": level,
+                "minutes": finite(statistics.median(found)),
+                "least": finite(min(found)),
+                "most": finite(max(found)),
+                "reached": sum(map(math.isfinite, found)),
+                "of": len(found),
+            }
+        )
     return rows

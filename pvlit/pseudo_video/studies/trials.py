@@ -33,6 +33,7 @@ from ..families.registry import build_generator, check_family, reads_clean_frame
 @dataclass(frozen=True)
 class Trial:
     "One way to train a generator. Raises `ValueError` for an unknown family or a count out of range."
+
     name: str  # what tables and claims call it
     family: str  # as in `FAMILIES`
     recipe: Recipe  # how an image becomes a clip
@@ -47,7 +48,9 @@ class Trial:
     def __post_init__(self):
         check_family(self.family)
         if self.steps < 1 or self.images < 0 or not self.rate > 0:
-            raise ValueError(f"trial {self.name!r}: got steps={self.steps}, images={self.images}, rate={self.rate}; expected at least 1, at least 0, above 0")
+            raise ValueError(
+                f"trial {self.name!r}: got steps={self.steps}, images={self.images}, rate={self.rate}; expected at least 1, at least 0, above 0"
+            )
 
     @property
     def frames(self):
@@ -63,6 +66,7 @@ class Trial:
 @dataclass(frozen=True)
 class Plan:
     "What the trials of one family have in common."
+
     family: str  # as in `FAMILIES`
     frames: int  # T of the pseudo-video trial, 2 or more
     steps: int  # training steps of the pseudo-video trial
@@ -73,6 +77,7 @@ class Plan:
 @dataclass(frozen=True)
 class Study:
     "What every trial shares."
+
     data: str = "digits"  # a name that `load_images` knows
     size: int = 8  # height and width of the images, pixels
     channels: int = 1  # 1 gray, 3 color
@@ -80,7 +85,9 @@ class Study:
     ema: float = 0.995  # decay of the averaged weights that are drawn from
     clip: float = 1.0  # greatest norm of the gradient
     samples: int = 2000  # generated images per trial and seed
-    validation: bool = False  # hold out a sixth of the training images and score against them; the test images stay unseen
+    validation: bool = (
+        False  # hold out a sixth of the training images and score against them; the test images stay unseen
+    )
     device: str = "cpu"  # as in `fit`
     precision: str = "fp32"  # as in `fit`
     checkpoint_every: int = 0  # steps between checkpoints inside a trial; 0 keeps finished trials only
@@ -127,16 +134,33 @@ def make_trial(
     fields = {k: changes.pop(k) for k in list(changes) if k in ("interaction", "temporal")}
     recipe = Recipe(**{"frames": plan.frames, "coupling": "star", **recipe})
     one = recipe.frames == 1 or recipe.source == "loose"
-    return Trial(name, plan.family, recipe, max(1, round(plan.steps * changes.pop("factor", 1))), plan.rates[0 if one else 1], images=images,
-                 options=tuple(sorted({**dict(plan.options), **changes}.items())), control=control, **fields)
+    return Trial(
+        name,
+        plan.family,
+        recipe,
+        max(1, round(plan.steps * changes.pop("factor", 1))),
+        plan.rates[0 if one else 1],
+        images=images,
+        options=tuple(sorted({**dict(plan.options), **changes}.items())),
+        control=control,
+        **fields,
+    )
 
 # %% ../../../nbs/pseudo_video/studies/trials.ipynb #a7dd26ab
 def control_trials(
     plan: Plan,  # of the family
 ) -> list[Trial]:
     "Make the trials of the controls that a family can have."
-    skipped = (set() if "diffusion" in plan.family else {"C9"}) | ({"C4b"} if plan.family == "hvae" else set()) | ({"C12"} if plan.frames < 3 else set())
-    return [make_trial(name, plan, control=c, **changes) for name, (c, changes) in controls(plan.frames).items() if c not in skipped]
+    skipped = (
+        (set() if "diffusion" in plan.family else {"C9"})
+        | ({"C4b"} if plan.family == "hvae" else set())
+        | ({"C12"} if plan.frames < 3 else set())
+    )
+    return [
+        make_trial(name, plan, control=c, **changes)
+        for name, (c, changes) in controls(plan.frames).items()
+        if c not in skipped
+    ]
 
 
 def curve_trials(
@@ -145,8 +169,13 @@ def curve_trials(
 ) -> list[Trial]:
     "Make the trials of the frame curve: every one sees as many frames as the star of the plan."
     names = {"star": "star", "chain": "chain", "chain-cumsnr": "cumsnr"}
-    return [make_trial(f"{short} {count}", plan, frames=count, coupling=coupling, factor=plan.frames / count)
-            for count in counts if count not in (1, plan.frames) for coupling, short in names.items() if count > 2 or short == "star"]
+    return [
+        make_trial(f"{short} {count}", plan, frames=count, coupling=coupling, factor=plan.frames / count)
+        for count in counts
+        if count not in (1, plan.frames)
+        for coupling, short in names.items()
+        if count > 2 or short == "star"
+    ]
 
 
 def data_trials(
@@ -155,12 +184,17 @@ def data_trials(
 ) -> list[Trial]:
     "Make the trials of the data curve: image, image at equal compute and star on the first `n` images of a shuffle."
     kept = ("image", f"image x{plan.frames}", f"star {plan.frames}")
-    return [make_trial(f"{name}, {n} images", plan, n, **controls(plan.frames)[name][1]) for n in sizes for name in kept]
+    return [
+        make_trial(f"{name}, {n} images", plan, n, **controls(plan.frames)[name][1]) for n in sizes for name in kept
+    ]
 
 # %% ../../../nbs/pseudo_video/studies/trials.ipynb #98111fb8
 def _stage_loss(stage, recipe, unit):
     "Return the loss of one training stage on batches of images."
-    def loss(model, batch, generator): return model.losses()[stage](recipe.make(batch, unit, generator), generator)
+
+    def loss(model, batch, generator):
+        return model.losses()[stage](recipe.make(batch, unit, generator), generator)
+
     return loss
 
 
@@ -172,16 +206,39 @@ def train_trial(
     folder: Path | None = None,  # where `fit` keeps its checkpoints; None keeps none
 ) -> tuple:  # (generator with averaged weights in evaluation mode, log of the last stage)
     "Train one trial on one seed; a folder makes it resumable. Raises `ValueError` when a trial asks for more images than there are."
-    if trial.images > len(images): raise ValueError(f"trial {trial.name!r}: asks for {trial.images} images, there are {len(images)}; choose fewer")
-    if trial.images: images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:trial.images]]
+    if trial.images > len(images):
+        raise ValueError(f"trial {trial.name!r}: asks for {trial.images} images, there are {len(images)}; choose fewer")
+    if trial.images:
+        images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: trial.images]]
     more = {} if trial.temporal is None else {"temporal": trial.temporal}
-    model = build_generator(trial.family, tuple(images.shape[1:]), trial.frames, interaction=trial.interaction, seed=seed, **more, **dict(trial.options))
+    model = build_generator(
+        trial.family,
+        tuple(images.shape[1:]),
+        trial.frames,
+        interaction=trial.interaction,
+        seed=seed,
+        **more,
+        **dict(trial.options),
+    )
     stages, shares = list(model.losses()), getattr(model, "shares", {})
     for stage in stages:
         steps = max(1, round(trial.steps * shares.get(stage, 1 / len(stages))))
-        done = fit(model, _stage_loss(stage, trial.recipe, images.std().item()), images, steps, batch_size=study.batch_size, lr=trial.rate, clip=study.clip,
-                   ema=study.ema if stage == stages[-1] else None, seed=seed, device=study.device, precision=study.precision, progress=False,
-                   folder=Path(folder) / stage if folder else None, checkpoint_every=study.checkpoint_every or None)
+        done = fit(
+            model,
+            _stage_loss(stage, trial.recipe, images.std().item()),
+            images,
+            steps,
+            batch_size=study.batch_size,
+            lr=trial.rate,
+            clip=study.clip,
+            ema=study.ema if stage == stages[-1] else None,
+            seed=seed,
+            device=study.device,
+            precision=study.precision,
+            progress=False,
+            folder=Path(folder) / stage if folder else None,
+            checkpoint_every=study.checkpoint_every or None,
+        )
         model = done.model
     return done.ema.eval(), done.history
 
@@ -204,7 +261,10 @@ def context_use(
     generator: torch.Generator,  # CPU generator; its state is used twice
 ) -> float:  # nats (or what the loss counts) per element, 0 when older frames are ignored
     "Measure what the last frame's loss gains from frames before its predecessor."
-    if clips.shape[1] < 3: raise ValueError(f"clips: got {clips.shape[1]} frames, expected at least 3; the last frame needs a predecessor and an older frame")
+    if clips.shape[1] < 3:
+        raise ValueError(
+            f"clips: got {clips.shape[1]} frames, expected at least 3; the last frame needs a predecessor and an older frame"
+        )
     strange = clips.clone()
     strange[:, :-2] = clips.roll(1, 0)[:, :-2]
     state, terms = generator.get_state(), []
@@ -235,7 +295,10 @@ def study_data(
     key = study.data, study.size, study.channels
     if key not in _LOADED:
         _LOADED.clear()
-        _LOADED[key] = *(load_images(study.data, split, study.size, study.channels).x for split in ("train", "test")), feature_net(study.data, size=study.size, channels=study.channels)
+        _LOADED[key] = (
+            *(load_images(study.data, split, study.size, study.channels).x for split in ("train", "test")),
+            feature_net(study.data, size=study.size, channels=study.channels),
+        )
     train, test, net = _LOADED[key]
     kept = len(train) * 5 // 6
     return (train[:kept], train[kept:], net) if study.validation else (train, test, net)
@@ -249,15 +312,26 @@ def run_trial(
 ) -> dict:  # arm, seed, the scores, context_use, parameters, frames_seen, seconds, curve
     "Train, draw and score one trial on one seed, or read the finished row."
     path = trial_path(trial, seed, study, folder)
-    if path.exists(): return _finished(path)
+    if path.exists():
+        return _finished(path)
     train, reference, net = study_data(study)
     start, generator = time.process_time(), torch.Generator().manual_seed(seed)
-    model, history = train_trial(trial, seed, study, train, Path(folder) / "checkpoints" / path.stem if study.checkpoint_every else None)
+    model, history = train_trial(
+        trial, seed, study, train, Path(folder) / "checkpoints" / path.stem if study.checkpoint_every else None
+    )
     trained = time.process_time()
     clips = draw(model, study.samples, generator)
-    row = {"arm": trial.name, "seed": seed, **score(clips[:, -1], train, reference, net, generator), "context_use": _context_use(model, trial, reference, train.std().item(), seed),
-           "parameters": sum(p.numel() for p in model.parameters()), "frames_seen": trial.seen, "train_seconds": round(trained - start, 2),
-           "sample_seconds": round(time.process_time() - trained, 2), "curve": [[h["step"], round(h["loss"], 4)] for h in history]}
+    row = {
+        "arm": trial.name,
+        "seed": seed,
+        **score(clips[:, -1], train, reference, net, generator),
+        "context_use": _context_use(model, trial, reference, train.std().item(), seed),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "frames_seen": trial.seen,
+        "train_seconds": round(trained - start, 2),
+        "sample_seconds": round(time.process_time() - trained, 2),
+        "curve": [[h["step"], round(h["loss"], 4)] for h in history],
+    }
     save_generator(model, path.with_suffix(".weights.safetensors"), trial.family, trial.steps)
     write_whole(path.with_suffix(".safetensors"), safetensors_bytes({"clips": clips[:16].contiguous()}))
     write_whole(path, json.dumps(sealed(row)))
@@ -266,13 +340,15 @@ def run_trial(
 # %% ../../../nbs/pseudo_video/studies/trials.ipynb #8c84790c
 def _finished(path):
     row = json.loads(path.read_text())
-    if not intact(row): raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
+    if not intact(row):
+        raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
     return row
 
 
 def _context_use(model, trial, images, unit, seed):
     "Return `context_use` on clips of unseen images, None for a family or a clip that has no older clean frames."
-    if not reads_clean_frames(trial.family) or trial.frames < 3: return None
+    if not reads_clean_frames(trial.family) or trial.frames < 3:
+        return None
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     return context_use(model, trial.recipe.make(images[:500], unit, generator).to(device), generator)
@@ -287,16 +363,20 @@ def run_trials(
 ) -> list[dict]:  # rows, trial by trial
     "Run every trial on every seed, the longest first, with a progress bar; finished rows are read, not run again."
     names = [trial.name for trial in trials]
-    if len(set(names)) < len(names): raise ValueError(f"trials need different names, got {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"trials need different names, got {', '.join(names)}")
     study_data(study)  # the feature net is trained once here, not once in each process
     jobs = sorted(((trial, seed) for trial in trials for seed in seeds), key=lambda job: -job[0].seen)
     pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
     rows, done = pool(delayed(_on_one_thread)(trial, seed, study, Path(folder)) for trial, seed in jobs), {}
-    with tqdm(total=sum(trial.seen for trial, _ in jobs), unit="frame", unit_scale=True, desc="trials", delay=5, leave=False) as bar:
+    with tqdm(
+        total=sum(trial.seen for trial, _ in jobs), unit="frame", unit_scale=True, desc="trials", delay=5, leave=False
+    ) as bar:
         for row in rows:
             done[row["arm"], row["seed"]] = row
             bar.update(row["frames_seen"])
-    if workers != 1: get_reusable_executor().shutdown()
+    if workers != 1:
+        get_reusable_executor().shutdown()
     return [done[name, seed] for name in names for seed in seeds]
 
 
@@ -315,7 +395,10 @@ def tune(
 ) -> tuple:  # (rate for one frame, rate for more), and the table of mean distances {(name, rate): distance}
     "Choose the learning rates of the image model and of the star on held-out training images, with equal budgets."
     pairs = [(name, rate) for name in ("image", f"star {plan.frames}") for rate in rates]
-    trials = [make_trial(f"{name} at {rate:g}", replace(plan, rates=(rate, rate)), **controls(plan.frames)[name][1]) for name, rate in pairs]
+    trials = [
+        make_trial(f"{name} at {rate:g}", replace(plan, rates=(rate, rate)), **controls(plan.frames)[name][1])
+        for name, rate in pairs
+    ]
     rows = run_trials(trials, seeds, replace(study, validation=True), Path(folder) / "tuning", workers)
     table = {pair: sum(r["frechet"] for r in rows if r["arm"] == t.name) / len(seeds) for pair, t in zip(pairs, trials)}
     best = lambda name: min(rates, key=lambda rate: table[name, rate])
