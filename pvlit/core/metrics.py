@@ -6,10 +6,10 @@ Docs: https://pvlit.github.io/pvlit/core/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['as_features', 'Moments', 'frechet_from_moments', 'frechet_distance', 'kernel_distance', 'precision_recall',
-           'expected_calibration_error', 'FeatureNet', 'train_feature_net', 'feature_net', 'extract_features',
-           'feature_frechet', 'split_half_floor', 'memorization', 'fid']
+           'expected_calibration_error', 'FeatureNet', 'train_feature_net', 'shipped_feature_net', 'feature_net',
+           'feature_nets', 'extract_features', 'feature_frechet', 'split_half_floor', 'memorization', 'fid']
 
-# %% ../../nbs/core/metrics.ipynb #050b7e41
+# %% ../../nbs/core/metrics.ipynb #a86ba1b0
 import hashlib
 import json
 import math
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from .checks import check_number
 from .files import write_whole
 from .data import Images, load_images, to_channels
 from .settings import Settings, load_settings
@@ -367,18 +368,37 @@ def _standardize(net, images):
     net.mean.copy_(moments.mean)
     net.std.copy_(moments.cov.diagonal().sqrt().clamp_min(1e-6))
 
-# %% ../../nbs/core/metrics.ipynb #bcd5b121
+# %% ../../nbs/core/metrics.ipynb #bd936ba8
 _RECIPE = 1  # raise it whenever the architecture or the training changes
 
 
+def _sketch(images, parts=16):
+    "Describe pictures and labels by numbers that agree between processors, up to rounding."
+    pieces = [piece.double().flatten(1) for piece in images.x.tensor_split(parts)]
+    ramp = torch.linspace(0, 1, pieces[0].shape[1], dtype=torch.float64)
+    return {
+        "shape": list(images.x.shape),
+        "classes": len(images.classes),
+        "labels": hashlib.sha256(images.y.contiguous().numpy().tobytes()).hexdigest()[:12],
+        "means": [piece.mean().item() for piece in pieces],
+        "squares": [piece.square().mean().item() for piece in pieces],
+        "ramps": [(piece @ ramp).mean().item() for piece in pieces],
+    }
+
+
+def _alike(a, b):
+    "Tell whether two sketches are of the same pictures; float32 pictures of two processors agree to about 1e-7."
+    same = all(a[key] == b[key] for key in ("shape", "classes", "labels"))
+    return same and all(np.allclose(a[key], b[key], rtol=1e-5, atol=0) for key in ("means", "squares", "ramps"))
+
+# %% ../../nbs/core/metrics.ipynb #6d710132
 def _save_net(net, path, record):
     "Write weights and record; raises `OSError` when that fails, leaving nothing behind."
     from safetensors.torch import save
 
     record = dict(record, net=net.fingerprint, accuracy=net.accuracy)
-    write_whole(
-        path, save({k: v.contiguous() for k, v in net.state_dict().items()}, metadata={"pvlit": json.dumps(record)})
-    )
+    weights = {key: value.contiguous() for key, value in net.state_dict().items()}
+    write_whole(path, save(weights, metadata={"pvlit": json.dumps(record)}))
 
 
 def _load_net(net, path, record):
@@ -389,7 +409,7 @@ def _load_net(net, path, record):
         with safe_open(path, framework="pt") as file:
             held = json.loads((file.metadata() or {}).get("pvlit", "{}"))
             state = {key: file.get_tensor(key) for key in file.keys()}
-        if other := [k for k in record if held.get(k) != record[k]]:
+        if other := [key for key in record if held.get(key) != record[key]]:
             raise ValueError(f"it has another {' and '.join(other)}")
         net.load_state_dict(state)
     except (SafetensorError, RuntimeError, OSError, KeyError) as error:
@@ -399,7 +419,43 @@ def _load_net(net, path, record):
         raise ValueError("its weights do not match their fingerprint")
     return net.eval().requires_grad_(False)
 
-# %% ../../nbs/core/metrics.ipynb #718620ef
+# %% ../../nbs/core/metrics.ipynb #143a06ef
+def _shipped_index(settings):
+    "Read the list of shipped networks; empty where there is none, as outside a clone."
+    path = Path(settings.data) / "feature_nets" / "index.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def shipped_feature_net(
+    images: Images,  # the train split that the network has to know
+    seed: int = 0,  # one of the seeds that are shipped, 0 to 4
+    settings: Settings | None = None,  # whose `data` holds `feature_nets`; None loads them
+) -> FeatureNet | None:  # on the CPU, frozen, in evaluation mode; None where no network for these pictures is shipped
+    "Load the network shipped for these pictures. Raises `ValueError` when its file is missing or not what was shipped."
+    settings = settings or load_settings()
+    sketch = None
+    for entry in _shipped_index(settings):
+        if entry["sketch"]["shape"] != list(images.x.shape) or str(seed) not in entry["nets"]:
+            continue
+        sketch = sketch or _sketch(images)
+        if _alike(entry["sketch"], sketch):
+            return _open_shipped(images, seed, entry, Path(settings.data) / "feature_nets")
+    return None
+
+
+def _open_shipped(images, seed, entry, folder):
+    "Load one shipped file and hold it against the index."
+    listed = entry["nets"][str(seed)]
+    record = {"recipe": _RECIPE, "data": entry["data"], "seed": seed, "net": listed["net"]}
+    try:
+        return _load_net(_new_net(images, seed), folder / listed["file"], record)
+    except ValueError as error:
+        raise ValueError(
+            f"the shipped feature network {folder / listed['file']} cannot be used: {error}; "
+            "restore it with `git checkout -- data/feature_nets`"
+        ) from error
+
+# %% ../../nbs/core/metrics.ipynb #5c9f7df4
 def _train_device(settings, size):
     "Choose a CUDA device for larger pictures where the settings allow it, else the CPU."
     wanted = "cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device
@@ -408,37 +464,56 @@ def _train_device(settings, size):
 
 def feature_net(
     name: str = "digits",  # data set, as for `load_images`
-    settings: Settings | None = None,  # cache folder, device, local files; None loads them
+    settings: Settings | None = None,  # data and cache folders, device, local files; None loads them
     size: int | None = None,  # side of the pictures; None keeps the data set's
     channels: int | None = None,  # 1, 3 or None
     seed: int = 0,  # a second network tells how much a result depends on the first
 ) -> FeatureNet:  # on the CPU, frozen, in evaluation mode
-    "Give the feature network of a data set: from the cache when it is there and intact, else trained now and cached; raises what `load_images` raises."
+    """Give the feature network of a data set: the shipped one, else a cached one, else one that is trained now.
+
+    Raises what `load_images` raises, and `ValueError` when a shipped file is not what was shipped."""
     settings = settings or load_settings()
     images = load_images(name, "train", size, channels, settings)
+    shipped = shipped_feature_net(images, seed, settings)
+    return _own_net(images, name, size, channels, seed, settings) if shipped is None else shipped
+
+
+def feature_nets(
+    name: str = "digits",  # data set, as for `load_images`
+    settings: Settings | None = None,  # as for `feature_net`
+    size: int | None = None,  # side of the pictures; None keeps the data set's
+    channels: int | None = None,  # 1, 3 or None
+    count: int = 5,  # number of networks, at least 1
+) -> list[FeatureNet]:  # networks with the seeds 0 to count - 1
+    "Give several feature networks of a data set, over which distances are averaged; raises what `feature_net` raises."
+    count = check_number("count", count, 1, whole=True)
+    return [feature_net(name, settings, size, channels, seed) for seed in range(count)]
+
+# %% ../../nbs/core/metrics.ipynb #98d8831c
+def _own_net(images, name, size, channels, seed, settings):
+    "Read a network that this machine trained, or train it and keep it."
     record = {"recipe": _RECIPE, "data": images.fingerprint, "seed": seed}
     slug = hashlib.sha256(name.encode()).hexdigest()[:8] if ":" in name else name
-    path = (
-        Path(settings.cache)
-        / "feature_nets"
-        / f"{slug}-{'x'.join(map(str, images.x.shape[1:]))}-seed{seed}.safetensors"
-    )
+    file = f"{slug}-{'x'.join(map(str, images.x.shape[1:]))}-seed{seed}.safetensors"
+    path, why = Path(settings.cache) / "feature_nets" / file, "none is shipped for these pictures"
     if path.exists():
         try:
             return _load_net(_new_net(images, seed), path, record)
         except ValueError as error:
-            warnings.warn(
-                f"training the feature network of {name} again: {path.name} cannot be used, {error}", stacklevel=2
-            )
-    net = train_feature_net(
-        images, load_images(name, "test", size, channels, settings), seed, _train_device(settings, images.x.shape[2])
+            why = f"{path.name} cannot be used, {error}"
+    warnings.warn(
+        f"training a feature network of {name} on this machine ({why}); "
+        "its scores cannot be compared with those of another machine",
+        stacklevel=3,
     )
+    test = load_images(name, "test", size, channels, settings)
+    net = train_feature_net(images, test, seed, _train_device(settings, images.x.shape[2]))
     try:
         _save_net(net, path, record)
     except OSError as error:
         warnings.warn(
             f"the feature network of {name} could not be cached ({error}); it will be trained again next time",
-            stacklevel=2,
+            stacklevel=3,
         )
     return net
 
