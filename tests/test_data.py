@@ -1,4 +1,6 @@
-"""What the notebooks core/data and core/metrics cannot say: the README's checksums, the real `datasets` package, several processes, several thread counts."""
+"""What the notebooks core/data and core/metrics cannot say.
+
+The README's checksums, the real `datasets` package, several processes, several thread counts."""
 
 import hashlib
 import subprocess
@@ -55,19 +57,24 @@ def test_hub_through_the_real_datasets_package(name, tmp_path, monkeypatch):
 def test_processes_that_start_with_an_empty_cache_agree(tmp_path):
     "Two processes race for one cache file; both get the same network and one intact file remains."
     code = (
-        "import sys; from dataclasses import replace; from pathlib import Path; from pvlit.core.metrics import feature_net; "
-        "from pvlit.core.settings import load_settings; "
-        "print(feature_net('digits', replace(load_settings(), cache=Path(sys.argv[1]), device='cpu', images={})).fingerprint)"
+        "import sys; from dataclasses import replace; from pathlib import Path; "
+        "from pvlit.core.metrics import feature_net; from pvlit.core.settings import load_settings; "
+        "own = dict(cache=Path(sys.argv[1]), data=Path(sys.argv[1]) / 'none', device='cpu', images={}); "
+        "print(feature_net('digits', replace(load_settings(), **own)).fingerprint)"
     )
     racers = [
-        subprocess.Popen([sys.executable, "-W", "error", "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-W", "ignore:training a feature network", "-c", code, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(2)
     ]
     names = {racer.communicate(timeout=300)[0].strip() for racer in racers}
     assert [racer.returncode for racer in racers] == [0, 0] and len(names) == 1
     files = list(tmp_path.rglob("*.*"))
     assert [f.suffix for f in files] == [".safetensors"]
-    settings = replace(load_settings(), cache=tmp_path, device="cpu", images={})
+    settings = replace(load_settings(), cache=tmp_path, data=tmp_path / "none", device="cpu", images={})
     assert {feature_net("digits", settings).fingerprint} == names
 
 
@@ -85,8 +92,8 @@ def test_the_digits_network_does_not_depend_on_the_number_of_threads():
 
 
 def test_a_full_disk_leaves_no_half_network(tmp_path, monkeypatch):
-    "When writing stops in the middle, the network is still returned, a warning says so, and the next call finds nothing half-written."
-    settings = replace(load_settings(), cache=tmp_path, device="cpu", images={})
+    "When writing stops in the middle, the network is still returned, with a warning, and nothing half-written stays."
+    settings = replace(load_settings(), cache=tmp_path, data=tmp_path / "none", device="cpu", images={})
     train, test = load_images("digits"), load_images("digits", "test")
     net = train_feature_net(train[:256], test)
     monkeypatch.setattr("pvlit.core.metrics.train_feature_net", lambda *_: net)

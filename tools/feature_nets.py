@@ -3,10 +3,10 @@
     python tools/feature_nets.py [data set ...]    train, and write the files and index.json
     python tools/feature_nets.py --check           change nothing; exit with 1 when a file is not what the index says
 
-Data sets: digits (8 x 8), digits_tints (the digits in six tints, 3 x 8 x 8) and fashion_mnist (16 x 16, from the hub or
-from a file that PVLIT_IMAGES names). Networks that are trained on another processor differ from those here. Scores rest on
-the files, so making them anew changes every score; only a new architecture is a reason to. Run with OMP_NUM_THREADS=1 and
-from a clean tree.
+Data sets: digits (8 x 8), digits_tints (the digits in six tints, 3 x 8 x 8) and fashion_mnist (16 x 16, from the hub
+or from a file that PVLIT_IMAGES names). Networks that are trained on another processor differ from those here. Scores
+rest on the files, so making them anew changes every score; only a new architecture is a reason to. Run it with
+OMP_NUM_THREADS=1 and from a clean tree.
 """
 
 import argparse

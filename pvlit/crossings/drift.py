@@ -27,7 +27,14 @@ from tqdm import tqdm
 
 from ..core.data import Images, load_images
 from ..core.files import intact, sealed, write_whole
-from ..core.metrics import FeatureNet, extract_features, frechet_distance, precision_recall, train_feature_net
+from pvlit.core.metrics import (
+    FeatureNet,
+    extract_features,
+    frechet_distance,
+    precision_recall,
+    shipped_feature_net,
+    train_feature_net,
+)
 from ..core.nets import initialized_from
 from ..core.training import Fit, fit
 from ..motion_coherence.alignment import variation_alignment_loss
@@ -229,10 +236,12 @@ def digits_and_tints(
 def tint_net(
     data: str = "digits",  # as for `digits_and_tints`
 ) -> FeatureNet:  # features of digit and tint
-    "Train the network whose features the distance uses, on every fifth of the tinted training images; kept by the process that asked."
+    "Load the shipped network of the tinted images, or train it on every fifth of them; kept by the process that asked."
     if (data, "net") not in _LOADED:
         train, test = digits_and_tints(data)
-        _LOADED[data, "net"] = train_feature_net(train[::5], test)  # 5 and 6 have no common factor: all tints in turn
+        fifth = train[::5]  # 5 and 6 have no common factor: all tints in turn
+        shipped = shipped_feature_net(fifth)
+        _LOADED[data, "net"] = train_feature_net(fifth, test) if shipped is None else shipped
     return _LOADED[data, "net"]
 
 # %% ../../nbs/crossings/drift.ipynb #e9e9e38c
