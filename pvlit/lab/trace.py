@@ -32,7 +32,7 @@ class _Watch:
         if place[0] == self.package or place[0].startswith(self.inside):
             self.ran.add(place)
 
-# %% ../../nbs/lab/trace.ipynb #e6d54e0c
+# %% ../../nbs/lab/trace.ipynb #19d595ea
 _OPEN: list[_Watch] = []  # blocks that are being watched now
 _SEEN = {}  # id -> function that all of them have been told of, for `sys.settrace`; equal code is not the same code
 _LOCK = threading.RLock()
@@ -40,7 +40,7 @@ _LOCK = threading.RLock()
 
 def _tell(code, names):
     place = _place(code, names)
-    if place is not None:
+    if place is not None and place[0] != __name__:  # the watcher itself does not count
         for watch in list(_OPEN):
             watch.note(place)
 
