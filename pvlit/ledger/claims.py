@@ -340,7 +340,7 @@ def parse_claim(
 # %% ../../nbs/ledger/claims.ipynb #62713ef0
 def _parse_controls(raw, arms, where):
     "Raise `ValueError` for a positive control or a fixed arm that cannot be what it says."
-    if "sanity" in raw:
+    if raw.get("sanity"):
         pair = strict(raw["sanity"], ("better", "worse"), (), f"{where} sanity")
         if pair["better"] == pair["worse"] or not all(isinstance(arm, str) and arm for arm in pair.values()):
             raise ValueError(f"{where} sanity: got {pair}, expected the names of two different arms")
