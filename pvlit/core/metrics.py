@@ -7,9 +7,10 @@ Docs: https://pvlit.github.io/pvlit/core/metrics.html.md"""
 # %% auto #0
 __all__ = ['as_features', 'Moments', 'frechet_from_moments', 'frechet_distance', 'kernel_distance', 'precision_recall',
            'expected_calibration_error', 'FeatureNet', 'train_feature_net', 'shipped_feature_net', 'feature_net',
-           'feature_nets', 'extract_features', 'feature_frechet', 'split_half_floor', 'memorization', 'fid']
+           'feature_nets', 'extract_features', 'feature_frechet', 'split_half_floor', 'memorization', 'resample_counts',
+           'resampled_moments', 'Scorer', 'fid']
 
-# %% ../../nbs/core/metrics.ipynb #a86ba1b0
+# %% ../../nbs/core/metrics.ipynb #b7e4d61b
 import hashlib
 import json
 import math
@@ -22,63 +23,66 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .checks import check_number
+from .checks import check, check_generator, check_number, check_tensor, checking, refuse
 from .files import write_whole
 from .data import Images, load_images, to_channels
 from .settings import Settings, load_settings
 
-# %% ../../nbs/core/metrics.ipynb #8ab73e72
+# %% ../../nbs/core/metrics.ipynb #a7929393
 def as_features(
-    x,  # features (N, D): tensor or array
+    x: Tensor | np.ndarray,  # features (N, D)
     name: str,  # what to call them in an error
     least: int = 2,  # smallest useful N
 ) -> Tensor:  # (N, D) float64
-    "Check features and convert them to float64; raises `ValueError` for a wrong rank, too few rows, or values that are not finite."
+    "Check features and convert them to float64. Raises `ValueError` for a wrong shape, too few rows, NaN or infinity."
     x = torch.as_tensor(x).detach()
-    if x.ndim != 2:
-        raise ValueError(
-            f"{name} must be (N, D), one row a sample, got shape {tuple(x.shape)}; flatten pictures with .flatten(1)"
-        )
-    if len(x) < least or x.shape[1] == 0:
-        raise ValueError(f"{name} needs at least {least} samples and 1 feature, got {tuple(x.shape)}")
+    enough = x.ndim == 2 and len(x) >= least and x.shape[1] > 0
+    hint = "flatten pictures with .flatten(1)" if x.ndim > 2 else ""
+    check(enough, name, tuple(x.shape), f"(N, D), one row a sample, N >= {least} and D >= 1", hint)
     x = (x.cpu() if x.device.type == "mps" else x).double()  # Apple's GPUs have no float64
-    if not x.isfinite().all():
-        raise ValueError(
-            f"{name} contains {int((~x.isfinite()).sum())} values that are NaN or infinite; look at the samples before scoring them"
-        )
+    if checking() and not (finite := x.isfinite()).all():
+        bad = int((~finite).sum())
+        refuse(name, f"{bad} NaN or infinite values", "finite features", "look at the samples before scoring them")
     return x
 
 
 def _pair(a, b, least=2):
     "Check both sets and their common width."
     a, b = as_features(a, "first set", least), as_features(b, "second set", least)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"both sets need the same number of features, got {a.shape[1]} and {b.shape[1]}")
+    check(a.shape[1] == b.shape[1], "second set", f"{b.shape[1]} features", f"{a.shape[1]}, as in the first set")
     return a, b.to(a.device)
 
-# %% ../../nbs/core/metrics.ipynb #822fcff7
+# %% ../../nbs/core/metrics.ipynb #3ba73c77
 class Moments:
     "Accumulate mean and covariance of features batch by batch in float64 (Chan, Golub and LeVeque, 1983, eq. 2.1)."
 
     def __init__(self):
         self.n, self.mean, self._scatter = 0, None, None
 
-    def update(self, features):  # (n, D), n >= 1
+    def update(
+        self,
+        features: Tensor,  # (n, D), n >= 1
+    ):
         "Add a batch; raises `ValueError` when it is malformed or its width differs from the batches before."
         x = as_features(features, "batch", least=1)
         mean = x.mean(0)
         return self._merge(len(x), mean, (x - mean).T @ (x - mean))
 
-    def merge(self, other):  # another `Moments`
+    def merge(
+        self,
+        other: "Moments",  # what another accumulator holds
+    ):
         "Add what another accumulator has seen, as when several processes each scored a share."
         return self._merge(other.n, other.mean, other._scatter) if other.n else self
 
     def _merge(self, n, mean, scatter):
         if self.n == 0:
-            self.n, self.mean, self._scatter = n, mean.clone(), scatter.clone()
+            self.n = n
+            self.mean = mean.clone()
+            self._scatter = scatter.clone()
             return self
-        if len(mean) != len(self.mean):
-            raise ValueError(f"this batch has {len(mean)} features, those before had {len(self.mean)}")
+        expected = f"{len(self.mean)}, as in the batches before"
+        check(len(mean) == len(self.mean), "batch", f"{len(mean)} features", expected)
         delta, total = mean - self.mean, self.n + n
         self._scatter += scatter + torch.outer(delta, delta) * (self.n * n / total)
         self.mean, self.n = self.mean + delta * (n / total), total
@@ -88,21 +92,21 @@ class Moments:
     def cov(self):
         "Give the unbiased covariance (D, D); raises `ValueError` before the second sample."
         if self.n < 2:
-            raise ValueError(f"a covariance needs at least 2 samples, got {self.n}")
+            refuse("covariance", f"{self.n} samples", "at least 2")
         return self._scatter / (self.n - 1)
 
-# %% ../../nbs/core/metrics.ipynb #8b3c27fc
+# %% ../../nbs/core/metrics.ipynb #a4689f8a
 def _factor(cov):
     "Give A with A A^T = cov for a singular covariance; raises `ValueError` when an eigenvalue is clearly negative."
     values, vectors = np.linalg.eigh(cov)
     if values[0] < -1e-6 * abs(values[-1]):
-        raise ValueError(f"not a covariance: smallest eigenvalue {values[0]:.3g}, largest {values[-1]:.3g}")
+        refuse("covariance", f"eigenvalues from {values[0]:.3g} to {values[-1]:.3g}", "none below zero")
     noise = len(values) * np.finfo(values.dtype).eps * values[-1]
     return vectors * np.sqrt(np.where(values > noise, values, 0))
 
 
 def _trace_root(cov_a, cov_b):
-    "Give the trace of (cov_a cov_b)^(1/2): by one symmetric eigenproblem, or by factors where the product is close to singular."
+    "Give the trace of (cov_a cov_b)^(1/2), by factors where the product is close to singular."
     try:
         squares = scipy.linalg.eigh(cov_a, cov_b, type=2, eigvals_only=True, driver="gv", check_finite=False)
     except scipy.linalg.LinAlgError:
@@ -111,44 +115,44 @@ def _trace_root(cov_a, cov_b):
         return np.sqrt(squares).sum()
     return np.linalg.svd(_factor(cov_a).T @ _factor(cov_b), compute_uv=False).sum()
 
-# %% ../../nbs/core/metrics.ipynb #4923908b
+# %% ../../nbs/core/metrics.ipynb #8793b62f
 def _moments(mu, cov, name):
     "Convert moments to float64 arrays; raises `ValueError` when they cannot be a mean and a covariance."
     mu, cov = (torch.as_tensor(x).detach().cpu().double().numpy() for x in (mu, cov))
-    if mu.ndim != 1 or cov.shape != (len(mu), len(mu)) or len(mu) == 0:
-        raise ValueError(f"{name} moments must be a mean (D,) and a covariance (D, D), got {mu.shape} and {cov.shape}")
-    if not (np.isfinite(mu).all() and np.isfinite(cov).all()):
-        raise ValueError(f"{name} moments contain NaN or infinite values")
-    if abs(cov - cov.T).max() > 1e-4 * abs(cov).max():
-        raise ValueError(f"{name} covariance is not symmetric")
+    fits = mu.ndim == 1 and len(mu) > 0 and cov.shape == (len(mu), len(mu))
+    check(fits, f"{name} moments", f"{mu.shape} and {cov.shape}", "a mean (D,) and a covariance (D, D)")
+    if checking():
+        finite = np.isfinite(mu).all() and np.isfinite(cov).all()
+        check(finite, f"{name} moments", "NaN or infinite values", "finite ones")
+        lopsided = abs(cov - cov.T).max()
+        check(lopsided <= 1e-4 * abs(cov).max(), f"{name} covariance", f"an asymmetry of {lopsided:.3g}", "none")
     return mu, cov
 
 
 def frechet_from_moments(
-    mu_a,  # mean (D,)
-    cov_a,  # covariance (D, D), symmetric, may be singular
-    mu_b,  # mean (D,)
-    cov_b,  # covariance (D, D)
+    mu_a: Tensor,  # mean (D,)
+    cov_a: Tensor,  # covariance (D, D), symmetric, may be singular
+    mu_b: Tensor,  # mean (D,)
+    cov_b: Tensor,  # covariance (D, D)
 ) -> float:  # >= 0, in squared units of the features
     """Give the squared Frechet distance of two Gaussians (Dowson and Landau, 1982, eq. 4) in float64.
 
     Raises `ValueError` for moments of wrong or different shapes, that are not finite, or that are no covariances."""
     (mu_a, cov_a), (mu_b, cov_b) = _moments(mu_a, cov_a, "first"), _moments(mu_b, cov_b, "second")
-    if len(mu_a) != len(mu_b):
-        raise ValueError(f"both sets need the same number of features, got {len(mu_a)} and {len(mu_b)}")
+    check(len(mu_a) == len(mu_b), "second moments", f"{len(mu_b)} features", f"{len(mu_a)}, as in the first")
     spread = np.trace(cov_a) + np.trace(cov_b) - 2 * _trace_root(cov_a, cov_b)
     return max(0.0, float(np.square(mu_a - mu_b).sum() + spread))  # rounding can leave -1e-15
 
 
 def frechet_distance(
-    a,  # features (N, D), N >= 2
-    b,  # features (M, D), M >= 2
+    a: Tensor,  # features (N, D), N >= 2
+    b: Tensor,  # features (M, D), M >= 2
 ) -> float:  # >= 0, in squared units of the features
-    "Give the squared Frechet distance of Gaussians fitted to two sets of features; raises `ValueError` for malformed features."
+    "Give the squared Frechet distance of Gaussians fitted to features. Raises `ValueError` for malformed features."
     a, b = (Moments().update(x) for x in _pair(a, b))
     return frechet_from_moments(a.mean, a.cov, b.mean, b.cov)
 
-# %% ../../nbs/core/metrics.ipynb #a3a4f5f5
+# %% ../../nbs/core/metrics.ipynb #aedf2292
 def _kernel_sum(a, b, same, block=2048):
     "Sum (x.y/D + 1)^3 over all pairs; over pairs of different samples when `same`."
     total = a.new_zeros(())
@@ -162,19 +166,22 @@ def _kernel_sum(a, b, same, block=2048):
 
 
 def kernel_distance(
-    a,  # features (N, D), N >= 2
-    b,  # features (M, D), M >= 2
+    a: Tensor,  # features (N, D), N >= 2
+    b: Tensor,  # features (M, D), M >= 2
 ) -> float:  # may be slightly negative
-    "Give the unbiased squared maximum mean discrepancy with the cubic kernel (Binkowski et al., 2018, eq. 4), over all pairs; raises `ValueError` for malformed features."
+    """Give the unbiased squared maximum mean discrepancy with the cubic kernel (Binkowski et al., 2018, eq. 4).
+
+    It is computed over all pairs. Raises `ValueError` for malformed features."""
     a, b = _pair(a, b)
     n, m = len(a), len(b)
     within = _kernel_sum(a, a, True) / (n * (n - 1)) + _kernel_sum(b, b, True) / (m * (m - 1))
     return (within - 2 * _kernel_sum(a, b, False) / (n * m)).item()
 
-# %% ../../nbs/core/metrics.ipynb #c333c6eb
+# %% ../../nbs/core/metrics.ipynb #82684c59
 def _row_blocks(rows, columns, limit=2**24):
-    "Cut `rows` so that one block against `columns` holds at most `limit` distances (128 MiB)."
-    return torch.arange(rows).split(max(1, limit // columns))
+    "Cut `rows` into slices so that one block against `columns` holds at most `limit` distances (128 MiB)."
+    step = max(1, limit // columns)
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def _radii(x, k):
@@ -182,7 +189,7 @@ def _radii(x, k):
     blocks = []
     for rows in _row_blocks(len(x), len(x)):
         distance = torch.cdist(x[rows], x)
-        distance[torch.arange(len(rows)), rows] = torch.inf  # itself, by position: copies count as neighbors
+        distance.diagonal(rows.start).fill_(torch.inf)  # itself, by position: copies count as neighbors
         blocks.append(distance.kthvalue(k, dim=1).values)
     return torch.cat(blocks)
 
@@ -192,34 +199,32 @@ def _covered(x, centers, radii):
     inside = [(torch.cdist(x[rows], centers) <= radii).any(1) for rows in _row_blocks(len(x), len(centers))]
     return torch.cat(inside).double().mean().item()
 
-# %% ../../nbs/core/metrics.ipynb #7bf36efd
+# %% ../../nbs/core/metrics.ipynb #581a24a7
 def precision_recall(
-    real,  # features (N, D) of real samples, N > k
-    fake,  # features (M, D) of generated samples, M > k
+    real: Tensor,  # features (N, D) of real samples, N > k
+    fake: Tensor,  # features (M, D) of generated samples, M > k
     k: int = 3,  # the ball of a sample reaches its k-th nearest neighbor
 ) -> tuple[float, float]:  # precision and recall, each in [0, 1]
-    "Give improved precision and recall (Kynkaanniemi et al., 2019, eq. 2); raises `ValueError` for malformed features or k < 1."
-    if not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a whole number >= 1, got {k!r}")
+    "Give improved precision and recall (Kynkaanniemi et al., 2019, eq. 2). Raises `ValueError` for unfit arguments."
+    k = check_number("k", k, 1, whole=True)
     real, fake = _pair(real, fake, least=k + 1)
     return _covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k))
 
-# %% ../../nbs/core/metrics.ipynb #408e3fbd
+# %% ../../nbs/core/metrics.ipynb #ca36169f
 def expected_calibration_error(
-    probabilities,  # (N, K), rows sum to 1
-    labels,  # (N,), integers in 0..K-1
+    probabilities: Tensor,  # (N, K), rows sum to 1
+    labels: Tensor,  # (N,), integers in 0..K-1
     bins: int = 15,  # equal-width bins of confidence, >= 1
 ) -> float:  # in [0, 1]
-    "Give the top-1 expected calibration error (Guo et al., 2017, eq. 3); raises `ValueError` when rows are no probabilities or labels do not fit."
+    """Give the top-1 expected calibration error (Guo et al., 2017, eq. 3).
+
+    Raises `ValueError` when rows are no probabilities or labels do not fit."""
     p, labels = as_features(probabilities, "probabilities", least=1), torch.as_tensor(labels)
-    if p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-3:
-        raise ValueError("rows of probabilities must be >= 0 and sum to 1; apply .softmax(1) to logits first")
-    if labels.shape != p.shape[:1] or labels.is_floating_point():
-        raise ValueError(f"labels must be ({len(p)},) integers, got {tuple(labels.shape)} {labels.dtype}")
-    if labels.min() < 0 or labels.max() >= p.shape[1]:
-        raise ValueError(f"labels must lie in 0..{p.shape[1] - 1}, got {labels.min()}..{labels.max()}")
-    if not isinstance(bins, int) or bins < 1:
-        raise ValueError(f"bins must be a whole number >= 1, got {bins!r}")
+    hint = "apply .softmax(1) to logits first"
+    probable = not checking() or p.min() >= 0 and (p.sum(1) - 1).abs().max() <= 1e-3
+    check(probable, "probabilities", "rows that are none", "rows >= 0 that sum to 1", hint)
+    check_tensor("labels", labels, f"({len(p)},)", "int", 0, p.shape[1] - 1)
+    bins = check_number("bins", bins, 1, whole=True)
     confidence, predicted = p.clamp(max=1).max(1)
     index = (confidence * bins).ceil().long().sub(1).clamp(min=0)
     gap = confidence - (predicted == labels.to(p.device)).double()
@@ -272,17 +277,15 @@ class FeatureNet(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
 
-# %% ../../nbs/core/metrics.ipynb #96ce5306
+# %% ../../nbs/core/metrics.ipynb #d9ed8fc8
 @patch
 def forward(
     self: FeatureNet,
     x: Tensor,  # pictures (N, C, H, W) in [0, 1]
 ) -> Tensor:  # (N, D), mean 0 and deviation 1 over the train split
     "Give standardized features (N, D) of pictures (N, C, H, W) in [0, 1]; raises `ValueError` for another shape."
-    if x.ndim != 4 or x.shape[1:] != self.shape:
-        raise ValueError(
-            f"this network sees pictures of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}"
-        )
+    fits = x.ndim == 4 and x.shape[1:] == self.shape
+    check(fits, "pictures", tuple(x.shape), f"(N, {', '.join(map(str, self.shape))}), which this network sees")
     return (self.body(x) - self.mean) / self.std
 
 
@@ -338,19 +341,18 @@ def _optimize(net, images, seed, device, batch=64, passes=15, most=4000, lr=1e-2
         optimizer.step()
         schedule.step()
 
-# %% ../../nbs/core/metrics.ipynb #9270daa1
+# %% ../../nbs/core/metrics.ipynb #784ed597
 def train_feature_net(
     images: Images,  # train split: square pictures, at least 2 classes
     test: Images,  # test split, only to report the accuracy
     seed: int = 0,  # of initial weights and order of samples
-    device="cpu",  # where to train
+    device: str = "cpu",  # where to train
 ) -> FeatureNet:  # on the CPU, frozen, with `.accuracy` on the test split
-    "Train a classifier on the train split and fix the mean and deviation of its features; raises `ValueError` for unfit pictures."
+    "Train a classifier, then fix the mean and the deviation of its features. Raises `ValueError` for unfit pictures."
     n, _, height, width = images.x.shape
-    if height != width:
-        raise ValueError(f"a feature network needs square pictures, got {height}x{width}; give load_images a size")
-    if len(images.classes) < 2 or n < 64:
-        raise ValueError(f"a feature network needs 2 classes and 64 pictures, got {len(images.classes)} and {n}")
+    check(height == width, "images", f"pictures of {height}x{width}", "square ones", "give load_images a size")
+    got = f"{len(images.classes)} classes and {n} pictures"
+    check(len(images.classes) >= 2 and n >= 64, "images", got, "at least 2 classes and 64 pictures")
     net = _new_net(images, seed).to(device).train()
     with _one_thread(width <= 12), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
         _optimize(net, images, seed, device)
@@ -455,7 +457,7 @@ def _open_shipped(images, seed, entry, folder):
             "restore it with `git checkout -- data/feature_nets`"
         ) from error
 
-# %% ../../nbs/core/metrics.ipynb #5c9f7df4
+# %% ../../nbs/core/metrics.ipynb #5e03b0d5
 def _train_device(settings, size):
     "Choose a CUDA device for larger pictures where the settings allow it, else the CPU."
     wanted = "cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device
@@ -474,8 +476,7 @@ def feature_net(
     Raises what `load_images` raises, and `ValueError` when a shipped file is not what was shipped."""
     settings = settings or load_settings()
     images = load_images(name, "train", size, channels, settings)
-    shipped = shipped_feature_net(images, seed, settings)
-    return _own_net(images, name, size, channels, seed, settings) if shipped is None else shipped
+    return _net_for(images, name, size, channels, seed, settings)
 
 
 def feature_nets(
@@ -486,10 +487,17 @@ def feature_nets(
     count: int = 5,  # number of networks, at least 1
 ) -> list[FeatureNet]:  # networks with the seeds 0 to count - 1
     "Give several feature networks of a data set, over which distances are averaged; raises what `feature_net` raises."
-    count = check_number("count", count, 1, whole=True)
-    return [feature_net(name, settings, size, channels, seed) for seed in range(count)]
+    count, settings = check_number("count", count, 1, whole=True), settings or load_settings()
+    images = load_images(name, "train", size, channels, settings)
+    return [_net_for(images, name, size, channels, seed, settings) for seed in range(count)]
 
-# %% ../../nbs/core/metrics.ipynb #98d8831c
+# %% ../../nbs/core/metrics.ipynb #1e6e1107
+def _net_for(images, name, size, channels, seed, settings):
+    "Give the shipped network of these pictures, or one of this machine."
+    shipped = shipped_feature_net(images, seed, settings)
+    return _own_net(images, name, size, channels, seed, settings) if shipped is None else shipped
+
+
 def _own_net(images, name, size, channels, seed, settings):
     "Read a network that this machine trained, or train it and keep it."
     record = {"recipe": _RECIPE, "data": images.fingerprint, "seed": seed}
@@ -504,7 +512,7 @@ def _own_net(images, name, size, channels, seed, settings):
     warnings.warn(
         f"training a feature network of {name} on this machine ({why}); "
         "its scores cannot be compared with those of another machine",
-        stacklevel=3,
+        stacklevel=4,
     )
     test = load_images(name, "test", size, channels, settings)
     net = train_feature_net(images, test, seed, _train_device(settings, images.x.shape[2]))
@@ -513,48 +521,40 @@ def _own_net(images, name, size, channels, seed, settings):
     except OSError as error:
         warnings.warn(
             f"the feature network of {name} could not be cached ({error}); it will be trained again next time",
-            stacklevel=3,
+            stacklevel=4,
         )
     return net
 
-# %% ../../nbs/core/metrics.ipynb #4fb96933
+# %% ../../nbs/core/metrics.ipynb #61a11a5d
 def _pictures(x, name):
-    "Accept `Images` or a tensor; raises `ValueError` unless it is (N, C, H, W) with values in [0, 1]."
+    "Accept `Images` or a tensor. Raises `ValueError` unless it is (N, C, H, W), N >= 2, with values in [0, 1]."
     x = getattr(x, "x", x)
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(
-            f"{name} must be Images or a float tensor (N, C, H, W), got {getattr(x, 'dtype', type(x).__name__)} {tuple(getattr(x, 'shape', ()))}"
-        )
-    if len(x) < 2:
-        raise ValueError(f"{name} needs at least 2 pictures, got {len(x)}")
-    if not x.isfinite().all():
-        raise ValueError(f"{name} contains NaN or infinite values; look at the pictures before scoring them")
-    if x.min() < 0 or x.max() > 1:
-        raise ValueError(
-            f"{name} must lie in [0, 1], got [{x.min():.3g}, {x.max():.3g}]; use .clamp(0, 1) if that is what is meant"
-        )
+    check_tensor(name, x, "(N, C, H, W)", low=0, high=1, hint="use .clamp(0, 1) if that is what is meant")
+    check(len(x) >= 2, name, f"{len(x)} pictures", "at least 2 pictures")
     return x
 
 
 @torch.no_grad()
 def extract_features(
-    net,  # a `FeatureNet`, or any module from pictures to (N, D)
-    images,  # `Images` or tensor (N, C, H, W) in [0, 1]
+    net: nn.Module,  # a `FeatureNet`, or any module from pictures to (N, D)
+    images: Images | Tensor,  # (N, C, H, W) in [0, 1]
     batch: int = 512,  # pictures at a time
 ) -> Tensor:  # (N, D) on the CPU
-    "Give the features of many pictures, batch by batch, without gradients; raises `ValueError` for malformed pictures."
+    "Give the features of many pictures, batch by batch, without gradients. Raises `ValueError` for unfit pictures."
     device = next((t.device for t in net.parameters()), "cpu")
     return torch.cat([net(x.float().to(device)).cpu() for x in _pictures(images, "images").split(batch)])
 
-# %% ../../nbs/core/metrics.ipynb #b60f680d
+# %% ../../nbs/core/metrics.ipynb #6525aa43
 @torch.no_grad()
 def feature_frechet(
-    net,  # a `FeatureNet`
-    generated,  # `Images` or tensor (N, C, H, W) in [0, 1]
-    reference,  # the real test pictures, likewise
+    net: nn.Module,  # a `FeatureNet`
+    generated: Images | Tensor,  # (N, C, H, W) in [0, 1]
+    reference: Images | Tensor,  # the real test pictures, likewise
     batch: int = 512,  # pictures at a time
 ) -> float:  # >= 0, in squared standard deviations of real features
-    "Give the feature Frechet distance of two sets of pictures, which is NOT comparable to a published FID; raises `ValueError` for malformed pictures."
+    """Give the feature Frechet distance of two sets of pictures, which is NOT comparable to a published FID.
+
+    Raises `ValueError` for malformed pictures."""
     device = next((t.device for t in net.parameters()), "cpu")
     sets = []
     for name, images in (("generated", generated), ("reference", reference)):
@@ -564,46 +564,135 @@ def feature_frechet(
         sets += [moments.mean, moments.cov]
     return frechet_from_moments(*sets)
 
-# %% ../../nbs/core/metrics.ipynb #11c21e6f
+# %% ../../nbs/core/metrics.ipynb #03d9b8f5
 def split_half_floor(
-    features,  # (N, D), N >= 4
-    generator,  # `torch.Generator` on the CPU that draws the halves
+    features: Tensor,  # (N, D), N >= 4
+    generator: torch.Generator | int,  # a CPU generator that draws the halves, or a seed
     repeats: int = 10,  # random splits to average over
 ) -> float:  # mean Frechet distance between halves
-    "Give the Frechet distance between random halves of one set, the level below which differences mean nothing; raises `ValueError` for malformed features."
+    """Give the Frechet distance between random halves of one set, the level below which differences mean nothing.
+
+    Raises `ValueError` for malformed features."""
     x, half, values = as_features(features, "features", least=4), len(features) // 2, []
-    for _ in range(repeats):
-        order = torch.randperm(len(x), generator=generator)
+    generator = check_generator(generator)
+    for _ in range(check_number("repeats", repeats, 1, whole=True)):
+        order = torch.randperm(len(x), generator=generator).to(x.device)
         values.append(frechet_distance(x[order[:half]], x[order[half : 2 * half]]))
     return sum(values) / repeats
 
-# %% ../../nbs/core/metrics.ipynb #957e8f3f
+# %% ../../nbs/core/metrics.ipynb #dc674892
 def _nearest(x, references):
     "Give each row's distance to the nearest reference."
     return torch.cat([torch.cdist(x[rows], references).min(1).values for rows in _row_blocks(len(x), len(references))])
 
 
 def memorization(
-    net,  # a `FeatureNet`, or None to compare pixels
-    fake,  # generated `Images` or tensor (N, C, H, W) in [0, 1]
-    train,  # pictures the generator was trained on, likewise
-    test,  # pictures it never saw, likewise
-    generator,  # `torch.Generator` on the CPU that picks equal numbers of train and test pictures
-) -> float:  # in [0, 1]; about 0.5 is honest, 1 is copying
-    "Give the share of generated pictures nearer to a train picture than to a test picture, from equal numbers of both; raises `ValueError` for malformed pictures."
+    net: nn.Module | None,  # a `FeatureNet`, or None to compare pixels
+    fake: Images | Tensor,  # generated pictures (M, C, H, W) in [0, 1]
+    train: Images | Tensor,  # N pictures the generator was trained on, likewise
+    test: Images | Tensor,  # n pictures it never saw, likewise
+    generator: torch.Generator | int,  # a CPU generator that picks equal numbers of train and test pictures, or a seed
+) -> float:  # in [0, 1]; about 1/2 for new pictures, about (1 + n/N)/2 for copies of train pictures where n < N
+    "Give the share of pictures nearer to a train than to a test picture. Raises `ValueError` for unfit pictures."
     sets = [_pictures(x, name) for x, name in ((fake, "fake"), (train, "train"), (test, "test"))]
-    if len({x.shape[1:] for x in sets}) > 1:
-        raise ValueError(f"pictures must have one shape, got {[tuple(x.shape[1:]) for x in sets]}")
+    shapes = {tuple(x.shape[1:]) for x in sets}
+    check(len(shapes) == 1, "pictures", f"shapes {sorted(shapes)}", "one shape")
     fake, *real = sets
-    n = min(map(len, real))
-    equal = (
-        x[torch.randperm(len(x), generator=generator)[:n]] for x in real
-    )  # chosen first: features of the rest would be thrown away
+    n, generator = min(map(len, real)), check_generator(generator)
+    orders = [torch.randperm(len(x), generator=generator)[:n].to(x.device) for x in real]
+    equal = [x[order] for x, order in zip(real, orders)]  # chosen first: features of the rest would be thrown away
     fake, train, test = ((extract_features(net, x) if net else x.flatten(1).cpu()).double() for x in (fake, *equal))
     to_train, to_test = _nearest(fake, train), _nearest(fake, test)
     return ((to_train < to_test).double() + (to_train == to_test).double() / 2).mean().item()
 
-# %% ../../nbs/core/metrics.ipynb #4617961a
+# %% ../../nbs/core/metrics.ipynb #79a3c78f
+def resample_counts(
+    count: int,  # test pictures, at least 2
+    replicates: int,  # resamples, 0 or more
+) -> Tensor:  # (replicates, count) int64; every row sums to count
+    "Say how often each resample draws each picture; resample b is the same wherever there are equally many pictures."
+    count = check_number("count", count, 2, whole=True)
+    counts = torch.zeros(check_number("replicates", replicates, 0, whole=True), count, dtype=torch.long)
+    for b, row in enumerate(counts):
+        rows = torch.randint(count, (count,), generator=torch.Generator().manual_seed(b))
+        row.copy_(torch.bincount(rows, minlength=count))
+    return counts
+
+
+def resampled_moments(
+    features: Tensor,  # (N, D), N >= 2
+    counts: Tensor,  # (B, N) how often each resample holds each row, as `resample_counts` gives it
+) -> list[tuple[Tensor, Tensor]]:  # B pairs of a mean (D,) and a covariance (D, D), float64
+    "Give the moments of resampled features from weights, without drawing. Raises `ValueError` for unfit arguments."
+    x = as_features(features, "features")
+    check_tensor("counts", counts, f"(B, {len(x)})", "int", low=0, empty=True)
+    center, n = x.mean(0), len(x)
+    x, counts = x - center, counts.to(x.device, x.dtype)
+    moments = []
+    for weights, mean in zip(counts, counts @ x / n):
+        scatter = (x * weights[:, None]).T @ x - n * torch.outer(mean, mean)
+        moments.append((mean + center, scatter / (n - 1)))
+    return moments
+
+# %% ../../nbs/core/metrics.ipynb #365ca92f
+class Scorer:
+    "Score generated pictures by several feature networks and on resamples of the test pictures."
+
+    def __init__(
+        self,
+        nets: list[FeatureNet],  # as `feature_nets` gives them; precision and recall are the first one's
+        train: Images | Tensor,  # pictures (N, C, H, W) in [0, 1] that the generators learned from
+        test: Images | Tensor,  # pictures that they never saw, likewise
+        replicates: int = 50,  # resamples of the test pictures; 0 for none
+    ):
+        check(len(nets) > 0, "nets", "none", "one or more networks")
+        self.nets, self.train, self.test = list(nets), train, test
+        counts = resample_counts(len(test), replicates)
+        features = [extract_features(net, test) for net in self.nets]
+        self._real = features[0]
+        self._moments = [Moments().update(x) for x in features]
+        self._resampled = [resampled_moments(x, counts) for x in features]
+
+    def __call__(
+        self,
+        generated: Images | Tensor,  # pictures (M, C, H, W), any range; clipped to [0, 1] here
+        generator: torch.Generator | int,  # a CPU generator that picks train pictures for `memorization`, or a seed
+    ) -> dict:  # plain numbers, and lists of them for what varies with the instrument
+        """Give frechet (the mean over the networks), precision and recall, and memorization.
+
+        With several networks or with resamples also frechet_nets (by each network), nets (their fingerprints) and
+        frechet_replicates (the mean on each resample). Raises `ValueError` for malformed pictures."""
+        generated = getattr(generated, "x", generated).clamp(0, 1)
+        fakes = [extract_features(net, generated) for net in self.nets]
+        moments = [Moments().update(x) for x in fakes]
+        precision, recall = precision_recall(self._real, fakes[0])
+        by_net = [_distance(fake, real.mean, real.cov) for fake, real in zip(moments, self._moments)]
+        row = {
+            "frechet": sum(by_net) / len(by_net),
+            "precision": precision,
+            "recall": recall,
+            "memorization": memorization(self.nets[0], generated, self.train, self.test, generator),
+        }
+        return row if len(by_net) == 1 and not self._resampled[0] else {**row, **self._instrument(moments, by_net)}
+
+    def _instrument(self, moments, by_net):
+        "Give the columns that say how the distance depends on networks and test pictures."
+        resamples = zip(*self._resampled)  # one after the other: (mean, covariance) by each network
+        replicates = []
+        for resample in resamples:
+            distances = [_distance(fake, *real) for fake, real in zip(moments, resample)]
+            replicates.append(sum(distances) / len(distances))
+        return {
+            "frechet_nets": by_net,
+            "frechet_replicates": replicates,
+            "nets": [net.fingerprint for net in self.nets],
+        }
+
+
+def _distance(fake, mean, cov):
+    return frechet_from_moments(fake.mean, fake.cov, mean, cov)
+
+# %% ../../nbs/core/metrics.ipynb #77c78f8d
 class _Inception(nn.Module):
     "Adapt a TorchScript feature extractor to torchmetrics."
 
@@ -618,15 +707,15 @@ class _Inception(nn.Module):
         self.options = {"return_features": True} if "return_features" in str(self.net.forward.schema) else {}
 
     def forward(self, x):
-        return self.net(x, **self.options)
+        return self.net(x, **self.options).double()  # features as the network computes them, moments in float64
 
 
 def _inception(settings):
     "Open the Inception weights that the settings name."
     if settings.inception is None:
         raise ValueError(
-            "a real FID needs Inception weights: set inception = /path/to/inception-2015-12-05.pt in settings.ini or PVLIT_INCEPTION; "
-            "without them use feature_frechet, which is not an FID"
+            "a real FID needs Inception weights: set inception = /path/to/inception-2015-12-05.pt in settings.ini "
+            "or PVLIT_INCEPTION; without them use feature_frechet, which is not an FID"
         )
     if not Path(settings.inception).is_file():
         raise FileNotFoundError(
@@ -634,14 +723,16 @@ def _inception(settings):
         )
     return _Inception(settings.inception)
 
-# %% ../../nbs/core/metrics.ipynb #2f3fb44d
+# %% ../../nbs/core/metrics.ipynb #6764d021
 def fid(
-    generated,  # `Images` or tensor (N, C, H, W) in [0, 1], gray or RGB
-    reference,  # likewise; 10,000 or more pictures are customary
+    generated: Images | Tensor,  # (N, C, H, W) in [0, 1], gray or RGB
+    reference: Images | Tensor,  # likewise; 10,000 or more pictures are customary
     settings: Settings | None = None,  # whose `inception` names the weights; None loads them
     batch: int = 64,  # pictures at a time
 ) -> float:  # >= 0
-    "Give the Frechet inception distance (Heusel et al., 2017) through torchmetrics; raises `ValueError` without weights, `ImportError` without torchmetrics."
+    """Give the Frechet inception distance (Heusel et al., 2017) through torchmetrics.
+
+    Raises `ValueError` without weights, `ImportError` without torchmetrics."""
     sets = [_pictures(generated, "generated"), _pictures(reference, "reference")]
     module = _inception(settings or load_settings())
     try:
@@ -649,7 +740,6 @@ def fid(
     except ImportError as error:
         raise ImportError(f"a real FID needs torchmetrics: pip install 'pvlit[data]' ({error})") from error
     metric = FrechetInceptionDistance(feature=module, input_img_size=(3, *sets[0].shape[2:]))
-    metric.set_dtype(torch.float64)
     for x, real in zip(sets, (False, True)):
         for part in x.split(batch):
             metric.update(to_channels(part.float(), 3).mul(255).round().byte(), real=real)
