@@ -173,13 +173,13 @@ def parameters(
             raise ValueError(f"{path}: parameters cell, line {node.lineno}: {e}; {allowed}") from None
     return out
 
-# %% ../../nbs/lab/runs.ipynb #1d301619
+# %% ../../nbs/lab/runs.ipynb #e4584963
 def resolve(
     experiment: str,  # name of an experiment
     params: dict,  # some of its parameters
     settings: Settings | None = None,  # `load_settings()` when `None`
 ) -> dict:
-    "Complete `params` with the defaults of an experiment. Raises `ValueError` for an unknown parameter or a wrong type."
+    "Complete `params` with the defaults of an experiment. Raises `ValueError` for unknown parameters and wrong types."
     known = parameters(experiment, settings)
     known.pop("run_folder", None)
     given = _checked(experiment, params, known)
@@ -522,11 +522,11 @@ def _summary(run):
     head = f"`{run.experiment}`, {ended}, started {run.started}, {run.seconds:.0f} s. {used}."
     return f"## This run\n\n{head}\n\n| parameter | value |\n|---|---|\n{rows}\n"
 
-# %% ../../nbs/lab/runs.ipynb #5ae3eec1
+# %% ../../nbs/lab/runs.ipynb #7efb807f
 def report(
     run: Run,  # a run that has begun
 ) -> Path:
-    """Write `report.html` into the run's folder: the executed notebook without its code, as one page that fetches nothing.
+    """Write `report.html` into the run's folder: the executed notebook without code, as one page that fetches nothing.
 
     Raises `ValueError` when the notebook has not begun to run."""
     import nbformat
