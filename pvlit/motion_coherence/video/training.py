@@ -24,11 +24,11 @@ from tqdm import tqdm
 from ...core.files import digest, intact, sealed, write_whole
 from pvlit.core.training import (
     TrainingDiverged,
-    _accelerator,
-    _alone,
-    _device,
-    _own_randomness,
-    _seeded,
+    own_accelerator,
+    locked_folder,
+    choose_device,
+    seeded_dropout,
+    seeded,
     load_state,
     save_model,
 )
@@ -237,10 +237,10 @@ def train_recipe(
         data_seed=loader.data.seed,
         batches=len(loader),
     )
-    with _alone(folder), _accelerator(_device(device, precision), precision) as accelerator:
+    with locked_folder(folder), own_accelerator(choose_device(device, precision), precision) as accelerator:
         _claim_folder(folder, description)
         if not (folder / "model.safetensors").is_file():
-            with _seeded(seed), _own_randomness(accelerator.device, seed):
+            with seeded(seed), seeded_dropout(accelerator.device, seed):
                 _finish(
                     _run_epochs(_Run(accelerator, model, loader, recipe, seed, precision), folder, validate, progress),
                     folder,
