@@ -64,7 +64,10 @@ class Cell:
         self.outputs = raw.get("outputs", [])
         self.tree, self.syntax = None, None
         if self.kind == "code":
-            plain = "\n".join("pass" if line.lstrip().startswith(("%", "!")) and not line.lstrip().startswith("!=") else line for line in lines)
+            plain = "\n".join(
+                "pass" if line.lstrip().startswith(("%", "!")) and not line.lstrip().startswith("!=") else line
+                for line in lines
+            )
             try:
                 self.tree = ast.parse(plain)
             except SyntaxError as error:
