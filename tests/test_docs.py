@@ -138,7 +138,8 @@ def test_figures_load(visit, site):
     page = next(p for p in sorted(site.rglob("*.html")) if "<figure" in p.read_text())
     driver = visit(page.relative_to(site).as_posix())
     driver.execute_script("document.querySelectorAll('figure img').forEach(i => { i.loading = 'eager' })")
-    sizes = "return [...document.querySelectorAll('figure img')].map(i => [i.complete, i.naturalWidth, i.clientWidth, i.alt])"
+    sizes = """return [...document.querySelectorAll('figure img')]
+        .map(i => [i.complete, i.naturalWidth, i.clientWidth, i.alt])"""
     figures = wait(driver, lambda: all(f[0] for f in driver.execute_script(sizes)) and driver.execute_script(sizes))
     assert figures and all(natural > 50 and shown > 50 and alt for _, natural, shown, alt in figures)
 

@@ -1,4 +1,4 @@
-"""The widget tutorial in JupyterLab, driven as a reader would: open, run all cells, move a slider, see the picture change."""
+"""The widget tutorial in JupyterLab as a reader uses it: open, run all cells, move a slider, see another picture."""
 
 import os
 import secrets
@@ -26,12 +26,12 @@ def free_port():
 
 @pytest.fixture
 def lab(tmp_path):
-    "JupyterLab on the loopback address with a copy of the notebook, and with no settings of the person who runs the test."
+    "JupyterLab on the loopback address with a copy of the notebook, without the settings of who runs the test."
     work, port, token = tmp_path / "work", free_port(), secrets.token_hex(8)
     work.mkdir()
     shutil.copy(NOTEBOOK, work)
-    names = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_WORKSPACES_DIR JUPYTERLAB_SETTINGS_DIR IPYTHONDIR".split()
-    places = {name: str(tmp_path / name.lower()) for name in names}
+    names = "JUPYTER_CONFIG JUPYTER_DATA JUPYTER_RUNTIME JUPYTERLAB_WORKSPACES JUPYTERLAB_SETTINGS".split()
+    places = {name: str(tmp_path / name.lower()) for name in [*(f"{name}_DIR" for name in names), "IPYTHONDIR"]}
     command = [
         sys.executable,
         "-m",
@@ -120,7 +120,8 @@ def test_a_slider_redraws_the_film_strip(browser, lab):
     before = wait(lambda: ask(pictures), "a picture")
     wait(lambda: ask(kernel_idle), "the kernel is idle again")
     errors = ask(
-        "return [...document.querySelectorAll('.jp-RenderedText[data-mime-type$=\"vnd.jupyter.error\"]')].map(e => e.innerText)"
+        """return [...document.querySelectorAll('.jp-RenderedText[data-mime-type$="vnd.jupyter.error"]')]
+            .map(e => e.innerText)"""
     )
     assert not errors, errors
 
@@ -132,5 +133,6 @@ def test_a_slider_redraws_the_film_strip(browser, lab):
     wait(lambda: ask(readout) != shown, "the slider moves")
     after = wait(lambda: (now := ask(pictures)) and now != before and now, "another picture")
     assert all(src.startswith(("data:", "blob:")) for src in after)
-    drawn = "return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].every(i => i.complete && i.naturalWidth > 50)"
+    drawn = """return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')]
+        .every(i => i.complete && i.naturalWidth > 50)"""
     wait(lambda: ask(drawn), "the picture is drawn")

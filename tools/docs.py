@@ -1,11 +1,12 @@
 """Build the documentation site: notebooks -> nbdev's processors -> markdown -> pandoc -> `_docs/`.
 
     python tools/docs.py              build; the folder is named by _quarto.yml (nbdev: _docs)
-    python tools/docs.py --check      build into a temporary folder, fail on broken links, anchors, formulas, heavy pages
+    python tools/docs.py --check      build elsewhere; fail on broken links, anchors, formulas and heavy pages
 
-Title, address, sidebar and output folder are read from `_quarto.yml`, so a machine with Quarto renders the same site with
-`nbdev-docs`. Pages work from the file system and load nothing from the network: formulas are MathML, search is a local index.
-Two pandoc processes render all pages; what they and the picture shrinker made is kept under `.cache/docs` by its content.
+Title, address, sidebar and output folder are read from `_quarto.yml`, so a machine with Quarto renders the same site
+with `nbdev-docs`. Pages work from the file system and load nothing from the network: formulas are MathML, search is a
+local index. Two pandoc processes render all pages. Rendered pages and smaller pictures are kept under `.cache/docs`,
+each under a hash of what it was made from.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from string import Template
 from urllib.parse import unquote
@@ -181,7 +182,7 @@ def key(*parts):
 
 
 def processed(path):
-    "The cells of a notebook after nbdev's processors, without the one that runs code: docstrings are read, not executed."
+    "The cells of a notebook after nbdev's processors, without the one that runs code: docstrings are read instead."
     from nbdev.processors import FilterDefaults, exec_show_docs, insert_warning
     from nbdev.process import NBProcessor
 
@@ -291,7 +292,7 @@ def add_claims(site):
         site.pages[page.source] = page
 
 
-# Notebook -> markdown -> HTML ------------------------------------------------------------------------------------------
+# Notebook -> markdown -> HTML ----------------------------------------------------------------------------------------
 
 
 def fence(body, attributes):
@@ -331,7 +332,8 @@ def picture(site, page, mime, data, alt, caption=""):
     page.figures[name] = data
     size = ' width="%d" height="%d"' % struct.unpack(">II", data[16:24]) if mime == "image/png" else ""
     caption = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="@/figures/{name}" alt="{html.escape(alt, quote=True)}"{size} loading="lazy">{caption}</figure>'
+    image = f'<img src="@/figures/{name}" alt="{html.escape(alt, quote=True)}"{size} loading="lazy">'
+    return f"<figure>{image}{caption}</figure>"
 
 
 def extract(page, fragment):
@@ -403,7 +405,6 @@ class Module:
         "Keep what nbdev leaves out of a page: exported constants and helpers with a leading underscore."
         rest, names, last = [], [], 0
         for node in ast.parse(code).body:
-            start = min([node.lineno] + [d.lineno for d in getattr(node, "decorator_list", [])])
             lines, last = code.splitlines()[last : node.end_lineno], node.end_lineno  # with the comments above it
             name = getattr(node, "name", "")
             if isinstance(node, DEFINITIONS) and (not name.startswith("_") or name.startswith("__")):
@@ -427,7 +428,7 @@ class Module:
         return out
 
     def find(self, name):
-        "The definition of `function`, `Class` or `Class.method`; a method may stand outside, where fastcore's `patch` adds it."
+        "The definition of `function`, `Class` or `Class.method`, a method also where fastcore's `patch` adds it."
         owner, _, last = name.rpartition(".")
         inside = getattr(self.find(owner), "body", []) if owner else self.tree.body
         outside = [n for n in self.tree.body if owner and owner in patched_classes(n)]
@@ -444,7 +445,8 @@ def folded(code, title):
     n = len(code.splitlines())
     return (
         raw(
-            f'<details class="code"{" open" if n <= OPEN_LINES else ""}><summary>{title}, {n} line{"s" * (n != 1)}</summary>'
+            f'<details class="code"{" open" if n <= OPEN_LINES else ""}>'
+            f"<summary>{title}, {n} line{'s' * (n != 1)}</summary>"
         )
         + "\n"
         + fence(code, "{.python}")
@@ -454,7 +456,7 @@ def folded(code, title):
 
 
 def split_definition(node, code):
-    "`(signature, implementation)`: the lines up to the docstring, and those below it; fields and `__init__` stand for a class."
+    "`(signature, implementation)`: the lines up to the docstring and below it; of a class, its fields or `__init__`."
 
     def lines(first, last):
         found = code.splitlines()[first - 1 : last]
@@ -567,7 +569,7 @@ KINDS = {**dict.fromkeys(dir(builtins), "bu"), **dict.fromkeys(keyword.kwlist, "
 
 
 def colored(code):
-    "Python as HTML, a span for each line; comments, strings, numbers, keywords and built-in names have classes of their own."
+    "Python as HTML, a span for each line; comments, strings, numbers, keywords and built-in names have their class."
 
     def escaped(words):
         return html.escape(words, quote=False)
@@ -585,7 +587,7 @@ def colored(code):
 
 
 def with_colors(body):
-    "The HTML of a page with its Python in colors, by regular expressions: pandoc's own highlighter is ten times the rest of its work."
+    "The HTML of a page with its Python in colors; pandoc's highlighter takes ten times as long as its other work."
     return re.sub(
         r'<pre class="python"><code>(.*?)</code></pre>',
         lambda m: (
@@ -612,7 +614,7 @@ def pandoc(texts):
 
 
 def render(site):
-    "Give every page its HTML: what an earlier build rendered from the same words is read, the rest goes to two pandocs."
+    "Give every page its HTML: what an earlier build rendered from the same words is read, pandoc renders the rest."
     import pypandoc
 
     stamp = pypandoc.get_pandoc_version() + "".join(p.read_text() for p in (ASSETS / "pages.lua", Path(__file__)))
@@ -634,14 +636,14 @@ def render(site):
                 (site.problems if "TeX math" in note else site.warnings).append(f"nbs/{page.source}: {note}")
 
 
-# Finishing ---------------------------------------------------------------------------------------------------------------
+# Finishing -----------------------------------------------------------------------------------------------------------
 
 
 def relative(target, page):
     return between(target, posixpath.dirname(page.url) or ".")
 
 
-@lru_cache(maxsize=None)
+@cache
 def between(target, folder):
     return posixpath.relpath(target, folder)
 
@@ -693,7 +695,8 @@ def finish(site, page, assets):
             name = f"about-{name}"  # the symbol keeps the short anchor
         if level == "1":
             return f'<h1 id="{name}">{inner}</h1>'
-        return f'<h{level}{before} id="{name}"{after}>{inner}<a class="anchor" href="#{name}" aria-label="Link to this section">#</a></h{level}>'
+        anchor = f'<a class="anchor" href="#{name}" aria-label="Link to this section">#</a>'
+        return f'<h{level}{before} id="{name}"{after}>{inner}{anchor}</h{level}>'
 
     page.body = HEADING.sub(heading, page.body)
     page.body = re.sub(
@@ -748,7 +751,9 @@ def sidebar_html(site, page):
             return f"<li>{link}</li>"
         inside = any(contains(e) for e in below)
         items = "".join(entry(*e, depth + 1) for e in below)
-        return f"<li><details{' open' if inside or depth == 0 else ''}><summary>{link or html.escape(title)}</summary><ul>{items}</ul></details></li>"
+        opened = " open" if inside or depth == 0 else ""
+        head = f"<summary>{link or html.escape(title)}</summary>"
+        return f"<li><details{opened}>{head}<ul>{items}</ul></details></li>"
 
     def contains(e):
         return e[1] is page or any(map(contains, e[2]))
@@ -762,7 +767,8 @@ def page_html(site, page, template):
     def step(target, kind, label):
         if not target:
             return "<span></span>"
-        return f'<a class="{kind}" rel="{kind}" href="{relative(target.url, page)}"><small>{label}</small>{html.escape(target.title)}</a>'
+        words = f"<small>{label}</small>{html.escape(target.title)}"
+        return f'<a class="{kind}" rel="{kind}" href="{relative(target.url, page)}">{words}</a>'
 
     toc = "".join(
         f'<li class="l{level}"><a href="#{name}">{html.escape(METHOD.sub("", title))}</a></li>'
@@ -845,7 +851,7 @@ def write(site, out, assets):
 
 
 def check(out):
-    "Broken anchors, missing files, doubled ids, anything fetched from elsewhere, heavy pages: what a reader would trip over."
+    "Broken anchors, missing files, doubled ids, anything fetched from elsewhere, heavy pages."
     pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html"))}
     ids = {url: re.findall(r'\sid="([^"]+)"', page) for url, page in pages.items()}
     for url, page in pages.items():
@@ -909,8 +915,9 @@ def main(argv=None):
     for problem in dict.fromkeys(site.problems):
         print(f"problem: {problem}")
     print(
-        f"docs: {len(site.pages)} pages, {size / 1e6:.1f} MB, {len(set(site.problems))} problems, {len(site.warnings)} warnings, "
-        f"{time.perf_counter() - start:.0f} s" + ("" if args.check else f"; open {os.path.relpath(out / 'index.html')}")
+        f"docs: {len(site.pages)} pages, {size / 1e6:.1f} MB, {len(set(site.problems))} problems, "
+        f"{len(site.warnings)} warnings, {time.perf_counter() - start:.0f} s"
+        + ("" if args.check else f"; open {os.path.relpath(out / 'index.html')}")
     )
     return int(bool(site.problems))
 
