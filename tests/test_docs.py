@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+from patience import patient
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = "pseudo_video/corruption.html"
@@ -22,7 +23,7 @@ PAGE = "pseudo_video/corruption.html"
 
 def build(root, out, *flags):
     command = [sys.executable, str(ROOT / "tools/docs.py"), "--root", str(root), "--out", str(out), *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patient(400))
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +88,7 @@ def find(driver, selector):
 def wait(driver, condition, seconds=30):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(driver, seconds, poll_frequency=0.1).until(lambda d: condition())
+    return WebDriverWait(driver, patient(seconds), poll_frequency=0.1).until(lambda d: condition())
 
 
 def test_sidebar_leads_to_every_page(visit, site):

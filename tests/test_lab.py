@@ -12,10 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from patience import patient
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs/tutorials/corruption_playground.ipynb"
-PATIENCE = 120  # seconds, for a kernel that starts on a busy machine
 
 
 def free_port():
@@ -60,23 +60,23 @@ def lab(tmp_path):
     finally:
         server.terminate()  # the server stops its kernels; those of a killed one notice that it is gone
         try:
-            server.wait(30)
+            server.wait(patient(30))
         except subprocess.TimeoutExpired:
             server.kill()
 
 
 def answers(url):
     try:
-        return urllib.request.urlopen(url, timeout=5).status == 200
+        return urllib.request.urlopen(url, timeout=patient(5)).status == 200
     except (urllib.error.URLError, OSError):
         return False
 
 
-def wait(condition, what, seconds=PATIENCE):
+def wait(condition, what, seconds=60):
     "Wait until `condition()` holds; elements that vanish in between are asked for again."
     from selenium.common.exceptions import StaleElementReferenceException
 
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patient(seconds)
     while True:
         try:
             found = condition()
@@ -85,7 +85,7 @@ def wait(condition, what, seconds=PATIENCE):
         if found:
             return found
         if time.monotonic() > end:
-            pytest.fail(f"not after {seconds} s: {what}")
+            pytest.fail(f"not after {patient(seconds):.0f} s: {what}")
         time.sleep(0.2)
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import patient
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -231,7 +232,7 @@ def test_nbval_compares_cleaned_notebooks(tmp_path):
         "right.ipynb",
         "wrong.ipynb",
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patient(300))
     verdicts = dict(re.findall(r"^(PASSED|FAILED) (\w+\.ipynb)", done.stdout, re.M))
     assert verdicts == {"PASSED": "right.ipynb", "FAILED": "wrong.ipynb"}, done.stdout[-3000:]
     assert done.returncode == 1 and "43" in done.stdout
