@@ -116,7 +116,7 @@ def _convolutions(*channels, stride=1, last=3):
         layers += [nn.Conv2d(i, o, size, stride if k == 0 else 1, size // 2), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #8e654515
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #0459998b
 class SupervisedViewWeightingMVD(nn.Module):
     """Detect people on the ground from any number of calibrated views (Zhang et al., AAAI-24).
 
@@ -127,7 +127,7 @@ class SupervisedViewWeightingMVD(nn.Module):
         ground_size: tuple[int, int] = (32, 32),  # rows and columns of the ground
         channels: int = 16,  # channels of the features
         weight_channels: int = 8,  # channels of the subnet C
-        fusion: str = "weights",  # "weights" (Eq. 2), "seeing" (mean over views that see) or "all" (mean over all views)
+        fusion: str = "weights",  # "weights" (Eq. 2), "seeing" (mean over views that see) or "all" (mean of all)
         seed: int = 0,  # of the initial weights
     ):
         super().__init__()
@@ -293,7 +293,7 @@ def run(
     scores |= {f"{name}_six": value for name, value in _test(model, six, foreign).items()}
     return {name: round(value, 6) for name, value in scores.items()}
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #6388af73
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #99b2af6a
 def _looking_down(g):
     "Return two scenes of three cameras whose homographies stretch the ground over the image."
     maps = torch.diag(torch.tensor([1.5, 1.0, 1.0])).repeat(2, 3, 1, 1) + 0.01 * torch.rand(2, 3, 3, 3, generator=g)
@@ -346,6 +346,10 @@ EXAMPLES = [
         gives={"scene": (2, 32, 32), "views": (2, 3, 32, 32), "weights": (2, 3, 32, 32)},
         differentiable=("images",),
     ),
+]
+
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #7e59c586
+EXAMPLES += [
     Example(map_peaks, lambda g: dict(scene=torch.rand(8, 9, generator=g))),
     Example(
         mvd_metrics,

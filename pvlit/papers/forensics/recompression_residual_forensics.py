@@ -517,7 +517,7 @@ def run(
     train, test = (_files(high, train_images, min(128, size), patch, k, g) for _ in range(2))
     return _network_scores(arm, train, test, steps, seed)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #740a210d
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #81534c74
 def _coefficients(g):
     return dict(
         Q0=torch.randint(-30, 31, (2, 16, 24), generator=g),
@@ -550,6 +550,10 @@ EXAMPLES = [
         gives=[(2, 32, 32), (2, 4, 4)],
     ),
     Example(block_score, lambda g: dict(R=torch.rand(2, 16, 8, generator=g)), gives=(2, 2, 1), differentiable=("R",)),
+]
+
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #6d263a73
+EXAMPLES += [
     Example(dct_volume, lambda g: dict(Q0=torch.randint(-30, 31, (2, 16, 8), generator=g)), gives=(2, 21, 16, 8)),
     Example(
         block_to_channels,

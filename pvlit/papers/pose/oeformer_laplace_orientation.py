@@ -34,7 +34,7 @@ def orientation_angles(
     rare = torch.rand(count, generator=generator) < 0.08
     return torch.where(rare, uniform, side + near) % 360 if peaked else uniform
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #54830513
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #d68cb953
 def orientation_pictures(
     yaw: Tensor,  # direction of every figure (B,), degrees
     generator: torch.Generator,  # CPU generator
@@ -42,7 +42,7 @@ def orientation_pictures(
     height: int = 32,  # pixels, at least 8
     width: int = 24,  # pixels, at least 8
 ) -> Tensor:  # pictures (B, 3, H, W) in [0, 1], on the device of `yaw`
-    "Draw people who face given directions. Raises `ValueError` for wrong shapes, types, NaN or pictures smaller than 8."
+    "Draw people who face given directions. Raises `ValueError` for wrong shapes, NaN or pictures smaller than 8."
     check_tensor("yaw", yaw, "(B,)")
     check_number("height", height, 8, whole=True)
     check_number("width", width, 8, whole=True)
@@ -84,12 +84,12 @@ def body_orientation(
     angle = torch.rad2deg(torch.atan2(-x, y))
     return torch.where(angle < 0, angle + 360, angle) % 360
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #f0c9e068
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #db3540f9
 def angle_to_bin(
     phi_deg: Tensor,  # directions (B,), degrees, any finite value
     bins: int = 72,  # bins of the circle, at least 1
 ) -> Tensor:  # nearest bin (B,), int64, 0 to bins - 1
-    "Find the bin of a direction (Eq. 2, around the circle). Raises `ValueError` for wrong shapes, types, NaN or no bins."
+    "Find the bin of a direction (Eq. 2, around the circle). Raises `ValueError` for wrong shapes, NaN or no bins."
     check_tensor("phi_deg", phi_deg, "(B,)")
     check_number("bins", bins, 1, whole=True)
     return torch.floor(phi_deg * bins / 360 + 0.5).long() % bins  # Eq. 2
@@ -104,7 +104,7 @@ def bin_to_angle(
     check_tensor("index", index, "(B,)", "int", 0, bins - 1)
     return index * (360 / bins)
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #7e084e97
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #eda9adb8
 def _circular_distance(index, bins):
     "Return how many bins every bin is from `index`, the short way, (B, bins)."
     away = (torch.arange(bins, device=index.device) - index[:, None]).abs()
@@ -128,43 +128,49 @@ def laplace_label(
     literal: bool = False,  # take Eq. 5 at its letter: two bins more
     normalise: bool = False,  # divide by the sum, so that the label is a distribution; the paper does not
 ) -> Tensor:  # labels (B, bins), at most 1 / (2 sigma)
-    "Smooth one-hot labels around the circle with a Laplace kernel (Eqs. 3 to 5). Raises `ValueError` for bins, sigma or window out of range."
+    """Smooth one-hot labels around the circle with a Laplace kernel (Eqs. 3 to 5).
+
+    Raises `ValueError` for bins, sigma or window out of range."""
     _check_label(index, bins, sigma, window, bins - 2 * literal)
     away = _circular_distance(index, bins)
     label = torch.exp(-away / sigma) / (2 * sigma) * (away <= window // 2 + literal)  # Eqs. 3 to 5
     return label / label.sum(1, keepdim=True) if normalise else label
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #c5dfe7a6
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #3dda6c51
 def gaussian_label(
     index: Tensor,  # true bins (B,), int64, 0 to bins - 1
     bins: int = 72,  # bins of the circle, at least 1
     sigma: float = 2.0,  # standard deviation, bins, > 0
     window: int = 9,  # bins that get anything, odd, at most `bins`
 ) -> Tensor:  # labels (B, bins), at most 0.4 / sigma
-    "Smooth one-hot labels with a Gaussian kernel, for comparison. Raises `ValueError` for bins, sigma or window out of range."
+    """Smooth one-hot labels with a Gaussian kernel, for comparison.
+
+    Raises `ValueError` for bins, sigma or window out of range."""
     _check_label(index, bins, sigma, window, bins)
     away = _circular_distance(index, bins)
     return torch.exp(-away.square() / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi)) * (away <= window // 2)
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #c3c1cc34
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #1d851cab
 def weighted_smooth_l1(
     p: Tensor,  # probabilities (B, bins), after softmax
     y: Tensor,  # smoothed labels (B, bins)
     beta: float = 0.2,  # where the square turns straight, > 0
 ) -> Tensor:  # scalar, summed over bins, averaged over the batch
-    "Compute the Smooth-L1 loss between probabilities and smoothed labels (Eq. 6). Raises `ValueError` for wrong or unequal shapes, types, NaN or beta."
+    """Compute the Smooth-L1 loss between probabilities and smoothed labels (Eq. 6).
+
+    Raises `ValueError` for wrong or unequal shapes, types, NaN or beta."""
     sizes = check_tensor("p", p, "(B, bins)")
     check_tensor("y", y, "(B, bins)", sizes=sizes)
     check_number("beta", beta, above=0)
     away = (p - y).abs()
     return torch.where(away < beta, away.square() / (2 * beta), away - beta / 2).sum(1).mean()  # Eq. 6
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #55bec153
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5aad1d34
 def circular_error(
     pred_deg: Tensor,  # predicted directions (B,), degrees
     true_deg: Tensor,  # true directions (B,), degrees
 ) -> Tensor:  # errors (B,), degrees in [0, 180]
-    "Compute the angle between directions, the short way. Raises `ValueError` for wrong or unequal shapes, types or NaN."
+    "Compute the angle between directions, the short way. Raises `ValueError` for wrong or unequal shapes or NaN."
     sizes = check_tensor("pred_deg", pred_deg, "(B,)")
     check_tensor("true_deg", true_deg, "(B,)", sizes=sizes)
     away = (pred_deg - true_deg).abs() % 360
@@ -175,7 +181,9 @@ def orientation_metrics(
     pred_deg: Tensor,  # predicted directions (B,), degrees
     true_deg: Tensor,  # true directions (B,), degrees
 ) -> dict[str, float]:  # mae in degrees; acc5, acc15, acc22, acc30 and acc45 as shares
-    "Measure predicted directions: mean error and shares within 5, 15, 22.5, 30 and 45 degrees. Raises `ValueError` for wrong or unequal shapes, types or NaN."
+    """Measure predicted directions: mean error and shares within 5, 15, 22.5, 30 and 45 degrees.
+
+    Raises `ValueError` for wrong or unequal shapes, types or NaN."""
     error = circular_error(pred_deg, true_deg)
     return {"mae": error.mean().item()} | {
         f"acc{int(most)}": (error <= most).float().mean().item() for most in (5, 15, 22.5, 30, 45)
@@ -192,9 +200,11 @@ def _merged(tokens, K, B, H, W):
     "Undo `_windows`."
     return tokens.view(B, H // K, W // K, K, K, -1).permute(0, 5, 1, 3, 2, 4).reshape(B, -1, H, W)
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #45eedb0d
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #57318db4
 class WindowAttention(nn.Module):
-    "Attend inside windows of a map (B, C, H, W), multi-head. Raises `ValueError` for a dim that heads do not divide, or a wrong map."
+    """Attend inside windows of a map (B, C, H, W), multi-head.
+
+    Raises `ValueError` for a dim that heads do not divide, or a wrong map."""
 
     def __init__(
         self,
