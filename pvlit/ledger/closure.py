@@ -784,7 +784,7 @@ def labels_of(
                 found.add((module, name))
     return found
 
-# %% ../../nbs/ledger/closure.ipynb #f5fb96dc
+# %% ../../nbs/ledger/closure.ipynb #fbf687e1
 CANNOT_CHANGE_NUMBERS = {
     *"tqdm joblib fastcore matplotlib IPython ipywidgets psutil yaml nbformat papermill nbdev pytest".split()
 }
@@ -809,7 +809,7 @@ def code_graph(
     builder.fill()
     own = {module for _, module, _ in sources.modules[name]["imports"].values() if module == _home(text)}
     for node in builder.graph.nodes:  # what a notebook exports runs in the notebook, where it leaves no trace
-        node.ran |= node.label.partition(":")[0] in own
+        node.ran |= node.label.partition(":")[0] in {name, *own}
     extra = sorted(key for key in seen or () if key not in builder.places and not _apart(sources, key[0]))
     extra += [key for key in (_again(sources, like.nodes[place]) for place in (like.roots[1:] if like else ())) if key]
     builder.graph.roots = [0, *(builder.place(*key) for key in extra)]
@@ -857,13 +857,14 @@ def _finished(builder, sources, name):
     graph.nodes[0].label = "the notebook's cells"
     return graph
 
-# %% ../../nbs/ledger/closure.ipynb #5049b076
+# %% ../../nbs/ledger/closure.ipynb #414f465b
 @dataclass
 class Changes:
     "What differs between the code of a run and the code now."
 
     ran: list[str] = field(default_factory=list)  # definitions that the run executed and that are others now
     idle: list[str] = field(default_factory=list)  # definitions that it could reach but never executed
+    pairs: list[tuple] = field(default_factory=list)  # (label then, label now) of those that ran and are others now
 
     def __bool__(self):
         return bool(self.ran)
@@ -908,6 +909,7 @@ def _compared(a, b, changes):
     if a.entries is None:
         if a.hash != b.hash or len(a.edges) != len(b.edges):
             said.append(label)
+            changes.pairs += [(a.label, b.label)] * a.ran
             return []
         return list(zip(a.edges, b.edges))
     pairs, unlike = [], (list(a.entries) != list(b.entries)) and b.walked
