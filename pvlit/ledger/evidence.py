@@ -112,7 +112,7 @@ def decided(
     "Decide a claim and add its tier, as evidence holds it."
     return plain({**asdict(decide(claim, rows)), "tier": weaker(claim.tier, tier)})
 
-# %% ../../nbs/ledger/evidence.ipynb #2dccf382
+# %% ../../nbs/ledger/evidence.ipynb #0a4d93dc
 def make_evidence(
     experiment: str,  # name of the experiment
     variant: str,  # name of the parameter set
@@ -160,8 +160,20 @@ def save_evidence(
     evidence: dict,  # sealed
     path: Path,  # where to
 ) -> Path:
-    "Write evidence as a whole."
-    return write_whole(path, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
+    "Write evidence as a whole, a row and a definition of its code on a line each."
+    line = lambda value: json.dumps(value, ensure_ascii=False)
+    lines = lambda values, indent: "[" + ",".join(f"\n{indent}{line(v)}" for v in values) + "]"
+    code = {k: v for k, v in evidence["code"].items() if k != "nodes"}
+    parts = []
+    for key, value in evidence.items():
+        if key == "rows":
+            text = lines(value, "  ")
+        elif key == "code":
+            text = line(code)[:-1] + f', "nodes": {lines(value["nodes"], "  ")}}}'
+        else:
+            text = json.dumps(value, indent=1, ensure_ascii=False).replace("\n", "\n ")
+        parts.append(f" {line(key)}: {text}")
+    return write_whole(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def load_evidence(
