@@ -6,8 +6,8 @@ Docs: https://pvlit.github.io/pvlit/ledger/table.html.md"""
 
 # %% auto #0
 __all__ = ['WHERE', 'WORDS', 'STRONG', 'RESERVED', 'ABSENT', 'COUNTED', 'spoken', 'blank', 'entry', 'ledger', 'examined',
-           'replications', 'agrees', 'expected_false', 'kind_of', 'ledger_json', 'strip', 'why', 'rows_of',
-           'find_claim']
+           'replications', 'keep_replication', 'agrees', 'expected_false', 'kind_of', 'ledger_json', 'strip', 'why',
+           'rows_of', 'find_claim']
 
 # %% ../../nbs/ledger/table.ipynb #a78c9116
 import hashlib
@@ -189,7 +189,7 @@ def _table(settings, deep, package):
         commits.save()
     return table
 
-# %% ../../nbs/ledger/table.ipynb #e42c0c90
+# %% ../../nbs/ledger/table.ipynb #cd7cd3f7
 def replications(
     claim: str,  # id
     settings: Settings,  # where the data lie
@@ -202,6 +202,24 @@ def replications(
         except ValueError:
             continue
     return found
+
+
+def keep_replication(
+    row: dict,  # of the ledger, with the recorded effect
+    made: dict,  # evidence of the run that repeated it
+    decision: dict,  # of the claim in it
+    full: bool,  # whether it was as long as the evidence
+    settings: Settings,  # where the data lie
+) -> dict:
+    "Store what a replication said in a file of its own; returns it."
+    seeds = sorted({r["seed"] for r in made["rows"]})
+    record = {k: decision[k] for k in ("claim", "verdict", "word", "effect", "low", "high", "n")}
+    record |= {k: made[k] for k in ("experiment", "date", "commit", "machine", "processor", "params", "seconds")}
+    same = agrees(row, decision["effect"], decision["low"], decision["high"]) if row["effect"] is not None else None
+    record |= dict(variant=row["variant"], seeds=seeds, full=full, agrees=same)
+    path = settings.data / "replications" / row["claim"] / f"{made['date']}-seeds-{seeds[0]}.json"
+    write_whole(path, json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def agrees(
