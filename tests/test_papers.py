@@ -12,7 +12,7 @@ import pytest
 
 from pvlit.ledger.claims import load_claims
 from pvlit.papers.contract import problems
-from pvlit.ledger.evidence import ledger
+from pvlit.ledger.table import ledger
 from pvlit.core.settings import load_settings
 from pvlit.papers.catalogue import catalog, new_paper, table_under, thumbnail
 

@@ -38,7 +38,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from pvlit.ledger.evidence import ledger, ledger_json
+from pvlit.ledger.table import ledger, ledger_json
 from pvlit.ledger.pages import MARKS, badge, claim_page
 
 ROOT = Path(__file__).resolve().parent.parent
