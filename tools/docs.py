@@ -38,8 +38,8 @@ from urllib.parse import unquote
 
 import yaml
 
-from pvlit.ledger.table import ledger, ledger_json
 from pvlit.ledger.pages import MARKS, badge, claim_page
+from pvlit.ledger.table import kind_of, ledger, ledger_json
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(__file__).resolve().parent / "site"
@@ -56,6 +56,7 @@ PICTURES = {
 DATA_URI = re.compile(r"data:(%s);base64,([A-Za-z0-9+/=\s]+)" % "|".join(map(re.escape, PICTURES)))
 HEADING = re.compile(r'<h([1-4])((?:\s[^>]*)?)\sid="([^"]+)"([^>]*)>(.*?)</h\1>', re.S)
 METHOD = re.compile(r"^[A-Z]\w*(?=\.\w+$)")  # the class in `Class.method`
+MAGIC = re.compile(r"\s*%(load_ext|autoreload|reload_ext|matplotlib|config)\b")
 LINK = re.compile(r"""\b(href|src|poster)=["']([^"']*)["']""")
 
 
@@ -183,10 +184,11 @@ def key(*parts):
 
 def processed(path):
     "The cells of a notebook after nbdev's processors, without the one that runs code: docstrings are read instead."
-    from nbdev.processors import FilterDefaults, exec_show_docs, insert_warning
     from nbdev.process import NBProcessor
+    from nbdev.processors import FilterDefaults, ai_magics, clean_magics, exec_show_docs, insert_warning
 
-    steps = [p for p in FilterDefaults().base_procs() if p not in (exec_show_docs, insert_warning)]
+    without = exec_show_docs, insert_warning, ai_magics, clean_magics  # the last reads pyproject.toml for every cell
+    steps = [p for p in FilterDefaults().base_procs() if p not in without]
     work = NBProcessor(path, procs=steps, rm_directives="quarto")
     work.process()
     return work.nb.cells
@@ -277,7 +279,7 @@ def read_tree(site, found):
 def add_claims(site):
     "A page for every claim of the ledger, behind the pages of the sidebar."
     for row in {row["claim"]: row for row in site.ledger}.values():
-        name, mark = row["claim"], MARKS[row["verdict"].split(" (")[0]]
+        name, mark = row["claim"], MARKS[kind_of(row)]
         cell = dict(cell_type="markdown", source=claim_page(name, site.ledger))
         page = Page(
             f"claims/{name}.ipynb",
@@ -308,7 +310,8 @@ def options(source):
     "Quarto's cell options (`#| key: value`) and the code below them."
     lines = source.splitlines()
     found = {m[1]: m[2].strip().strip("\"'") for line in lines if (m := re.match(r"#\|\s*([\w-]+):\s*(.*)", line))}
-    return found, "\n".join(line for line in lines if not line.startswith("#|")).strip("\n")
+    code = (line for line in lines if not line.startswith("#|") and not MAGIC.match(line))
+    return found, "\n".join(code).strip("\n")
 
 
 def lighter(data, kept):
