@@ -18,25 +18,24 @@ from pathlib import Path
 from fastcore.script import call_parse
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT = ROOT / ".cache" / "notebook_seconds.json"
 LOADED = "numpy scipy.stats sklearn.datasets PIL.Image matplotlib.pyplot ipywidgets IPython nbdev.test torch".split()
 SECONDS = 900  # after which a notebook that has not ended is stopped
 FLAGS = ["slow", "gpu"]  # cells that need another machine
 
 
-def find_notebooks(paths):
-    "The notebooks at or below `paths`, without those whose name or folder begins with a dot or an underscore."
+def find_notebooks(paths, root=ROOT):
+    "The notebooks of `root` at or below `paths` whose name and folders begin with neither a dot nor an underscore."
     found = []
     for path in map(Path, paths):
         inside = [path] if path.is_file() else sorted(path.resolve().rglob("*.ipynb"))
         for notebook in inside:
-            parts = notebook.resolve().relative_to(ROOT / "nbs").parts
+            parts = notebook.resolve().relative_to(root / "nbs").parts
             if not any(part.startswith((".", "_")) for part in parts):
                 found.append(notebook.resolve())
     return list(dict.fromkeys(found))
 
 
-def start(notebook, log):
+def start(notebook, log, root):
     "Fork a process that runs one notebook, writes what it prints into the file `log`, and exits with 0 or 1."
     child = os.fork()
     if child:
@@ -50,7 +49,7 @@ def start(notebook, log):
         sys.__stderr__ = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         from nbdev.test import test_nb
 
-        passed, _ = test_nb(notebook, skip_flags=FLAGS, basepath=ROOT, cell_timeout=None)
+        passed, _ = test_nb(notebook, skip_flags=FLAGS, basepath=root, cell_timeout=None)
         code = int(not passed)
     except BaseException:
         traceback.print_exc()
@@ -67,14 +66,14 @@ def end(child):
         pass
 
 
-def run(notebooks, workers, patience):
+def run(notebooks, workers, limit, root=ROOT):
     "Run `notebooks` and give (notebook, passed, seconds, processor seconds, what it printed) of each as it ends."
-    waiting, running, limit = list(notebooks), {}, SECONDS * patience
+    waiting, running = list(notebooks), {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 notebook, log = waiting.pop(0), tempfile.TemporaryFile("w+", errors="replace")
-                running[start(notebook, log)] = notebook, log, time.monotonic()
+                running[start(notebook, log, root)] = notebook, log, time.monotonic()
             for child, (_, log, began) in running.items():
                 if time.monotonic() - began > limit:
                     print(f"not ended after {limit:.0f} s (PATIENCE multiplies this limit)", file=log)
@@ -100,28 +99,28 @@ def run(notebooks, workers, patience):
 def main(
     *paths: str,  # notebooks or folders; by default all of nbs/ but the experiments
     workers: int = 2,  # notebooks at a time
-    list_only: bool = False,  # name the notebooks, run nothing
+    root: Path = ROOT,  # repository
 ):
     "Run notebooks as tests and name the ten slowest."
-    notebooks = find_notebooks(paths or [ROOT / "nbs"])
+    root = root.resolve()
+    kept = root / ".cache" / "notebook_seconds.json"
+    notebooks = find_notebooks(paths or [root / "nbs"], root)
     if not paths:
         notebooks = [n for n in notebooks if "experiments" not in n.parts]
-    if list_only:
-        return print(*[n.relative_to(ROOT) for n in notebooks], sep="\n")
-    known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    name = {n: n.relative_to(ROOT / "nbs").as_posix() for n in notebooks}
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    name = {n: n.relative_to(root / "nbs").as_posix() for n in notebooks}
     notebooks.sort(key=lambda n: known.get(name[n], n.stat().st_size / 10_000), reverse=True)
     for module in LOADED:
         import_module(module)
-    took, failed = {}, []
-    for notebook, passed, seconds, used, words in run(notebooks, workers, float(os.environ.get("PATIENCE", "1"))):
+    took, failed, limit = {}, [], SECONDS * float(os.environ.get("PATIENCE", "1"))
+    for notebook, passed, seconds, used, words in run(notebooks, workers, limit, root):
         took[name[notebook]] = seconds, used
         known[name[notebook]] = round(used, 1)
         if not passed:
             failed.append(name[notebook])
             print(f"-- nbs/{name[notebook]} failed:\n{words}", flush=True)
-    KEPT.parent.mkdir(exist_ok=True)
-    KEPT.write_text(json.dumps(known, indent=1, sort_keys=True))
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps(known, indent=1, sort_keys=True))
     print("slowest notebooks (seconds, of them on a processor):")
     for notebook, (seconds, used) in sorted(took.items(), key=lambda item: -item[1][0])[:10]:
         print(f"{seconds:7.1f} {used:7.1f}  {notebook}")
