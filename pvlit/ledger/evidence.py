@@ -371,7 +371,7 @@ def _outdated(evidence, settings, sources):
     if unlike:
         yield None, f"{OTHER_LIBRARIES}: {', '.join(unlike)}"
 
-# %% ../../nbs/ledger/evidence.ipynb #88d76993
+# %% ../../nbs/ledger/evidence.ipynb #21f72333
 class Commits:
     "What the code of an experiment was in a commit, read once and kept in a file."
 
@@ -431,11 +431,19 @@ def _misplaced(evidence, settings, commits):
             if inside.strip() == b"false":
                 yield None, f"commit {name[:7]} is not known to git, so the code of this result cannot be looked up"
             return
+    if _links(evidence) != [evidence["commit"], *(r["commit"] for r in evidence["renewals"])]:
+        yield None, "its renewals do not lead from the commit of the run to the commit of its code"
+        return
     if commits is None:
         return
     found = commits.shape(commit, notebook_of(evidence["experiment"], settings), Graph.read(evidence["code"]))
     if found != shape(evidence["code"]):
         yield None, f"the code of commit {commit[:7]} is not the code this result was made with"
+
+
+def _links(evidence):
+    "Return the commits that the renewals say they started from, and the one of the code."
+    return [*(r["before"] for r in evidence["renewals"]), evidence["code_commit"]]
 
 # %% ../../nbs/ledger/evidence.ipynb #bb59b722
 def findings(

@@ -8,7 +8,7 @@ Docs: https://pvlit.github.io/pvlit/ledger/renew.html.md"""
 __all__ = ['PROGRAM', 'Witness', 'run_witness', 'checked_out', 'witness_params', 'unlike_rows', 'Renewal', 'renew', 'traced',
            'unexecuted', 'expired', 'renew_all']
 
-# %% ../../nbs/ledger/renew.ipynb #38d06316
+# %% ../../nbs/ledger/renew.ipynb #691c7411
 import ast
 import json
 import os
@@ -27,11 +27,11 @@ from ..core.files import digest, sealed
 from ..core.settings import Settings, load_settings
 from ..lab.runs import overlay
 from .closure import Bare, Committed, Graph, Kept, Sources, code_graph, compare, git, libraries
-from .evidence import HOW, Commits, findings, load_evidence, machine, notebook_of, plain, processor
+from .evidence import Commits, findings, load_evidence, machine, notebook_of, plain, processor
 from .evidence import OTHER_LIBRARIES, save_evidence
 from .experiment import uncommitted
 
-# %% ../../nbs/ledger/renew.ipynb #70661b60
+# %% ../../nbs/ledger/renew.ipynb #f5d1e57b
 PROGRAM = r"""
 import ast, json, os, re, sys, threading, traceback
 notebook, out, package, given = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
@@ -89,8 +89,6 @@ for node in reversed(statements[:at]):
     if bound(node) & needed or stateful:
         kept.append(node)
         needed |= names(node)
-import matplotlib
-matplotlib.use("Agg")
 exec(compile(ast.Module(params, []), "parameters", "exec"), space)
 space.update({k: v for k, v in given.items() if k in space}, run_folder=out)
 if exported:
@@ -117,7 +115,7 @@ json.dump(dict(rows=space["rows"], ran=sorted(called), lines=sorted(lines)), ope
 os._exit(0)
 """
 
-# %% ../../nbs/ledger/renew.ipynb #77b53753
+# %% ../../nbs/ledger/renew.ipynb #d996c426
 @dataclass
 class Witness:
     "What a short run told: its rows, and the functions that it executed."
@@ -140,7 +138,13 @@ def run_witness(
     "Run the rows of a notebook with the code of one tree. Raises `ValueError` with the end of its output when that fails."
     start = time.time()
     with tempfile.TemporaryDirectory(prefix="pvlit-witness-") as out:
-        environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(tree),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "MPLBACKEND": "Agg",
+        }
         environment |= {"PVLIT_CACHE": str(cache)} if cache else {}
         command = [
             sys.executable,
@@ -272,7 +276,7 @@ def _alone(name, settings):
             raise ValueError("another process is renewing it; wait for that one") from None
         yield
 
-# %% ../../nbs/ledger/renew.ipynb #a3918f74
+# %% ../../nbs/ledger/renew.ipynb #b2339b1c
 def _attempt(evidence, path, settings, long, package, sources, cache):
     "Return (renewed, why). Raises `ValueError` when a witness cannot run."
     if changed := uncommitted(settings.root, package):
@@ -289,9 +293,7 @@ def _attempt(evidence, path, settings, long, package, sources, cache):
         return False, f"not a matter of code: {ruled[0]}"
     if not old:
         return False, "current already"
-    timed = [
-        c["id"] for c in evidence["claims"] if "seconds" in c["metric"]["name"] or c["metric"].get("unit") == "seconds"
-    ]
+    timed = [c["id"] for c in evidence["claims"] if "second" in f"{c['metric']['name']} {c['metric'].get('unit')}"]
     run = f"pvlit run {evidence['experiment']} --params {evidence['variant']}"
     if timed:
         return False, f"{', '.join(timed)} is about time and always run again: {run}"

@@ -9,7 +9,7 @@ __all__ = ['WHERE', 'WORDS', 'STRONG', 'RESERVED', 'ABSENT', 'COUNTED', 'spoken'
            'replications', 'keep_replication', 'agrees', 'expected_false', 'kind_of', 'ledger_json', 'strip', 'why',
            'rows_of', 'find_claim']
 
-# %% ../../nbs/ledger/table.ipynb #a78c9116
+# %% ../../nbs/ledger/table.ipynb #97d3c5a4
 import hashlib
 import json
 import re
@@ -19,7 +19,7 @@ from ..core.settings import Settings, load_settings
 from .claims import TIERS, Claim, declared, load_claims, parse_rule, seeds_needed
 from .closure import FORM, Kept, Sources, git
 from .decisions import in_units, percent
-from .evidence import OTHER_LIBRARIES, SCHEMA, Commits, code_changes, findings, load_evidence, plain
+from .evidence import SCHEMA, Commits, code_changes, findings, load_evidence, plain
 
 # %% ../../nbs/ledger/table.ipynb #bccb1828
 WHERE = {"exact protocol": "by a full run", "proxy": "on a stand-in", "toy": "in miniature"}
@@ -189,7 +189,7 @@ def _table(settings, deep, package):
         commits.save()
     return table
 
-# %% ../../nbs/ledger/table.ipynb #cd7cd3f7
+# %% ../../nbs/ledger/table.ipynb #5a685399
 def replications(
     claim: str,  # id
     settings: Settings,  # where the data lie
@@ -202,6 +202,24 @@ def replications(
         except ValueError:
             continue
     return found
+
+
+def keep_replication(
+    row: dict,  # of the ledger, with the recorded effect
+    made: dict,  # evidence of the run that repeated it
+    decision: dict,  # of the claim in it
+    full: bool,  # whether it was as long as the evidence
+    settings: Settings,  # where the data lie
+) -> dict:
+    "Store what a replication said in a file of its own; returns it."
+    seeds = sorted({r["seed"] for r in made["rows"]})
+    record = {k: decision[k] for k in ("claim", "verdict", "word", "effect", "low", "high", "n")}
+    record |= {k: made[k] for k in ("experiment", "date", "commit", "machine", "processor", "params", "seconds")}
+    same = agrees(row, decision["effect"], decision["low"], decision["high"]) if row["effect"] is not None else None
+    record |= dict(variant=row["variant"], seeds=seeds, full=full, agrees=same)
+    path = settings.data / "replications" / row["claim"] / f"{made['date']}-seeds-{seeds[0]}.json"
+    write_whole(path, json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def keep_replication(
