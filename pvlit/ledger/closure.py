@@ -6,9 +6,9 @@ Docs: https://pvlit.github.io/pvlit/ledger/closure.html.md"""
 
 # %% auto #0
 __all__ = ['SILENT', 'TELLERS', 'BARS', 'CHECKS', 'HARMLESS', 'FORM', 'APART', 'STATEFUL', 'CANNOT_CHANGE_NUMBERS',
-           'DISTRIBUTIONS', 'patched', 'Bare', 'Pieces', 'summarize', 'git', 'Kept', 'Sources', 'Committed', 'find',
-           'follow', 'absolute', 'resolve', 'summarize_notebook', 'Node', 'Graph', 'labels_of', 'code_graph', 'Changes',
-           'compare', 'libraries', 'installed', 'series']
+           'DISTRIBUTIONS', 'patched', 'Bare', 'Local', 'Pieces', 'summarize', 'git', 'Kept', 'Sources', 'Committed',
+           'find', 'follow', 'absolute', 'resolve', 'summarize_notebook', 'Node', 'Graph', 'labels_of', 'code_graph',
+           'Changes', 'compare', 'libraries', 'installed', 'series']
 
 # %% ../../nbs/ledger/closure.ipynb #699d7c2a
 import ast
@@ -96,7 +96,7 @@ def _only_refuses(node):
     ends = [n for n in node.body if not _only_tells(n)]
     return len(ends) == 1 and isinstance(ends[0], ast.Raise) and _harmless(node.test)
 
-# %% ../../nbs/ledger/closure.ipynb #db324e7b
+# %% ../../nbs/ledger/closure.ipynb #75625aec
 def patched(
     node: ast.AST,  # a statement of the top level
 ) -> list[str]:  # names of classes
@@ -131,6 +131,7 @@ class Bare(ast.NodeTransformer):
     def bare_FunctionDef(self, node):
         "Drop annotation and docstring, and never leave an empty body."
         node.returns = None
+        node.body = [Local().visit(n) for n in node.body]
         return self.body(node)
 
     bare_AsyncFunctionDef = bare_FunctionDef
@@ -182,6 +183,20 @@ class Bare(ast.NodeTransformer):
         return node
 
     bare_For = bare_While = bare_If = bare_ExceptHandler = bare_Try = body
+
+
+class Local(ast.NodeTransformer):
+    "Write `x: int = 3` inside a function as `x = 3`; a class keeps the form, which a dataclass rests on."
+
+    def visit_ClassDef(self, node: ast.ClassDef):
+        "Leave a class as it is."
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign):
+        "Drop the annotation of a local name."
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
 
 
 def _told_to(node, names):

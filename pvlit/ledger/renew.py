@@ -340,7 +340,7 @@ def _new_labels(old, new):
     known = {node.hash for node in old.nodes}
     return {node.label for node in new.nodes[1:] if node.hash not in known}
 
-# %% ../../nbs/ledger/renew.ipynb #3ac4dd65
+# %% ../../nbs/ledger/renew.ipynb #c03c5ab6
 def traced(
     graph: Graph,  # code of a run
 ) -> bool:
@@ -419,10 +419,9 @@ def _form(node):
         return
     inner = {"body", "orelse", "finalbody", "handlers"}
     parts = {k: v for k, v in ast.iter_fields(node) if k not in inner}
-    lines = [
-        n.end_lineno for v in parts.values() for n in (v if isinstance(v, list) else [v]) if hasattr(n, "end_lineno")
-    ]
-    yield ast.dump(type(node)(**parts)), node.lineno, max([node.lineno, *lines])
+    inside = [n for v in parts.values() for n in (v if isinstance(v, list) else [v])]
+    last = max([node.lineno, *(getattr(n, "end_lineno", None) or 0 for n in inside)])
+    yield ast.dump(type(node)(**parts)), node.lineno, last
 
 # %% ../../nbs/ledger/renew.ipynb #06aa5b40
 def _record(evidence, path, settings, sources, notebook, before, after, changes, long):
