@@ -20,10 +20,24 @@ T, B, N = "toylab/train.py", "toylab/tables.py", "toylab/noise.py"
 HARMLESS = {
     "message": [
         {T: [('f"gain: got {gain}"', '"gain must be a number"')]},
-        {T: [('raise ValueError(f"gain: got {gain}")', 'raise ValueError(f"gain: {gain!r}; give a number") from None')]},
+        {
+            T: [
+                (
+                    'raise ValueError(f"gain: got {gain}")',
+                    'raise ValueError(f"gain: {gain!r}; give a number") from None',
+                )
+            ]
+        },
         {T: [("        raise ValueError", "        print('bad')\n        raise ValueError")]},
         {T: [("    _check(seed)\n", "    _check(seed)\n    print(seed)\n")]},
-        {T: [("    error = abs(weight - target)\n", "    error = abs(weight - target)\n    assert error >= 0, 'never'\n")]},
+        {
+            T: [
+                (
+                    "    error = abs(weight - target)\n",
+                    "    error = abs(weight - target)\n    assert error >= 0, 'never'\n",
+                )
+            ]
+        },
     ],
     "docstring": [
         {T: [('"Train a weight."', '"Fit one number to a target."')]},
@@ -47,63 +61,155 @@ HARMLESS = {
         {T: [("BIAS", "OFFSET")], B: [("BIAS", "OFFSET")]},
     ],
     "move": [
-        {T: [("from .noise import drawn", "from .deep.noise import drawn")], N: None, "toylab/deep/noise.py": FILES[N], "toylab/deep/__init__.py": ""},
+        {
+            T: [("from .noise import drawn", "from .deep.noise import drawn")],
+            N: None,
+            "toylab/deep/noise.py": FILES[N],
+            "toylab/deep/__init__.py": "",
+        },
         {T: [("from .tables import", "from .numbers_ import")], B: None, "toylab/numbers_.py": FILES[B]},
-        {T: [("def gradient(weight, target, noise):\n    return 2 * (weight - target) + noise\n", ""), ("from .noise import drawn", "from .noise import drawn\nfrom .slope import gradient")],
-         "toylab/slope.py": "def gradient(weight, target, noise):\n    return 2 * (weight - target) + noise\n"},
-        {T: [("STEPS = 12\n", ""), ("from .tables import BIAS,", "from .tables import STEPS, BIAS,")], B: [("BIAS = 0.25", "BIAS = 0.25\nSTEPS = 12")]},
-        {T: [("def schedule(step, steps):\n    return 1 - step / (2 * steps)\n", ""), ("from .noise import drawn", "from .noise import drawn, schedule")],
-         N: [("class Noise:", "def schedule(step, steps):\n    return 1 - step / (2 * steps)\n\n\nclass Noise:")]},
+        {
+            T: [
+                ("def gradient(weight, target, noise):\n    return 2 * (weight - target) + noise\n", ""),
+                ("from .noise import drawn", "from .noise import drawn\nfrom .slope import gradient"),
+            ],
+            "toylab/slope.py": "def gradient(weight, target, noise):\n    return 2 * (weight - target) + noise\n",
+        },
+        {
+            T: [("STEPS = 12\n", ""), ("from .tables import BIAS,", "from .tables import STEPS, BIAS,")],
+            B: [("BIAS = 0.25", "BIAS = 0.25\nSTEPS = 12")],
+        },
+        {
+            T: [
+                ("def schedule(step, steps):\n    return 1 - step / (2 * steps)\n", ""),
+                ("from .noise import drawn", "from .noise import drawn, schedule"),
+            ],
+            N: [("class Noise:", "def schedule(step, steps):\n    return 1 - step / (2 * steps)\n\n\nclass Noise:")],
+        },
     ],
     "reordering": [
-        {T: [("def never(x):\n    return x - 7\n\n\n", ""), ("def _check(gain)", "def never(x):\n    return x - 7\n\n\ndef _check(gain)")]},
+        {
+            T: [
+                ("def never(x):\n    return x - 7\n\n\n", ""),
+                ("def _check(gain)", "def never(x):\n    return x - 7\n\n\ndef _check(gain)"),
+            ]
+        },
         {T: [("RATE = 0.5\nSTEPS = 12", "STEPS = 12\nRATE = 0.5")]},
         {B: [("BIAS = 0.25\n", ""), ("\n\ndef softened", "\nBIAS = 0.25\n\n\ndef softened")]},
-        {T: [("from .tables import BIAS, KINDS, softened\nfrom .noise import drawn", "from .noise import drawn\nfrom .tables import softened, KINDS, BIAS")]},
+        {
+            T: [
+                (
+                    "from .tables import BIAS, KINDS, softened\nfrom .noise import drawn",
+                    "from .noise import drawn\nfrom .tables import softened, KINDS, BIAS",
+                )
+            ]
+        },
         {N: [("class Noise:\n    def __init__", "class Other:\n    pass\n\n\nclass Noise:\n    def __init__")]},
     ],
     "helper": [
-        {T: [("2 * (weight - target) + noise", "_pull(weight, target) + noise"), ("def schedule", "def _pull(weight, target):\n    return 2 * (weight - target)\n\n\ndef schedule")]},
-        {T: [("    return error + BIAS\n", "    return _biased(error)\n"), ("def never", "def _biased(error):\n    return error + BIAS\n\n\ndef never")]},
-        {T: [("        noise = drawn(draw, 0.1)\n        weight = update(weight, gradient(weight, target, noise), 0.2 * schedule(step, steps))\n", "        weight = _step(weight, target, draw, step, steps)\n"),
-             ("def distance", "def _step(weight, target, draw, step, steps):\n    noise = drawn(draw, 0.1)\n    return update(weight, gradient(weight, target, noise), 0.2 * schedule(step, steps))\n\n\ndef distance")]},
+        {
+            T: [
+                ("2 * (weight - target) + noise", "_pull(weight, target) + noise"),
+                ("def schedule", "def _pull(weight, target):\n    return 2 * (weight - target)\n\n\ndef schedule"),
+            ]
+        },
+        {
+            T: [
+                ("    return error + BIAS\n", "    return _biased(error)\n"),
+                ("def never", "def _biased(error):\n    return error + BIAS\n\n\ndef never"),
+            ]
+        },
+        {
+            T: [
+                (
+                    "        noise = drawn(draw, 0.1)\n        weight = update(weight, gradient(weight, target, noise), 0.2 * schedule(step, steps))\n",
+                    "        weight = _step(weight, target, draw, step, steps)\n",
+                ),
+                (
+                    "def distance",
+                    "def _step(weight, target, draw, step, steps):\n    noise = drawn(draw, 0.1)\n    return update(weight, gradient(weight, target, noise), 0.2 * schedule(step, steps))\n\n\ndef distance",
+                ),
+            ]
+        },
         {N: [("    return Noise(scale).draw(random)", "    source = Noise(scale)\n    return source.draw(random)")]},
         {B: [("    return sqrt((x % width) ** 2 + width)", "    rest = x % width\n    return sqrt(rest**2 + width)")]},
     ],
     "optional parameter": [
         {T: [("rate=RATE):\n", "rate=RATE, momentum=0.0):\n")]},
         {B: [("def softened(x, width):", "def softened(x, width, power=2):"), (") ** 2 +", ") ** power +")]},
-        {T: [("def distance(weight, target):", "def distance(weight, target, limit=100):"), ("error > 100", "error > limit")]},
-        {N: [("def drawn(random, scale):", "def drawn(random, scale, kind=Noise):"), ("Noise(scale).draw", "kind(scale).draw")]},
+        {
+            T: [
+                ("def distance(weight, target):", "def distance(weight, target, limit=100):"),
+                ("error > 100", "error > limit"),
+            ]
+        },
+        {
+            N: [
+                ("def drawn(random, scale):", "def drawn(random, scale, kind=Noise):"),
+                ("Noise(scale).draw", "kind(scale).draw"),
+            ]
+        },
         {B: [('"strangers": 9.0}', '"strangers": 9.0, "new": 2.0}')]},
     ],
 }
 HARMFUL = {
     "sign": [
-        {T: [("weight - rate", "weight + rate")]}, {T: [("2 * (weight - target)", "2 * (target - weight)")]}, {T: [("error + BIAS", "error - BIAS")]},
-        {N: [("first + 0.01", "first - 0.01")]}, {B: [("** 2 + width", "** 2 - -2 * width")]}, {T: [("1 - step", "1 + step")]}, {T: [("+ 0.01 * shift", "- 0.01 * shift")]},
+        {T: [("weight - rate", "weight + rate")]},
+        {T: [("2 * (weight - target)", "2 * (target - weight)")]},
+        {T: [("error + BIAS", "error - BIAS")]},
+        {N: [("first + 0.01", "first - 0.01")]},
+        {B: [("** 2 + width", "** 2 - -2 * width")]},
+        {T: [("1 - step", "1 + step")]},
+        {T: [("+ 0.01 * shift", "- 0.01 * shift")]},
     ],
     "constant": [
-        {T: [("STEPS = 12", "STEPS = 13")]}, {B: [("BIAS = 0.25", "BIAS = 0.26")]}, {T: [("0.2 * schedule", "0.21 * schedule")]}, {N: [("0.01 * second", "0.011 * second")]},
-        {B: [('"film": 1.0', '"film": 1.1')]}, {T: [("return 2 *", "return 3 *")]}, {T: [("drawn(draw, 0.1)", "drawn(draw, 0.11)")]},
+        {T: [("STEPS = 12", "STEPS = 13")]},
+        {B: [("BIAS = 0.25", "BIAS = 0.26")]},
+        {T: [("0.2 * schedule", "0.21 * schedule")]},
+        {N: [("0.01 * second", "0.011 * second")]},
+        {B: [('"film": 1.0', '"film": 1.1')]},
+        {T: [("return 2 *", "return 3 *")]},
+        {T: [("drawn(draw, 0.1)", "drawn(draw, 0.11)")]},
     ],
     "default": [
-        {T: [("steps=STEPS", "steps=11")]}, {T: [("softened(seed, 3)", "softened(seed, 4)")]}, {T: [("draw.gauss(0, 1)", "draw.gauss(0, 2)")]},
-        {T: [("steps=STEPS", "steps=STEPS - 1")]}, {T: [("(2 * steps)", "(3 * steps)")]}, {T: [("seed * 31", "seed * 32")]},
+        {T: [("steps=STEPS", "steps=11")]},
+        {T: [("softened(seed, 3)", "softened(seed, 4)")]},
+        {T: [("draw.gauss(0, 1)", "draw.gauss(0, 2)")]},
+        {T: [("steps=STEPS", "steps=STEPS - 1")]},
+        {T: [("(2 * steps)", "(3 * steps)")]},
+        {T: [("seed * 31", "seed * 32")]},
     ],
     "operator": [
-        {T: [("weight - rate * gradient", "weight - rate / (1 + gradient**2)")]}, {B: [("x % width", "x // width")]}, {T: [("abs(weight - target)", "(weight - target) ** 2")]},
-        {T: [("error > 100", "error < 100")]}, {T: [("step / (2", "step * (2")]}, {B: [("import sqrt", "import exp as sqrt")]}, {T: [("+ abs(target)", "+ abs(target) ** 0.5")]},
+        {T: [("weight - rate * gradient", "weight - rate / (1 + gradient**2)")]},
+        {B: [("x % width", "x // width")]},
+        {T: [("abs(weight - target)", "(weight - target) ** 2")]},
+        {T: [("error > 100", "error < 100")]},
+        {T: [("step / (2", "step * (2")]},
+        {B: [("import sqrt", "import exp as sqrt")]},
+        {T: [("+ abs(target)", "+ abs(target) ** 0.5")]},
     ],
     "order of draws": [
-        {N: [("        first = random.gauss(0, self.scale)\n        second = random.random()", "        second = random.random()\n        first = random.gauss(0, self.scale)")]},
+        {
+            N: [
+                (
+                    "        first = random.gauss(0, self.scale)\n        second = random.random()",
+                    "        second = random.random()\n        first = random.gauss(0, self.scale)",
+                )
+            ]
+        },
         {T: [("    weight = draw.gauss(0, 1)\n", "    draw.random()\n    weight = draw.gauss(0, 1)\n")]},
         {T: [("        noise = drawn(draw, 0.1)\n", "        drawn(draw, 0.1)\n        noise = drawn(draw, 0.1)\n")]},
-        {T: [("range(steps)", "range(steps)[::-1]")]}, {N: [("self.scale)", "self.scale) + 0 * random.random()")]}, {T: [("import random\n", "import random\n\nrandom.Random = random.SystemRandom\n")]},
+        {T: [("range(steps)", "range(steps)[::-1]")]},
+        {N: [("self.scale)", "self.scale) + 0 * random.random()")]},
+        {T: [("import random\n", "import random\n\nrandom.Random = random.SystemRandom\n")]},
     ],
     "swapped argument": [
-        {T: [("weight, gradient(weight, target,", "weight, gradient(target, weight,")]}, {T: [("softened(seed, 3)", "softened(3, seed)")]}, {T: [("schedule(step, steps)", "schedule(steps, step + 1)")]},
-        {T: [("fit(target, seed)", "fit(seed, target)")]}, {T: [("update(weight, gradient(", "update(0.5 * weight, gradient(")]}, {T: [("distance(weight, target)", "distance(target, weight / 2)")]},
+        {T: [("weight, gradient(weight, target,", "weight, gradient(target, weight,")]},
+        {T: [("softened(seed, 3)", "softened(3, seed)")]},
+        {T: [("schedule(step, steps)", "schedule(steps, step + 1)")]},
+        {T: [("fit(target, seed)", "fit(seed, target)")]},
+        {T: [("update(weight, gradient(", "update(0.5 * weight, gradient(")]},
+        {T: [("distance(weight, target)", "distance(target, weight / 2)")]},
         {N: [("Noise(scale).draw(random)", "Noise(scale / 2).draw(random)")]},
     ],
 }
@@ -162,7 +268,8 @@ def outcome(published, place, edit):
     return bool(found), attempt
 
 
-def listed(edits): return [pytest.param(edit, id=f"{kind}-{i}") for kind, some in edits.items() for i, edit in enumerate(some)]
+def listed(edits):
+    return [pytest.param(edit, id=f"{kind}-{i}") for kind, some in edits.items() for i, edit in enumerate(some)]
 
 
 @pytest.mark.parametrize("edit", listed(HARMLESS))
@@ -190,7 +297,9 @@ def test_there_are_forty_of_each():
 
 # --- what the messages say ----------------------------------------------------------------------------------------------
 
-def attempt(lab, **more): return renew(lab.file, lab.settings, package="toylab", **more)
+
+def attempt(lab, **more):
+    return renew(lab.file, lab.settings, package="toylab", **more)
 
 
 def test_a_difference_names_arm_number_and_definition(lab):
@@ -209,7 +318,9 @@ def test_a_line_that_the_witness_never_runs_is_not_vouched_for(lab):
     changed(lab, {T: [("        return 100.0\n", "        return 200.0\n")]})
     said = attempt(lab)
     assert not said.renewed and "does not execute the changed lines" in said.why and "--long" in said.why
-    assert attempt(lab, long=True).renewed  # the first seed at full length does not run it either: the verdict never rested on it
+    assert attempt(
+        lab, long=True
+    ).renewed  # the first seed at full length does not run it either: the verdict never rested on it
 
 
 def test_a_renewal_says_so_and_can_be_renewed_again(lab):
@@ -227,11 +338,13 @@ def test_a_renewal_says_so_and_can_be_renewed_again(lab):
 
 # --- bad input ----------------------------------------------------------------------------------------------------------
 
+
 def refused(lab, *words, **more):
     before = lab.file.read_bytes()
     said = attempt(lab, **more)
     assert not said.renewed and lab.file.read_bytes() == before
-    for word in words: assert word in said.why, said.why
+    for word in words:
+        assert word in said.why, said.why
 
 
 def test_dirty_tree(lab):
@@ -277,7 +390,9 @@ def test_old_commit_that_does_not_run(published, tmp_path):
     from pvlit.ledger.evidence import save_evidence, shape
 
     graph = code_graph("nbs/experiments/films.ipynb", Committed(broken, lab.root, "toylab")).plain()
-    kept = {k: v for k, v in evidence.items() if k != "seal"} | dict(commit=broken, code_commit=broken, code=graph, made_by=shape(graph))
+    kept = {k: v for k, v in evidence.items() if k != "seal"} | dict(
+        commit=broken, code_commit=broken, code=graph, made_by=shape(graph)
+    )
     kept["libraries"] = {"no_such_library": "1.0"}
     save_evidence(sealed(kept), lab.file)
     refused(lab, "the witness failed with the code of commit", "No module named 'no_such_library'")
@@ -298,14 +413,21 @@ def test_stopped_half_way(lab):
     "The process that renews is killed while its witnesses run: nothing is written, no work tree is left behind for good."
     changed(lab, {**HARMLESS["helper"][0], "nbs/experiments/films.ipynb": notebook(ROWS + "\nimport time")})
     slow = "import time; time.sleep(60)\n"
-    lab.edit("nbs/experiments/films.ipynb", ("from toylab.train import run", "import os\\nfrom toylab.train import run"))
+    lab.edit(
+        "nbs/experiments/films.ipynb", ("from toylab.train import run", "import os\\nfrom toylab.train import run")
+    )
     lab.commit("x")
-    code = f"from pathlib import Path; import pvlit.ledger.renew as r; r.PROGRAM = {slow!r} + r.PROGRAM; " \
-           f"from pvlit.core.settings import load_settings; r.renew(Path({str(lab.file)!r}), load_settings({str(lab.root)!r}), package='toylab')"
+    code = (
+        f"from pathlib import Path; import pvlit.ledger.renew as r; r.PROGRAM = {slow!r} + r.PROGRAM; "
+        f"from pvlit.core.settings import load_settings; r.renew(Path({str(lab.file)!r}), load_settings({str(lab.root)!r}), package='toylab')"
+    )
     before = lab.file.read_bytes()
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=lab.root, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=lab.root, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list((lab.settings.cache / "ledger").glob("*.lock")): time.sleep(0.1)
+    while time.monotonic() < deadline and not list((lab.settings.cache / "ledger").glob("*.lock")):
+        time.sleep(0.1)
     time.sleep(1)
     child.kill()
     child.wait()
@@ -315,7 +437,13 @@ def test_stopped_half_way(lab):
 
 def test_all_goes_on_after_a_stop(lab):
     second = lab.file.with_name("other.json")
-    lab.write({"nbs/experiments/params/films/other.yml": FILES["nbs/experiments/params/films/evidence.yml"].replace("evidence", "other")})
+    lab.write(
+        {
+            "nbs/experiments/params/films/other.yml": FILES["nbs/experiments/params/films/evidence.yml"].replace(
+                "evidence", "other"
+            )
+        }
+    )
     from pvlit.core.files import sealed
     from pvlit.ledger.evidence import save_evidence
 
@@ -326,11 +454,14 @@ def test_all_goes_on_after_a_stop(lab):
     changed(lab, HARMLESS["helper"][0])
     assert expired(lab.settings, "toylab") == [lab.file, second]
 
-    def stop(renewal): raise KeyboardInterrupt
+    def stop(renewal):
+        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt): renew_all(expired(lab.settings, "toylab"), lab.settings, workers=1, told=stop, package="toylab")
+    with pytest.raises(KeyboardInterrupt):
+        renew_all(expired(lab.settings, "toylab"), lab.settings, workers=1, told=stop, package="toylab")
     threads = [t for t in threading.enumerate() if "ThreadPool" in t.name]
-    for thread in threads: thread.join(60)
+    for thread in threads:
+        thread.join(60)
     left = expired(lab.settings, "toylab")
     assert len(left) < 2
     done = []

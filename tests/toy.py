@@ -12,7 +12,7 @@ from pvlit.ledger.closure import Graph, Kept, Sources, code_graph
 from pvlit.ledger.evidence import Commits, about, check, evidence_path, make_evidence, save_evidence
 from pvlit.ledger.renew import run_witness
 
-TRAIN = '''
+TRAIN = """
 import random
 from .tables import BIAS, KINDS, softened
 from .noise import drawn
@@ -66,7 +66,7 @@ def run(arm, seed):
     weight = fit(target, seed)
     shift = softened(seed, 3)
     return dict(distance=distance(weight, target) + abs(target) + 0.01 * shift)
-'''
+"""
 TABLES = """
 from math import sqrt
 
@@ -141,7 +141,14 @@ def git(root, *words):
 def notebook(rows=ROWS):
     cells = [("parameters", PARAMETERS), ("", rows)]
     made = [
-        dict(cell_type="code", id=f"c{i}", metadata={"tags": [t] if t else []}, source=s, outputs=[], execution_count=None)
+        dict(
+            cell_type="code",
+            id=f"c{i}",
+            metadata={"tags": [t] if t else []},
+            source=s,
+            outputs=[],
+            execution_count=None,
+        )
         for i, (t, s) in enumerate(cells)
     ]
     kernel = dict(name="python3", display_name="python3", language="python")
