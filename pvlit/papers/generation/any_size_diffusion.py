@@ -499,7 +499,7 @@ def run(
         row[name] = -10 * math.log10(far / power)
     return row | {"seam": worst_seam(z, (tile, tile)).item(), "calls": calls}
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #c972b9f4
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #7e93fda0
 def _rand(g, *shape):
     return torch.randn(shape, generator=g, dtype=torch.float64)
 
@@ -528,6 +528,10 @@ EXAMPLES = [
     Example(
         sample_field, lambda g: dict(field=_field_example(), count=2, generator=g), gives=[(2, 1, 8, 8), (2, 1, 8, 8)]
     ),
+]
+
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #999248d1
+EXAMPLES += [
     Example(
         tiled_sample,
         lambda g: dict(

@@ -402,7 +402,7 @@ def run(
         return {"zeta": 0.0, **_score(f(y), truth)}
     return {"zeta": strengths[arm], **_score(_restore(arm, y, strengths[arm], seed), truth)}
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #39f30074
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #0543cdb1
 def _rand(g, *shape):
     return torch.randn(shape, generator=g, dtype=torch.float64)
 
@@ -434,6 +434,10 @@ EXAMPLES = [
         gives=(2, 1, 4, 4),
         differentiable=("x0", "eps"),
     ),
+]
+
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #8acb00e3
+EXAMPLES += [
     Example(
         invert_step,
         lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), now=0.5, then=0.3),

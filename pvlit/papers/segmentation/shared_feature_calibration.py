@@ -421,7 +421,7 @@ def _world_of(seed, counts, encoder_steps, world, test):
         counts = [sum(counts) // 3] * 3
     return _world(seed, counts, _trained_encoder(seed, encoder_steps), world != "lone", test)
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #2c233eb6
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #1ee4d175
 EXAMPLES = [
     Example(
         class_scores,
@@ -457,6 +457,10 @@ EXAMPLES = [
         lambda g: dict(features=torch.randn(2, 6, 5, 5, generator=g), mask=torch.rand(2, 4, 5, 5, generator=g) > 0.5),
         gives=(2, 4, 5, 5),
     ),
+]
+
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #166f115e
+EXAMPLES += [
     Example(distribution_coefficient, lambda g: dict(counts=1 + torch.rand(4, generator=g), extra=2.0), gives=(4,)),
     Example(
         msdw_loss,

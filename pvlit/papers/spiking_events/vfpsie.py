@@ -450,7 +450,7 @@ def vfpsie_loss(
     match = sum(_census_loss(s, f.detach(), 1.0) for s, f in zip(synths[::-1], found))
     return total + frame * (_reconstruction_loss(out["synth"], target) + 0.1 * match)
 
-# %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #9b97ed7c
+# %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #ab7f551b
 def _grids(g, **shapes):
     return {name: torch.rand(shape, generator=g) for name, shape in shapes.items()}
 
@@ -503,6 +503,10 @@ EXAMPLES = [
         gives=(2, 3, 4, 5),
         differentiable=("weight", "warped", "synth"),
     ),
+]
+
+# %% ../../../nbs/papers/spiking_events/vfpsie.ipynb #99bec013
+EXAMPLES += [
     Example(census_loss, lambda g: _grids(g, a=(2, 3, 4, 5), b=(2, 3, 4, 5)), gives=(), differentiable=("a", "b")),
     Example(
         reconstruction_loss,

@@ -469,7 +469,7 @@ def run(
         scores, _ = net(cells, texture, shuffle=arm == "shuffled")
     return _locks(scores.argmax(2), index)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #134534b8
+# %% ../../../nbs/papers/video/odtrack.ipynb #1fdd38cc
 def _rand(g, **shapes):
     return {name: torch.rand(shape, generator=g) for name, shape in shapes.items()}
 
@@ -506,6 +506,10 @@ EXAMPLES = [
     Example(
         center_focal_loss, lambda g: _rand(g, score=(2, 4, 4), gaussian=(2, 4, 4)), gives=(), differentiable=("score",)
     ),
+]
+
+# %% ../../../nbs/papers/video/odtrack.ipynb #88416874
+EXAMPLES += [
     Example(
         ODTrack,
         lambda g: _rand(g, refs=(2, 2, 3, 8, 8), searches=(2, 2, 3, 16, 16), token=(2, 1, 8)),
