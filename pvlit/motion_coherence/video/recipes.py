@@ -38,7 +38,7 @@ from .reader import Framing
 LEGACY = {  # switch -> what it brings back
     "triple weight": "the weight of the alignment given on the command line is multiplied by three before training",
     "mix normalized": "SwapMix mixes clips whose channels were shifted and scaled apart, so grays change their color",
-    "device statistics": "batch normalization sees the clips of one GPU at a time, its running statistics the first GPU's",
+    "device statistics": "batch normalization sees the clips of one GPU at a time, its running statistics one GPU's",
     "unclipped": "the limit on the gradient's norm is ignored in reduced precision",
     "start crop": "evaluation with one crop takes the left or top one, not the center",
     "mix swapped": "MixUp and CutMix come after SwapMix and pair clean clips with swapped ones",

@@ -57,7 +57,9 @@ def recipe_loaders(
     fault_share: float = 0.01,  # largest share of videos that may fail
     template: str | None = None,  # file name of a frame where it differs from the data set's
 ) -> tuple[ClipLoader, ClipLoader]:  # training and test
-    "Open the data of a recipe. Raises `ValueError` when a batch has more videos than there are, and as `open_dataset` does."
+    """Open the data of a recipe.
+
+    Raises `ValueError` when a batch has more videos than there are, and as `open_dataset` does."""
     where = dict(root=root, lists=lists or None, fold=fold, seed=seed, template=template or None)
     train = open_dataset(recipe.dataset, "train", sampling=recipe.train_sampling, framing=recipe.train_framing, **where)
     test = open_dataset(recipe.dataset, "val", sampling=recipe.test_sampling, framing=evaluation_view(recipe), **where)
@@ -220,7 +222,9 @@ def train_recipe(
     seed: int = 0,  # of mixing and dropout; clips have that of their data set
     progress: bool = True,  # show a bar when training takes longer than 5 s
 ) -> Trained:
-    "Train by a recipe, or go on where a killed run stopped. Raises `ValueError` for a folder of another run, `TooManyFaults`, `TrainingDiverged`."
+    """Train by a recipe, or go on where a killed run stopped.
+
+    Raises `ValueError` for a folder of another run, `TooManyFaults`, `TrainingDiverged`."""
     if "best epoch" in recipe.legacy and validate is None:
         raise ValueError("the quirk 'best epoch' looks at test accuracy; pass validate=, or drop it from recipe.legacy")
     if not len(loader):
@@ -304,7 +308,9 @@ def run_recipe(
     code: str = "",  # fingerprint of the code, so that rows of two versions do not mix
     progress: bool = True,  # show a bar
 ) -> dict:  # arm, seed, top1, top5, nll, ece, videos, faults, epochs, train_seconds, curve, seal
-    "Train and score one arm with one seed, or read its row. Raises `ValueError` for a row that was changed by hand, and as the functions it calls."
+    """Train and score one arm with one seed, or read its row.
+
+    Raises `ValueError` for a row that was changed by hand, and as the functions it calls."""
     changed = arm_of(recipe, arm)
     train, test = recipe_loaders(changed, seed=seed, **data)
     start = sha256(Path(weights).read_bytes()).hexdigest() if weights else ""
