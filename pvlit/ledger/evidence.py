@@ -271,6 +271,7 @@ def _undecided(stored, given, evidence):
 # %% ../../nbs/ledger/evidence.ipynb #dfb9864a
 PILOT_SEEDS = 10  # seeds below are for looking and for pilots, never for evidence
 HOW = ("publish", "workers", "claim")  # parameters that say how a run goes, not what it computes
+HOW += ("root", "lists", "weights")  # and where files lie on one machine; their fingerprints stand among the inputs
 
 
 def planned_params(
