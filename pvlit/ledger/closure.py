@@ -40,7 +40,7 @@ SILENT = {
 }  # calls that only tell
 TELLERS = {"warnings", "logging", "logger", "log", "sys.stdout", "sys.stderr", "IPython.display"}
 BARS = {"tqdm", "trange", "progress_bar"}
-CHECKS = {"check", "refuse", "check_tensor", "check_number", "check_choice", "check_generator"}
+CHECKS = {"check", "refuse", "check_tensor", "check_number", "check_numbers", "check_choice", "check_generator"}
 HARMLESS = {  # functions and methods that a question may call without consequences
     *"isinstance issubclass len any all type callable hasattr getattr set sorted min max abs tuple list dict str int float bool range sum zip".split(),
     *"isfinite isnan all any is_floating_point is_complex min max dim size numel item keys values items startswith endswith exists".split(),
