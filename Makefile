@@ -8,7 +8,7 @@ HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test docs lab claims bench setup help
+.PHONY: demo test portable docs lab claims bench setup help
 .DEFAULT_GOAL := help
 
 help:    ## list the targets
@@ -30,11 +30,14 @@ endif
 	@git rev-parse --git-dir >/dev/null 2>&1 && $(BIN)/nbdev-install-hooks >/dev/null || true
 	@touch $(READY)
 
-demo: $(READY)    ## the main job on embedded digits, with its report (3 to 5 minutes)
+demo: $(READY)    ## the main job on embedded digits, with its report (some 3 minutes)
 	@$(BIN)/pvlit run pseudo_video_digits --params demo
 
 test: $(READY)    ## everything CI checks, with the time of each stage (some 13 minutes)
 	@$(BIN)/python tools/check.py
+
+portable: $(READY)  ## all notebooks and tests again, disguised as other processors (an hour)
+	@$(BIN)/python tools/check.py portable --all
 
 docs: $(READY)    ## build the site into _docs/
 	@$(BIN)/python tools/docs.py

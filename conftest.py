@@ -60,6 +60,6 @@ def browser(request, tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(found[1]))
-    driver.set_page_load_timeout(120)
+    driver.set_page_load_timeout(600)
     yield driver
     driver.quit()

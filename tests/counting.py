@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import nbformat
+from patience import patient
 
 PARAMETERS = '''steps: int = 3 # how far to count
 rate = 0.5
@@ -58,13 +59,13 @@ def call(root, *argv, preexec_fn=None, **variables):
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patient(120),
         preexec_fn=preexec_fn,
     )
 
 
 def start(root, *argv):
-    "Start pvlit in `root`, in a process group of its own, as a terminal does; a shell's background jobs ignore Ctrl-C, and so would what they start."
+    "Start pvlit in `root`, in a process group of its own and with Ctrl-C in force, as a terminal does."
     return subprocess.Popen(
         [*PVLIT, *map(str, argv)],
         cwd=root,
@@ -79,7 +80,7 @@ def start(root, *argv):
 
 def wait_until(condition, seconds=60):
     "Wait until `condition()` is true."
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patient(seconds)
     while not condition():
-        assert time.monotonic() < end, f"still not after {seconds} s"
+        assert time.monotonic() < end, f"still not after {patient(seconds):.0f} s"
         time.sleep(0.05)

@@ -134,7 +134,8 @@ def test_version_and_console_script(root):
 
 
 def test_help_imports_nothing_heavy(root):
-    code = "import sys\nfrom pvlit.cli import main\ntry: main(['--help'])\nexcept SystemExit: print('\\n'.join(sys.modules))"
+    code = "import sys\nfrom pvlit.cli import main\n"
+    code += "try: main(['--help'])\nexcept SystemExit: print('\\n'.join(sys.modules))"
     modules = set(
         subprocess.run([*PVLIT[:2], code], capture_output=True, text=True, cwd=root, env=environment()).stdout.split()
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from patience import patient
 from PIL import Image
 
 from pvlit.core.data import SOURCES, load_images
@@ -70,7 +71,7 @@ def test_processes_that_start_with_an_empty_cache_agree(tmp_path):
         )
         for _ in range(2)
     ]
-    names = {racer.communicate(timeout=300)[0].strip() for racer in racers}
+    names = {racer.communicate(timeout=patient(300))[0].strip() for racer in racers}
     assert [racer.returncode for racer in racers] == [0, 0] and len(names) == 1
     files = list(tmp_path.rglob("*.*"))
     assert [f.suffix for f in files] == [".safetensors"]

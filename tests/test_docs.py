@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+from patience import patient
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = "pseudo_video/corruption.html"
@@ -22,7 +23,7 @@ PAGE = "pseudo_video/corruption.html"
 
 def build(root, out, *flags):
     command = [sys.executable, str(ROOT / "tools/docs.py"), "--root", str(root), "--out", str(out), *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patient(400))
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +88,7 @@ def find(driver, selector):
 def wait(driver, condition, seconds=30):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(driver, seconds, poll_frequency=0.1).until(lambda d: condition())
+    return WebDriverWait(driver, patient(seconds), poll_frequency=0.1).until(lambda d: condition())
 
 
 def test_sidebar_leads_to_every_page(visit, site):
@@ -138,7 +139,8 @@ def test_figures_load(visit, site):
     page = next(p for p in sorted(site.rglob("*.html")) if "<figure" in p.read_text())
     driver = visit(page.relative_to(site).as_posix())
     driver.execute_script("document.querySelectorAll('figure img').forEach(i => { i.loading = 'eager' })")
-    sizes = "return [...document.querySelectorAll('figure img')].map(i => [i.complete, i.naturalWidth, i.clientWidth, i.alt])"
+    sizes = """return [...document.querySelectorAll('figure img')]
+        .map(i => [i.complete, i.naturalWidth, i.clientWidth, i.alt])"""
     figures = wait(driver, lambda: all(f[0] for f in driver.execute_script(sizes)) and driver.execute_script(sizes))
     assert figures and all(natural > 50 and shown > 50 and alt for _, natural, shown, alt in figures)
 

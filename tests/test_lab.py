@@ -1,4 +1,4 @@
-"""The widget tutorial in JupyterLab, driven as a reader would: open, run all cells, move a slider, see the picture change."""
+"""The widget tutorial in JupyterLab as a reader uses it: open, run all cells, move a slider, see another picture."""
 
 import os
 import secrets
@@ -12,10 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from patience import patient
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs/tutorials/corruption_playground.ipynb"
-PATIENCE = 120  # seconds, for a kernel that starts on a busy machine
 
 
 def free_port():
@@ -26,12 +26,12 @@ def free_port():
 
 @pytest.fixture
 def lab(tmp_path):
-    "JupyterLab on the loopback address with a copy of the notebook, and with no settings of the person who runs the test."
+    "JupyterLab on the loopback address with a copy of the notebook, without the settings of who runs the test."
     work, port, token = tmp_path / "work", free_port(), secrets.token_hex(8)
     work.mkdir()
     shutil.copy(NOTEBOOK, work)
-    names = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTERLAB_WORKSPACES_DIR JUPYTERLAB_SETTINGS_DIR IPYTHONDIR".split()
-    places = {name: str(tmp_path / name.lower()) for name in names}
+    names = "JUPYTER_CONFIG JUPYTER_DATA JUPYTER_RUNTIME JUPYTERLAB_WORKSPACES JUPYTERLAB_SETTINGS".split()
+    places = {name: str(tmp_path / name.lower()) for name in [*(f"{name}_DIR" for name in names), "IPYTHONDIR"]}
     command = [
         sys.executable,
         "-m",
@@ -60,23 +60,23 @@ def lab(tmp_path):
     finally:
         server.terminate()  # the server stops its kernels; those of a killed one notice that it is gone
         try:
-            server.wait(30)
+            server.wait(patient(30))
         except subprocess.TimeoutExpired:
             server.kill()
 
 
 def answers(url):
     try:
-        return urllib.request.urlopen(url, timeout=5).status == 200
+        return urllib.request.urlopen(url, timeout=patient(5)).status == 200
     except (urllib.error.URLError, OSError):
         return False
 
 
-def wait(condition, what, seconds=PATIENCE):
+def wait(condition, what, seconds=60):
     "Wait until `condition()` holds; elements that vanish in between are asked for again."
     from selenium.common.exceptions import StaleElementReferenceException
 
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patient(seconds)
     while True:
         try:
             found = condition()
@@ -85,7 +85,7 @@ def wait(condition, what, seconds=PATIENCE):
         if found:
             return found
         if time.monotonic() > end:
-            pytest.fail(f"not after {seconds} s: {what}")
+            pytest.fail(f"not after {patient(seconds):.0f} s: {what}")
         time.sleep(0.2)
 
 
@@ -120,7 +120,8 @@ def test_a_slider_redraws_the_film_strip(browser, lab):
     before = wait(lambda: ask(pictures), "a picture")
     wait(lambda: ask(kernel_idle), "the kernel is idle again")
     errors = ask(
-        "return [...document.querySelectorAll('.jp-RenderedText[data-mime-type$=\"vnd.jupyter.error\"]')].map(e => e.innerText)"
+        """return [...document.querySelectorAll('.jp-RenderedText[data-mime-type$="vnd.jupyter.error"]')]
+            .map(e => e.innerText)"""
     )
     assert not errors, errors
 
@@ -132,5 +133,6 @@ def test_a_slider_redraws_the_film_strip(browser, lab):
     wait(lambda: ask(readout) != shown, "the slider moves")
     after = wait(lambda: (now := ask(pictures)) and now != before and now, "another picture")
     assert all(src.startswith(("data:", "blob:")) for src in after)
-    drawn = "return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].every(i => i.complete && i.naturalWidth > 50)"
+    drawn = """return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')]
+        .every(i => i.complete && i.naturalWidth > 50)"""
     wait(lambda: ask(drawn), "the picture is drawn")

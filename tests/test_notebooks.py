@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import patient
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,7 +60,8 @@ def write(path, *cells, **metadata):
 
 HEAD = md("# Title\n\n> A claim.")
 EXPORT = (
-    "#| export\ndef double(\n    x: float,  # any number\n    *,\n    times: int = 1,  # how often, at least 0\n) -> float:  # the product\n"
+    "#| export\ndef double(\n    x: float,  # any number\n    *,\n"
+    "    times: int = 1,  # how often, at least 0\n) -> float:  # the product\n"
     '    "Double a number `times` times."\n    return x * 2**times'
 )
 GOOD = [
@@ -76,7 +78,8 @@ GOOD = [
 PARAMETERS = code("steps = 3  # optimizer steps\nrate: float = -1e-3\nsizes = [1, 2]", tags=["parameters"])
 DATA_CLASS = (
     '#| export\n@dataclass\nclass Point:\n    "Hold a place."\n    x: float  # pixels\n    y: float  # pixels\n\n'
-    '    def norm(\n        self,\n        p: float = 2,  # order, at least 1\n    ):\n        "Measure the distance to the origin."'
+    "    def norm(\n        self,\n        p: float = 2,  # order, at least 1\n    ):\n"
+    '        "Measure the distance to the origin."'
 )
 OVERRIDE = '#| export\nclass Net(nn.Module):\n    "Double."\n    def forward(self, x): return 2 * x'
 
@@ -116,7 +119,7 @@ def exported(source):
         "nbval-skip": [HEAD, code("#| eval: false\n1")],
         "nbval-skip-flag": [HEAD, code("#| slow\n1")],
         "parameters": [HEAD, PARAMETERS],
-        "cell-length": [HEAD, code("x = 1\n" * 31)],
+        "cell-length": [HEAD, code("x = 1\n" * 61)],
         "prose": [HEAD, code("1"), code("2"), code("3")],
         "syntax": [HEAD, code("def f(:")],
         "imports": exported("import math\nx = 1"),
@@ -229,7 +232,7 @@ def test_nbval_compares_cleaned_notebooks(tmp_path):
         "right.ipynb",
         "wrong.ipynb",
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patient(300))
     verdicts = dict(re.findall(r"^(PASSED|FAILED) (\w+\.ipynb)", done.stdout, re.M))
     assert verdicts == {"PASSED": "right.ipynb", "FAILED": "wrong.ipynb"}, done.stdout[-3000:]
     assert done.returncode == 1 and "43" in done.stdout
@@ -246,7 +249,8 @@ def test_readme_from_a_notebook(tmp_path):
         code("draw()", result(pixel, "image/png"), tags=["hide-input"]),
         code("table()", result("| n |\n|---|\n| 3 |", "text/markdown"), tags=["hide-input"]),
         md(
-            "[a](core/data.ipynb) [b](core/data.html#x) [c](../CONTRIBUTING.md) [d](https://example.org/x.html) [e](#title)\n\n"
+            "[a](core/data.ipynb) [b](core/data.html#x) [c](../CONTRIBUTING.md) "
+            "[d](https://example.org/x.html) [e](#title)\n\n"
             "```\n[f](core/data.ipynb)\n```"
         ),
         code("1 + 1", result("2")),
@@ -260,8 +264,8 @@ def test_readme_from_a_notebook(tmp_path):
         and (tmp_path / "nbs/images/index-1.png").read_bytes() == b"\x89PNG pixel"
     )
     assert (
-        "[a](nbs/core/data.ipynb) [b](nbs/core/data.ipynb) [c](CONTRIBUTING.md) [d](https://example.org/x.html) [e](#title)"
-        in written
+        "[a](nbs/core/data.ipynb) [b](nbs/core/data.ipynb) [c](CONTRIBUTING.md) "
+        "[d](https://example.org/x.html) [e](#title)" in written
     )
     assert (
         "\n[f](core/data.ipynb)\n" in written

@@ -12,7 +12,7 @@ import pytest
 
 from pvlit.ledger.claims import load_claims
 from pvlit.papers.contract import problems
-from pvlit.ledger.evidence import ledger
+from pvlit.ledger.table import ledger
 from pvlit.core.settings import load_settings
 from pvlit.papers.catalogue import catalog, new_paper, table_under, thumbnail
 
@@ -34,14 +34,35 @@ def test_it_keeps_the_contract(paper):
     assert problems(importlib.import_module(paper.module)) == []
 
 
+IMPORTS = """
+import os, sys, torch
+for module in sys.argv[1:]:
+    if os.fork() == 0:
+        before = set(sys.modules)
+        __import__(module)
+        print(module, *sorted(set(sys.modules) - before), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"{module} cannot be imported")
+"""
+HEAVY = {"scipy", "sklearn", "matplotlib", "IPython", "ipywidgets", "PIL", "joblib", "nbformat", "papermill"}
+
+
+@pytest.fixture(scope="module")
+def imports():
+    "Paper's module -> what its import loads beside torch; one process for all, which forks for each."
+    command = [sys.executable, "-c", IMPORTS, *(paper.module for paper in WORKING)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+    return {line.split()[0]: line.split()[1:] for line in lines}
+
+
 @each
-def test_it_imports_alone_within_a_second_after_torch(paper):
-    code = f"import torch, time; start = time.perf_counter(); import {paper.module}, sys; print(time.perf_counter() - start); print(*[m for m in sys.modules if m.startswith('pvlit.papers.')])"
-    seconds, modules = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    others = {m for m in modules.split() if m.count(".") == 3} - {paper.module}
-    assert float(seconds) < 1 and not others, f"{seconds} s, imports {others}"
+def test_it_imports_alone_and_nothing_heavy_but_torch(paper, imports):
+    modules = imports[paper.module]
+    papers = {m for m in modules if m.startswith("pvlit.papers.") and m.count(".") == 3}
+    assert papers == {paper.module}
+    assert not {m for m in modules if m.startswith("pvlit.ledger.")}, "a method knows nothing of the ledger"
+    assert not HEAVY & {m.partition(".")[0] for m in modules}
 
 
 @each

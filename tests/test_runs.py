@@ -8,6 +8,7 @@ import signal
 import psutil
 import pytest
 from counting import call, make_repository, start, wait_until
+from patience import patient
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_running_run_is_left_alone_and_ctrl_c_stops_it(root, waiting):
     assert second.returncode == 2 and f"running now, in process {process.pid}" in second.stderr
 
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=patient(60))
     assert process.returncode == 130 and "Traceback" not in err
     assert record(folder)["status"] == "stopped" and gone(int(attempts(folder)[0]))
     assert (folder / "notebook.partial.ipynb").exists() and "working with 'plain' 0.5" in (

@@ -1,4 +1,4 @@
-"""What a notebook cannot say about `fit`: kill -9 at every step and at every write, full disks, Ctrl-C, damaged and hostile files."""
+"""What a notebook cannot say about `fit`: kill -9 at any step or write, full disks, Ctrl-C, damaged and hostile files"""
 
 import json
 import os
@@ -46,14 +46,14 @@ def denoise(model, batch, generator):
 
 
 def run(folder, at=None, act=None, data=DATA, **changes):
-    "Train with dropout, noise, average and clipping; call `act` in the loss of step `at` (counted from 1 in this process)."
-    calls = iter(range(1, 10**6))
+    "Train with dropout, noise, average and clipping; call `act` in step `at`, counted from 1 in this process."
+    calls, model = iter(range(1, 10**6)), net()
 
-    def loss(model, batch, generator):
+    def count(*_):
         if next(calls) == at:
             act()
-        return denoise(model, batch, generator)
 
+    model.register_forward_pre_hook(count)
     options = dict(
         batch_size=8,
         folder=folder,
@@ -65,7 +65,7 @@ def run(folder, at=None, act=None, data=DATA, **changes):
         device="cpu",
         progress=False,
     )
-    return fit(net(), loss, data, **dict(options, steps=STEPS) | changes)
+    return fit(model, denoise, data, **dict(options, steps=STEPS) | changes)
 
 
 def final(folder):
@@ -111,7 +111,7 @@ def killed_at_every_step(root):
 
 
 def die_at_call(count):
-    "Make the process kill itself before its `count`-th call that changes the disk, and leave half a file where it writes one."
+    "Make the process kill itself before its `count`-th change of the disk, and leave half a file where it writes one."
     calls = iter(range(1, 10**6))
 
     def guarded(real):
@@ -144,7 +144,7 @@ def killed_at_every_write(root):
         ended = child(attempt, root / f"{count}", count)
         rest = list((root / f"{count}").glob("checkpoint-*.safetensors"))
         for file in rest:
-            training._unpack(file)  # a file with a valid name is a complete file
+            training.read_tensors(file)  # a file with a valid name is a complete file
         assert child(run, root / f"{count}") == 0
         assert final(root / f"{count}") == final(root / "whole") and not hidden(root / f"{count}"), count
         if ended == 0:
@@ -340,7 +340,7 @@ def test_nan_never_reaches_a_checkpoint(tmp_path):
     ):
         fit(model, loss, DATA, 30, batch_size=8, folder=tmp_path, checkpoint_every=3, log_every=30, device="cpu")
     for file in tmp_path.glob("checkpoint-*.safetensors"):
-        assert all(x.isfinite().all() for x in training._unpack(file)[0].values() if x.is_floating_point())
+        assert all(x.isfinite().all() for x in training.read_tensors(file)[0].values() if x.is_floating_point())
 
 
 def test_flipped_bits_and_cuts_are_refused(tmp_path):
@@ -351,7 +351,7 @@ def test_flipped_bits_and_cuts_are_refused(tmp_path):
     def refused(data):
         path.write_bytes(data)
         with pytest.raises(DamagedFile, match=path.name):
-            training._unpack(path)
+            training.read_tensors(path)
 
     for _ in range(1000):
         bit, changed = draw.randrange(8 * len(good)), bytearray(good)
@@ -431,6 +431,58 @@ def test_a_run_can_be_prolonged(tmp_path):
     assert (tmp_path / "longer" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
+
+
+def test_another_loss_or_start_is_refused_and_the_same_object_goes_on(tmp_path):
+    def fitted(model, weight=1.0, steps=12):
+        loss = lambda module, batch, generator: weight * denoise(module, batch, generator)
+        return fit(model, loss, DATA, steps, batch_size=8, folder=tmp_path, device="cpu", schedule="constant")
+
+    model, other = net(), net()
+    nn.init.zeros_(other[0].bias)
+    fitted(model)
+    with pytest.raises(ValueError, match="loss was .*<lambda> [0-9a-f]{12}, is"):
+        fitted(net(), weight=0.5)
+    with pytest.raises(ValueError, match="start was [0-9a-f]{12}, is"):
+        fitted(other)
+    assert (
+        fitted(model, steps=16).steps == 16
+    )  # the object brings trained weights, and `fit` knows that they are its own
+    nn.init.zeros_(model[0].bias)
+    with pytest.raises(ValueError, match="start was"):
+        fitted(model, steps=20)
+
+
+def test_fingerprints_agree_between_processes(tmp_path):
+    (tmp_path / "losses.py").write_text(
+        """
+import functools
+from dataclasses import dataclass
+import torch
+@dataclass(frozen=True)
+class Recipe:
+    frames: int = 4
+SCALE = 0.5
+def scaled(x):
+    return SCALE * x
+def make(recipe, names=frozenset("abcdef")):
+    return lambda model, batch, generator: scaled(model(batch)).sum() + recipe.frames + ("a" in {"a", "b", "c"})
+class Weighted:
+    def __init__(self):
+        self.weight, self.table = 2.0, {"b": 1, "a": torch.ones(3)}
+    def __call__(self, model, batch, generator):
+        return self.weight * model(batch).sum()
+LOSSES = make(Recipe()), make(Recipe(8)), Weighted(), Weighted().__call__, functools.partial(scaled, x=1)
+"""
+    )
+    code = "from losses import LOSSES; from pvlit.core.training import fingerprint; print(*map(fingerprint, LOSSES))"
+    seen = []
+    for seed in "12":
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        seen.append(done.stdout.split())
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) == 5
 
 
 if __name__ == "__main__":

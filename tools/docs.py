@@ -1,20 +1,24 @@
-"""Build the documentation site: notebooks -> nbdev's processing (`_proc/`) -> pandoc -> `_docs/`.
+"""Build the documentation site: notebooks -> nbdev's processors -> markdown -> pandoc -> `_docs/`.
 
     python tools/docs.py              build; the folder is named by _quarto.yml (nbdev: _docs)
-    python tools/docs.py --check      build into a temporary folder, fail on broken links, anchors, formulas, heavy pages
+    python tools/docs.py --check      build elsewhere; fail on broken links, anchors, formulas and heavy pages
 
-Title, address, sidebar and output folder are read from `_quarto.yml`, so a machine with Quarto renders the same site with
-`nbdev-docs`. Pages work from the file system and load nothing from the network: formulas are MathML, search is a local index.
+Title, address, sidebar and output folder are read from `_quarto.yml`, so a machine with Quarto renders the same site
+with `nbdev-docs`. Pages work from the file system and load nothing from the network: formulas are MathML, search is a
+local index. Two pandoc processes render all pages. Rendered pages and smaller pictures are kept under `.cache/docs`,
+each under a hash of what it was made from.
 """
 
 import argparse
 import ast
 import base64
+import builtins
 import contextlib
 import hashlib
 import html
 import io
 import json
+import keyword
 import os
 import posixpath
 import re
@@ -24,16 +28,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from string import Template
 from urllib.parse import unquote
 
 import yaml
 
-from pvlit.ledger.evidence import ledger, ledger_json
 from pvlit.ledger.pages import MARKS, badge, claim_page
+from pvlit.ledger.table import kind_of, ledger, ledger_json
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(__file__).resolve().parent / "site"
@@ -50,6 +56,7 @@ PICTURES = {
 DATA_URI = re.compile(r"data:(%s);base64,([A-Za-z0-9+/=\s]+)" % "|".join(map(re.escape, PICTURES)))
 HEADING = re.compile(r'<h([1-4])((?:\s[^>]*)?)\sid="([^"]+)"([^>]*)>(.*?)</h\1>', re.S)
 METHOD = re.compile(r"^[A-Z]\w*(?=\.\w+$)")  # the class in `Class.method`
+MAGIC = re.compile(r"\s*%(load_ext|autoreload|reload_ext|matplotlib|config)\b")
 LINK = re.compile(r"""\b(href|src|poster)=["']([^"']*)["']""")
 
 
@@ -68,6 +75,7 @@ class Page:
     body: str = ""
     api: set = field(default_factory=set)  # ids of the symbols documented here
     figures: dict = field(default_factory=dict)  # file name -> bytes
+    sections: list = field(default_factory=list)  # `(level, id, title, text)` of its parts
     origin: str = ""  # what the page is made from, when that is not a notebook
 
 
@@ -81,6 +89,9 @@ class Site:
     pages: dict = field(default_factory=dict)  # notebook path -> Page, in sidebar order
     tree: list = field(default_factory=list)
     ledger: list = field(default_factory=list)  # one row a claim and run
+    by_url: dict = field(default_factory=dict)  # address on the site -> Page
+    neighbors: dict = field(default_factory=dict)  # notebook path -> the pages before and after
+    kept: "Kept" = None  # what earlier builds made
     problems: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
 
@@ -126,7 +137,7 @@ def read_site(root):
 
 @contextlib.contextmanager
 def lock(root):
-    "One build at a time touches `_proc/`."
+    "One build at a time writes nbs/nbdev.yml."
     folder = root / ".cache"
     folder.mkdir(exist_ok=True)
     with open(folder / "docs.lock", "w") as file:
@@ -139,35 +150,65 @@ def lock(root):
         yield
 
 
-def process(root):
-    "Run nbdev's processors over the notebooks that changed; all of them when the index of symbols did."
-    from nbdev.serve import proc_nbs
+class Kept:
+    "What a build made, by the content it was made from, so that the next build need not make it again."
 
-    index, stamp = root / "pvlit/_modidx.py", root / "_proc/.symbols"
-    now = hashlib.sha256(index.read_bytes() if index.exists() else b"").hexdigest()
-    stale = not stamp.exists() or stamp.read_text() != now
-    folder = proc_nbs(n_workers=min(2, os.cpu_count() or 1), force=stale)
-    stamp.write_text(now)
-    return folder
+    def __init__(self, folder):
+        self.folder, self.used = folder, set()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def find(self, key):
+        "The bytes kept under `key`, or `None`."
+        self.used.add(key)
+        path = self.folder / key
+        return path.read_bytes() if path.exists() else None
+
+    def keep(self, key, data):
+        "Store `data` under `key`, whole or not at all."
+        path = self.folder / key
+        part = path.with_name(f"{key}.{os.getpid()}")
+        part.write_bytes(data)
+        part.replace(path)
+        return data
+
+    def forget(self):
+        "Delete what this build had no use for."
+        for path in self.folder.iterdir():
+            if path.name not in self.used:
+                path.unlink(missing_ok=True)
 
 
-def read_pages(site, folder):
-    "The processed notebooks as pages, title and description taken from the front matter nbdev wrote."
+def key(*parts):
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def processed(path):
+    "The cells of a notebook after nbdev's processors, without the one that runs code: docstrings are read instead."
+    from nbdev.process import NBProcessor
+    from nbdev.processors import FilterDefaults, ai_magics, clean_magics, exec_show_docs, insert_warning
+
+    without = exec_show_docs, insert_warning, ai_magics, clean_magics  # the last reads pyproject.toml for every cell
+    steps = [p for p in FilterDefaults().base_procs() if p not in without]
+    work = NBProcessor(path, procs=steps, rm_directives="quarto")
+    work.process()
+    return work.nb.cells
+
+
+def read_pages(root):
+    "The notebooks below `nbs/` as pages; title and description come from the front matter that nbdev finds in them."
     found = {}
-    for path in sorted(folder.rglob("*.ipynb")):
-        source = path.relative_to(folder).as_posix()
-        if any(part.startswith((".", "_")) for part in source.split("/")) or not (site.root / "nbs" / source).exists():
+    for path in sorted((root / "nbs").rglob("*.ipynb")):
+        source = path.relative_to(root / "nbs").as_posix()
+        if any(part.startswith((".", "_")) for part in source.split("/")):
             continue
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        cells = processed(path)
         front, first = {}, text(cells[0]["source"]) if cells else ""
         if cells and cells[0]["cell_type"] == "raw" and first.startswith("---"):
             front = yaml.safe_load(first.strip().strip("-")) or {}
-        url = posixpath.join(
-            posixpath.dirname(source), front.get("output-file", path.with_suffix(".html").name.lower())
-        )
+        name = front.get("output-file", path.with_suffix(".html").name.lower())
         found[source] = Page(
             source,
-            url,
+            posixpath.join(posixpath.dirname(source), name),
             str(front.get("title", path.stem)),
             str(front.get("description", "")),
             front.get("order", 1e9),
@@ -238,7 +279,7 @@ def read_tree(site, found):
 def add_claims(site):
     "A page for every claim of the ledger, behind the pages of the sidebar."
     for row in {row["claim"]: row for row in site.ledger}.values():
-        name, mark = row["claim"], MARKS[row["verdict"].split(" (")[0]]
+        name, mark = row["claim"], MARKS[kind_of(row)]
         cell = dict(cell_type="markdown", source=claim_page(name, site.ledger))
         page = Page(
             f"claims/{name}.ipynb",
@@ -253,7 +294,7 @@ def add_claims(site):
         site.pages[page.source] = page
 
 
-# Notebook -> markdown -> HTML ------------------------------------------------------------------------------------------
+# Notebook -> markdown -> HTML ----------------------------------------------------------------------------------------
 
 
 def fence(body, attributes):
@@ -269,29 +310,33 @@ def options(source):
     "Quarto's cell options (`#| key: value`) and the code below them."
     lines = source.splitlines()
     found = {m[1]: m[2].strip().strip("\"'") for line in lines if (m := re.match(r"#\|\s*([\w-]+):\s*(.*)", line))}
-    return found, "\n".join(line for line in lines if not line.startswith("#|")).strip("\n")
+    code = (line for line in lines if not line.startswith("#|") and not MAGIC.match(line))
+    return found, "\n".join(code).strip("\n")
 
 
-def lighter(data):
-    "A PNG with a palette of 256 colors where that saves bytes: charts and films of few colors lose nothing an eye could see."
+def lighter(data, kept):
+    "A PNG with a palette of 256 colors where that saves bytes: charts of few colors lose nothing an eye could see."
+    name = key(b"palette", data)
+    if found := kept.find(name):
+        return found
     from PIL import Image
 
-    small = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert("RGBA").quantize(
-        256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
-    ).save(small, "PNG", optimize=True)
-    return min(data, small.getvalue(), key=len)
+    small, image = io.BytesIO(), Image.open(io.BytesIO(data)).convert("RGBA")
+    image = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image.save(small, "PNG", optimize=True)
+    return kept.keep(name, min(data, small.getvalue(), key=len))
 
 
-def picture(page, mime, data, alt, caption=""):
+def picture(site, page, mime, data, alt, caption=""):
     "An `<img>` for stored bytes, which become a file beside the page."
     if mime == "image/png":
-        data = lighter(data)
+        data = lighter(data, site.kept)
     name = f"{page.url.removesuffix('.html').replace('/', '-')}-{len(page.figures) + 1}.{PICTURES[mime]}"
     page.figures[name] = data
     size = ' width="%d" height="%d"' % struct.unpack(">II", data[16:24]) if mime == "image/png" else ""
     caption = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="@/figures/{name}" alt="{html.escape(alt, quote=True)}"{size} loading="lazy">{caption}</figure>'
+    image = f'<img src="@/figures/{name}" alt="{html.escape(alt, quote=True)}"{size} loading="lazy">'
+    return f"<figure>{image}{caption}</figure>"
 
 
 def extract(page, fragment):
@@ -305,7 +350,7 @@ def extract(page, fragment):
     return DATA_URI.sub(move, fragment)
 
 
-def output_markdown(page, output, heading, opts):
+def output_markdown(site, page, output, heading, opts):
     "One stored output; the richest form that a page without a kernel can show."
     if output["output_type"] == "stream":
         return fence(text(output["text"]), "{.stream .%s}" % output["name"])
@@ -316,7 +361,8 @@ def output_markdown(page, output, heading, opts):
     for mime in PICTURES:
         if mime in data:
             value = text(data[mime])
-            return raw(picture(page, mime, value.encode() if "svg" in mime else base64.b64decode(value), alt, caption))
+            stored = value.encode() if "svg" in mime else base64.b64decode(value)
+            return raw(picture(site, page, mime, stored, alt, caption))
     if "text/markdown" in data:
         return text(data["text/markdown"]) + "\n"
     if "text/html" in data:
@@ -362,7 +408,6 @@ class Module:
         "Keep what nbdev leaves out of a page: exported constants and helpers with a leading underscore."
         rest, names, last = [], [], 0
         for node in ast.parse(code).body:
-            start = min([node.lineno] + [d.lineno for d in getattr(node, "decorator_list", [])])
             lines, last = code.splitlines()[last : node.end_lineno], node.end_lineno  # with the comments above it
             name = getattr(node, "name", "")
             if isinstance(node, DEFINITIONS) and (not name.startswith("_") or name.startswith("__")):
@@ -386,17 +431,25 @@ class Module:
         return out
 
     def find(self, name):
-        node = self.tree
-        for part in name.split("."):
-            node = next((n for n in getattr(node, "body", []) if isinstance(n, DEFINITIONS) and n.name == part), None)
-        return node
+        "The definition of `function`, `Class` or `Class.method`, a method also where fastcore's `patch` adds it."
+        owner, _, last = name.rpartition(".")
+        inside = getattr(self.find(owner), "body", []) if owner else self.tree.body
+        outside = [n for n in self.tree.body if owner and owner in patched_classes(n)]
+        return next((n for n in [*inside, *outside] if isinstance(n, DEFINITIONS) and n.name == last), None)
+
+
+def patched_classes(node):
+    "The names in the annotation of a function's first argument."
+    first = node.args.args[0].annotation if isinstance(node, DEFINITIONS[:2]) and node.args.args else None
+    return {n.id for n in ast.walk(first) if isinstance(n, ast.Name)} if first else set()
 
 
 def folded(code, title):
     n = len(code.splitlines())
     return (
         raw(
-            f'<details class="code"{" open" if n <= OPEN_LINES else ""}><summary>{title}, {n} line{"s" * (n != 1)}</summary>'
+            f'<details class="code"{" open" if n <= OPEN_LINES else ""}>'
+            f"<summary>{title}, {n} line{'s' * (n != 1)}</summary>"
         )
         + "\n"
         + fence(code, "{.python}")
@@ -406,7 +459,7 @@ def folded(code, title):
 
 
 def split_definition(node, code):
-    "`(signature, implementation)`: the lines up to the docstring, and those below it; fields and `__init__` stand for a class."
+    "`(signature, implementation)`: the lines up to the docstring and below it; of a class, its fields or `__init__`."
 
     def lines(first, last):
         found = code.splitlines()[first - 1 : last]
@@ -438,22 +491,32 @@ def split_definition(node, code):
     return signature, below
 
 
-def api_markdown(site, page, name, doc, module):
+def api_markdown(site, page, name, module):
     "A documented symbol: anchor, link to its line in the repository, signature, words, and the code itself."
-    doc = re.sub(r"\A---\s*\n", "", doc)
-    doc = re.sub(r"^\[source\]\([^)]*\)(\{[^}]*\})?\s*$", "", doc, count=1, flags=re.M)
-    doc = re.sub(r"^#{2,6} .*$", "", doc, count=1, flags=re.M).replace("__main__.", "")
+    from nbdev.doclinks import NbdevLookup
+
     anchor, node = name.lower(), module.find(name)
     while anchor in page.api:
         anchor += "-1"  # a class and a function that differ in case only
     page.api.add(anchor)
-    link, body = "", ""
-    if node:
-        link = f'<a class="source" href="{site.repository(module.path)}#L{node.lineno}">source</a>'
-        signature, body = split_definition(node, module.code)
-        doc = re.sub(r"^```python\n.*?^```$", lambda _: fence(signature, "{.python}"), doc, count=1, flags=re.M | re.S)
-    head = raw(f'<section class="api">\n<h3 id="{anchor}" class="symbol"><code>{html.escape(name)}</code></h3>\n{link}')
-    return "\n".join([head, doc, folded(body, "Implementation") if body else "", raw("</section>")])
+    head = f'<section class="api">\n<h3 id="{anchor}" class="symbol"><code>{html.escape(name)}</code></h3>\n'
+    if not node:
+        return raw(f"{head}</section>")
+    head += f'<a class="source" href="{site.repository(module.path)}#L{node.lineno}">source</a>'
+    signature, body = split_definition(node, module.code)
+    words = re.sub(r"^(\s*)(.+)", r"\1*\2*", docstring(node), count=1)  # the first line stands out
+    words = NbdevLookup().linkify(words) or ""
+    code = folded(body, "Implementation") if body else ""
+    return "\n".join([raw(head), fence(signature, "{.python}"), words, "", code, raw("</section>")])
+
+
+def docstring(node):
+    "The docstring of a definition, or of the `__init__` of a class that has none."
+    init = (n for n in getattr(node, "body", []) if getattr(n, "name", "") == "__init__")
+    found = ast.get_docstring(node)
+    if not found and isinstance(node, ast.ClassDef):
+        found = next(map(ast.get_docstring, init), None)
+    return found or ""
 
 
 def page_markdown(site, page):
@@ -476,8 +539,7 @@ def page_markdown(site, page):
         if opts.get("include") == "false":
             continue
         if shown := re.match(r"show_doc\(([\w.]+)", code):
-            doc = "".join(text(o.get("data", {}).get("text/markdown")) for o in outputs)
-            parts += [*module.flush(module.defined.get(shown[1], -1)), api_markdown(site, page, shown[1], doc, module)]
+            parts += [*module.flush(module.defined.get(shown[1], -1)), api_markdown(site, page, shown[1], module)]
             continue
         if opts.get("output") == "false" or "hide-output" in tags:
             outputs = []
@@ -487,7 +549,7 @@ def page_markdown(site, page):
             block.append(
                 folded(code, html.escape(opts.get("code-summary", "Code"))) if fold else fence(code, "{.python}")
             )
-        results = [output_markdown(page, o, heading, opts) for o in outputs if o["output_type"] != "error"]
+        results = [output_markdown(site, page, o, heading, opts) for o in outputs if o["output_type"] != "error"]
         if results:
             block.append("::: {.output}\n" + "\n".join(results) + "\n:::\n")
         if block:
@@ -495,31 +557,98 @@ def page_markdown(site, page):
     return "\n".join([*parts, *module.flush(1e9)])
 
 
-def pandoc(markdown):
-    "`(HTML, warnings)` of one page."
+PYTHON = re.compile(
+    r"(?P<co>#[^\n]*)"
+    r"|(?P<st>(?:\b(?:[rbuf]|[bf]r|r[bf]))?(?:"
+    r'"""(?:[^\\]|\\.)*?(?:"""|\Z)'
+    r"|\'\'\'(?:[^\\]|\\.)*?(?:\'\'\'|\Z)"
+    r'|"(?:[^"\\\n]|\\.)*"?'
+    r"|'(?:[^'\\\n]|\\.)*'?))"
+    r"|(?P<dv>\b\d(?:e[-+]|[\w.])*)"
+    r"|(?P<word>\b[^\W\d]\w*)",
+    re.S | re.I,
+)
+KINDS = {**dict.fromkeys(dir(builtins), "bu"), **dict.fromkeys(keyword.kwlist, "kw")}
+
+
+def colored(code):
+    "Python as HTML, a span for each line; comments, strings, numbers, keywords and built-in names have their class."
+
+    def escaped(words):
+        return html.escape(words, quote=False)
+
+    out, last = [], 0
+    for found in PYTHON.finditer(code):
+        kind = KINDS.get(found[0]) if found.lastgroup == "word" else found.lastgroup
+        if kind:
+            lines = escaped(found[0]).split("\n")
+            spans = [f'<span class="{kind}">{line}</span>' if line else "" for line in lines]
+            out += [escaped(code[last : found.start()]), "\n".join(spans)]
+            last = found.end()
+    lines = "".join([*out, escaped(code[last:])]).split("\n")
+    return "\n".join(f"<span>{line}</span>" for line in lines)
+
+
+def with_colors(body):
+    "The HTML of a page with its Python in colors; pandoc's highlighter takes ten times as long as its other work."
+    return re.sub(
+        r'<pre class="python"><code>(.*?)</code></pre>',
+        lambda m: (
+            '<div class="sourceCode"><pre class="sourceCode python"><code class="sourceCode python">'
+            f"{colored(html.unescape(m[1]))}</code></pre></div>"
+        ),
+        body,
+        flags=re.S,
+    )
+
+
+def pandoc(texts):
+    "`[HTML, warnings]` of each markdown text, all of them by one process."
     import pypandoc
 
-    command = [
-        pypandoc.get_pandoc_path(),
-        "-f",
-        "markdown+lists_without_preceding_blankline-fancy_lists-smart",
-        "-t",
-        "html5",
-        "--mathml",
-        "--wrap=none",
-    ]
-    done = subprocess.run(command, input=markdown.encode(), capture_output=True)
-    notes = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    command = [pypandoc.get_pandoc_path(), "lua", str(ASSETS / "pages.lua")]
+    done = subprocess.run(command, input=json.dumps(texts).encode(), capture_output=True)
     if done.returncode:
-        raise RuntimeError("pandoc: " + "\n".join(notes))
-    return done.stdout.decode(), notes
+        raise RuntimeError("pandoc: " + done.stderr.decode(errors="replace"))
+    return [
+        [with_colors(body), [note["pretty"] for part in notes for note in part]]
+        for body, notes in json.loads(done.stdout)
+    ]
 
 
-# Finishing ---------------------------------------------------------------------------------------------------------------
+def render(site):
+    "Give every page its HTML: what an earlier build rendered from the same words is read, pandoc renders the rest."
+    import pypandoc
+
+    stamp = pypandoc.get_pandoc_version() + "".join(p.read_text() for p in (ASSETS / "pages.lua", Path(__file__)))
+    pages = list(site.pages.values())
+    keys = [key(stamp.encode(), page.markdown.encode()) for page in pages]
+    done = {name: json.loads(found) for name in keys if (found := site.kept.find(name))}
+    missing = {name: page.markdown for name, page in zip(keys, pages) if name not in done}
+    halves = [[*missing.items()][start::2] for start in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        rendered = pool.map(pandoc, [[words for _, words in half] for half in halves if half])
+        for half, results in zip(filter(None, halves), rendered):
+            done.update((name, result) for (name, _), result in zip(half, results))
+    for name in missing:
+        site.kept.keep(name, json.dumps(done[name]).encode())
+    for name, page in zip(keys, pages):
+        page.body, notes = done[name]
+        for note in notes:
+            if "Duplicate identifier" not in note:  # `finish` settles those, `check` would see
+                (site.problems if "TeX math" in note else site.warnings).append(f"nbs/{page.source}: {note}")
+
+
+# Finishing -----------------------------------------------------------------------------------------------------------
 
 
 def relative(target, page):
-    return posixpath.relpath(target, posixpath.dirname(page.url) or ".")
+    return between(target, posixpath.dirname(page.url) or ".")
+
+
+@cache
+def between(target, folder):
+    return posixpath.relpath(target, folder)
 
 
 def resolve(site, page, target, assets):
@@ -528,7 +657,7 @@ def resolve(site, page, target, assets):
         return relative(target[2:], page)
     if target.startswith(site.address) and len(site.address) > 1:  # nbdev's links from `symbol` to its page
         path, _, anchor = target[len(site.address) :].partition("#")
-        found = next((p for p in site.pages.values() if p.url == path), None)
+        found = site.by_url.get(path)
         if not found:
             return None
         while anchor and anchor not in found.api:
@@ -541,8 +670,7 @@ def resolve(site, page, target, assets):
     anchor = mark + query + hash_ + anchor
     path = posixpath.normpath(posixpath.join("nbs", posixpath.dirname(page.source), unquote(path)))
     inside = path.removeprefix("nbs/")
-    by_url = {p.url: p for p in site.pages.values()}
-    found = site.pages.get(inside) or by_url.get(inside)
+    found = site.pages.get(inside) or site.by_url.get(inside)
     if found:
         return relative(found.url, page) + anchor
     if path.startswith("..") or not (site.root / path).exists():
@@ -570,12 +698,9 @@ def finish(site, page, assets):
             name = f"about-{name}"  # the symbol keeps the short anchor
         if level == "1":
             return f'<h1 id="{name}">{inner}</h1>'
-        return f'<h{level}{before} id="{name}"{after}>{inner}<a class="anchor" href="#{name}" aria-label="Link to this section">#</a></h{level}>'
+        anchor = f'<a class="anchor" href="#{name}" aria-label="Link to this section">#</a>'
+        return f'<h{level}{before} id="{name}"{after}>{inner}{anchor}</h{level}>'
 
-    page.body = re.sub(
-        r'<span id="cb[\d-]+"><a href="#cb[^"]*"[^>]*></a>', "<span>", page.body
-    )  # anchors of single lines of code,
-    page.body = re.sub(r'(<div class="sourceCode") id="cb\d+"', r"\1", page.body)  # a third of a page's weight
     page.body = HEADING.sub(heading, page.body)
     page.body = re.sub(
         "<mo>(&#8289;|\u2061)</mo>(?=(?:</mrow>)*<m(?!space|o[> ][^<]*[(\\[]))",
@@ -629,7 +754,9 @@ def sidebar_html(site, page):
             return f"<li>{link}</li>"
         inside = any(contains(e) for e in below)
         items = "".join(entry(*e, depth + 1) for e in below)
-        return f"<li><details{' open' if inside or depth == 0 else ''}><summary>{link or html.escape(title)}</summary><ul>{items}</ul></details></li>"
+        opened = " open" if inside or depth == 0 else ""
+        head = f"<summary>{link or html.escape(title)}</summary>"
+        return f"<li><details{opened}>{head}<ul>{items}</ul></details></li>"
 
     def contains(e):
         return e[1] is page or any(map(contains, e[2]))
@@ -638,17 +765,17 @@ def sidebar_html(site, page):
 
 
 def page_html(site, page, template):
-    order = list(site.pages.values())
-    i = order.index(page)
+    before, after = site.neighbors[page.source]
 
     def step(target, kind, label):
         if not target:
             return "<span></span>"
-        return f'<a class="{kind}" rel="{kind}" href="{relative(target.url, page)}"><small>{label}</small>{html.escape(target.title)}</a>'
+        words = f"<small>{label}</small>{html.escape(target.title)}"
+        return f'<a class="{kind}" rel="{kind}" href="{relative(target.url, page)}">{words}</a>'
 
     toc = "".join(
         f'<li class="l{level}"><a href="#{name}">{html.escape(METHOD.sub("", title))}</a></li>'
-        for level, name, title, _ in sections(page)
+        for level, name, title, _ in page.sections
         if 2 <= level <= 3
     )
     root = posixpath.relpath(".", posixpath.dirname(page.url) or ".")
@@ -663,8 +790,8 @@ def page_html(site, page, template):
         sidebar=sidebar_html(site, page),
         toc=f"<ul>{toc}</ul>" if toc else "",
         body=page.body,
-        previous=step(order[i - 1] if i else None, "prev", "Previous"),
-        next=step(order[i + 1] if i + 1 < len(order) else None, "next", "Next"),
+        previous=step(before, "prev", "Previous"),
+        next=step(after, "next", "Next"),
         notebook=html.escape(site.repository(page.origin or f"nbs/{page.source}"), quote=True),
         made="Declaration of this claim" if page.origin else "Notebook of this page",
         repository=html.escape(site.config.get("repo-url", ""), quote=True),
@@ -675,26 +802,33 @@ def build(root, out):
     "Build the site of the repository at `root` into the folder `out`; returns the `Site` with its problems."
     with lock(root):
         site = read_site(root)
-        found = read_pages(site, process(root))
-    read_tree(site, found)
+    site.kept = Kept(root / ".cache" / "docs")
+    read_tree(site, read_pages(root))
     site.ledger = ledger()
     add_claims(site)
     if not site.pages:
         raise ValueError("no pages: nbs/ holds no notebook that the sidebar of _quarto.yml lists")
-    out.mkdir(parents=True, exist_ok=True)
-    assets, pages = set(), list(site.pages.values())
+    pages = list(site.pages.values())
+    site.by_url = {page.url: page for page in pages}
+    site.neighbors = {p.source: (a, b) for a, p, b in zip([None, *pages], pages, [*pages[1:], None])}
     for page in pages:
         page.markdown = page_markdown(site, page)
-    with ThreadPoolExecutor(2) as pool:
-        rendered = list(pool.map(pandoc, [p.markdown for p in pages]))
-    for page, (body, notes) in zip(pages, rendered):
-        page.body = body
-        for note in (n for n in notes if "Duplicate identifier" not in n):  # `finish` settles those, `check` would see
-            (site.problems if "TeX math" in note else site.warnings).append(f"nbs/{page.source}: {note}")
-    template = Template((ASSETS / "page.html").read_text(encoding="utf-8"))
+    render(site)
+    assets = set()
     for page in pages:
         finish(site, page, assets)
-    for page in pages:
+        page.sections = list(sections(page))
+    write(site, out, assets)
+    site.kept.forget()
+    site.problems += check(out)
+    return site
+
+
+def write(site, out, assets):
+    "Pages, pictures, style, script, ledger and the index of the search."
+    out.mkdir(parents=True, exist_ok=True)
+    template = Template((ASSETS / "page.html").read_text(encoding="utf-8"))
+    for page in site.pages.values():
         target = out / page.url
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page_html(site, page, template), encoding="utf-8")
@@ -703,32 +837,28 @@ def build(root, out):
             (out / "figures" / name).write_bytes(data)
     for name in sorted(assets):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / "nbs" / name, out / name)
+        shutil.copyfile(site.root / "nbs" / name, out / name)
     for name in ("style.css", "site.js"):
         shutil.copyfile(ASSETS / name, out / name)
-    index = [
-        [f"{p.url}#{name}", p.title, title if level > 1 else "", words]
-        for p in pages
-        for level, name, title, words in sections(p)
-    ]
     if site.ledger:
-        (out / "ledger.json").write_text(
-            json.dumps(ledger_json(site.ledger), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        shutil.copyfile(root / "data" / "ledger.schema.json", out / "ledger.schema.json")
-    (out / "search.js").write_text(
-        "window.searchIndex=" + json.dumps(index, ensure_ascii=False, separators=(",", ":")) + ";\n", encoding="utf-8"
-    )
-    site.problems += check(out)
-    return site
+        rows = json.dumps(ledger_json(site.ledger), indent=1, ensure_ascii=False)
+        (out / "ledger.json").write_text(rows + "\n", encoding="utf-8")
+        shutil.copyfile(site.root / "data" / "ledger.schema.json", out / "ledger.schema.json")
+    index = [
+        [f"{page.url}#{name}", page.title, title if level > 1 else "", words]
+        for page in site.pages.values()
+        for level, name, title, words in page.sections
+    ]
+    found = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
+    (out / "search.js").write_text(f"window.searchIndex={found};\n", encoding="utf-8")
 
 
 def check(out):
-    "Broken anchors, missing files, doubled ids, anything fetched from elsewhere, heavy pages: what a reader would trip over."
+    "Broken anchors, missing files, doubled ids, anything fetched from elsewhere, heavy pages."
     pages = {p.relative_to(out).as_posix(): p.read_text(encoding="utf-8") for p in sorted(out.rglob("*.html"))}
     ids = {url: re.findall(r'\sid="([^"]+)"', page) for url, page in pages.items()}
     for url, page in pages.items():
-        for name in sorted({i for i in ids[url] if ids[url].count(i) > 1}):
+        for name in sorted(name for name, n in Counter(ids[url]).items() if n > 1):
             yield f"{url}: two elements have the id {name}"
         pictures = {
             posixpath.normpath(posixpath.join(posixpath.dirname(url), unquote(html.unescape(src))))
@@ -788,8 +918,9 @@ def main(argv=None):
     for problem in dict.fromkeys(site.problems):
         print(f"problem: {problem}")
     print(
-        f"docs: {len(site.pages)} pages, {size / 1e6:.1f} MB, {len(set(site.problems))} problems, {len(site.warnings)} warnings, "
-        f"{time.perf_counter() - start:.0f} s" + ("" if args.check else f"; open {os.path.relpath(out / 'index.html')}")
+        f"docs: {len(site.pages)} pages, {size / 1e6:.1f} MB, {len(set(site.problems))} problems, "
+        f"{len(site.warnings)} warnings, {time.perf_counter() - start:.0f} s"
+        + ("" if args.check else f"; open {os.path.relpath(out / 'index.html')}")
     )
     return int(bool(site.problems))
 

@@ -64,7 +64,10 @@ class Cell:
         self.outputs = raw.get("outputs", [])
         self.tree, self.syntax = None, None
         if self.kind == "code":
-            plain = "\n".join("pass" if line.lstrip().startswith(("%", "!")) and not line.lstrip().startswith("!=") else line for line in lines)
+            plain = "\n".join(
+                "pass" if line.lstrip().startswith(("%", "!")) and not line.lstrip().startswith("!=") else line
+                for line in lines
+            )
             try:
                 self.tree = ast.parse(plain)
             except SyntaxError as error:
@@ -130,7 +133,7 @@ def check_ids(cells, minor):
 
 
 def check_tags(cells, experiment):
-    "Known tags only; experiments, and papers, which are their own, carry one `parameters` cell of literals; what nbdev skips, nbval skips."
+    "Known tags only; experiments and papers carry one `parameters` cell of literals; what nbdev skips, nbval skips."
     for c in cells:
         for tag in sorted(c.tags - TAGS):
             yield c.index, "tag", f"unknown tag `{tag}`: use one of {', '.join(sorted(TAGS))}"
@@ -224,7 +227,8 @@ def check_links(cells):
             yield (
                 c.index,
                 "code-link",
-                f"a link around {words} alone: drop the link, the docs make one of every symbol, and one inside the other breaks both",
+                f"a link around {words} alone: drop the link, the docs make one of every symbol, and one inside the "
+                "other breaks both",
             )
 
 
@@ -257,7 +261,8 @@ def check_stored(cells, size):
                     yield (
                         c.index,
                         "picture-size",
-                        f"{n / 1000:.0f} KB, at most {PICTURE_BYTES // 1000}: lower the dpi, the size or the number of panels",
+                        f"{n / 1000:.0f} KB, at most {PICTURE_BYTES // 1000}: lower the dpi, the size or the number "
+                        "of panels",
                     )
 
 

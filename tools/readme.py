@@ -3,8 +3,9 @@
     python tools/readme.py            write README.md and the figures it shows (nbs/images/index-*)
     python tools/readme.py --check    change nothing; exit with 1 when they are stale or a link leads nowhere
 
-Markdown cells come over as they are, code cells with their outputs. Of a cell tagged `hide-input` (or `#| echo: false`) only
-the outputs are kept, of a `#| hide` cell nothing. Relative links are rewritten so that they work from the top of the repository.
+Markdown cells come over as they are, code cells with their outputs. Of a cell tagged `hide-input` (or `#| echo: false`)
+only the outputs are kept, of a `#| hide` cell nothing. Relative links are rewritten so that they work from the top of
+the repository.
 """
 
 import argparse

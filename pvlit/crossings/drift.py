@@ -40,7 +40,8 @@ from ..core.training import Fit, fit
 from ..motion_coherence.alignment import variation_alignment_loss
 from ..motion_coherence.moving_blobs import palette
 from ..motion_coherence.recognition import predict, row_path
-from ..motion_coherence.swapmix import PERMUTATIONS, cpu_generator, sample_swapmix, swapmix
+from ..core.checks import check_generator
+from ..motion_coherence.swapmix import PERMUTATIONS, sample_swapmix, swapmix
 from ..pseudo_video.corruption import pseudo_video, variance_preserving
 from ..pseudo_video.families.frames import FrameModel
 
@@ -87,7 +88,7 @@ def swapmix_drift(
     Raises `ValueError` when an argument breaks the rules above."""
     _check_images(images)
     weights = _drift_weights(frames, start)
-    index = torch.randint(len(PERMUTATIONS), (len(images),), generator=cpu_generator(generator))
+    index = torch.randint(len(PERMUTATIONS), (len(images),), generator=check_generator(generator))
     return _mix_along(images, torch.tensor(PERMUTATIONS)[index], weights)
 
 # %% ../../nbs/crossings/drift.ipynb #d1fca804

@@ -6,9 +6,9 @@ Docs: https://pvlit.github.io/pvlit/ledger/closure.html.md"""
 
 # %% auto #0
 __all__ = ['SILENT', 'TELLERS', 'BARS', 'CHECKS', 'HARMLESS', 'FORM', 'APART', 'STATEFUL', 'CANNOT_CHANGE_NUMBERS',
-           'DISTRIBUTIONS', 'patched', 'Bare', 'Pieces', 'summarize', 'git', 'Kept', 'Sources', 'Committed', 'find',
-           'follow', 'absolute', 'resolve', 'summarize_notebook', 'Node', 'Graph', 'labels_of', 'code_graph', 'Changes',
-           'compare', 'libraries', 'installed', 'series']
+           'DISTRIBUTIONS', 'patched', 'Bare', 'Local', 'Pieces', 'summarize', 'git', 'Kept', 'Sources', 'Committed',
+           'find', 'follow', 'absolute', 'resolve', 'summarize_notebook', 'Node', 'Graph', 'labels_of', 'code_graph',
+           'Changes', 'compare', 'libraries', 'installed', 'series']
 
 # %% ../../nbs/ledger/closure.ipynb #699d7c2a
 import ast
@@ -40,7 +40,7 @@ SILENT = {
 }  # calls that only tell
 TELLERS = {"warnings", "logging", "logger", "log", "sys.stdout", "sys.stderr", "IPython.display"}
 BARS = {"tqdm", "trange", "progress_bar"}
-CHECKS = {"check", "refuse", "check_tensor", "check_number", "check_choice", "check_generator"}
+CHECKS = {"check", "refuse", "check_tensor", "check_number", "check_numbers", "check_choice", "check_generator"}
 HARMLESS = {  # functions and methods that a question may call without consequences
     *"isinstance issubclass len any all type callable hasattr getattr set sorted min max abs tuple list dict str int float bool range sum zip".split(),
     *"isfinite isnan all any is_floating_point is_complex min max dim size numel item keys values items startswith endswith exists".split(),
@@ -96,7 +96,7 @@ def _only_refuses(node):
     ends = [n for n in node.body if not _only_tells(n)]
     return len(ends) == 1 and isinstance(ends[0], ast.Raise) and _harmless(node.test)
 
-# %% ../../nbs/ledger/closure.ipynb #db324e7b
+# %% ../../nbs/ledger/closure.ipynb #75625aec
 def patched(
     node: ast.AST,  # a statement of the top level
 ) -> list[str]:  # names of classes
@@ -131,6 +131,7 @@ class Bare(ast.NodeTransformer):
     def bare_FunctionDef(self, node):
         "Drop annotation and docstring, and never leave an empty body."
         node.returns = None
+        node.body = [Local().visit(n) for n in node.body]
         return self.body(node)
 
     bare_AsyncFunctionDef = bare_FunctionDef
@@ -182,6 +183,20 @@ class Bare(ast.NodeTransformer):
         return node
 
     bare_For = bare_While = bare_If = bare_ExceptHandler = bare_Try = body
+
+
+class Local(ast.NodeTransformer):
+    "Write `x: int = 3` inside a function as `x = 3`; a class keeps the form, which a dataclass rests on."
+
+    def visit_ClassDef(self, node: ast.ClassDef):
+        "Leave a class as it is."
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign):
+        "Drop the annotation of a local name."
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
 
 
 def _told_to(node, names):
@@ -547,8 +562,18 @@ def absolute(
     base = ".".join(package.split(".")[: len(package.split(".")) - level + 1]) if level else ""
     return ".".join(part for part in (base, module) if part), name
 
-# %% ../../nbs/ledger/closure.ipynb #f4faf74c
-APART = ("ledger", "cli", "lab.runs", "core.plots")  # never make a number, so the graph ends there
+# %% ../../nbs/ledger/closure.ipynb #bfc814b6
+APART = (
+    "ledger",
+    "cli",
+    "lab.runs",
+    "core.plots",
+    "core.claims",
+    "core.closure",
+    "core.evidence",
+    "core.runs",
+    "core.cli",
+)  # never make a number, so the graph ends there
 
 
 def resolve(
@@ -784,7 +809,7 @@ def labels_of(
                 found.add((module, name))
     return found
 
-# %% ../../nbs/ledger/closure.ipynb #f5fb96dc
+# %% ../../nbs/ledger/closure.ipynb #fbf687e1
 CANNOT_CHANGE_NUMBERS = {
     *"tqdm joblib fastcore matplotlib IPython ipywidgets psutil yaml nbformat papermill nbdev pytest".split()
 }
@@ -809,7 +834,7 @@ def code_graph(
     builder.fill()
     own = {module for _, module, _ in sources.modules[name]["imports"].values() if module == _home(text)}
     for node in builder.graph.nodes:  # what a notebook exports runs in the notebook, where it leaves no trace
-        node.ran |= node.label.partition(":")[0] in own
+        node.ran |= node.label.partition(":")[0] in {name, *own}
     extra = sorted(key for key in seen or () if key not in builder.places and not _apart(sources, key[0]))
     extra += [key for key in (_again(sources, like.nodes[place]) for place in (like.roots[1:] if like else ())) if key]
     builder.graph.roots = [0, *(builder.place(*key) for key in extra)]
@@ -857,13 +882,14 @@ def _finished(builder, sources, name):
     graph.nodes[0].label = "the notebook's cells"
     return graph
 
-# %% ../../nbs/ledger/closure.ipynb #5049b076
+# %% ../../nbs/ledger/closure.ipynb #414f465b
 @dataclass
 class Changes:
     "What differs between the code of a run and the code now."
 
     ran: list[str] = field(default_factory=list)  # definitions that the run executed and that are others now
     idle: list[str] = field(default_factory=list)  # definitions that it could reach but never executed
+    pairs: list[tuple] = field(default_factory=list)  # (label then, label now) of those that ran and are others now
 
     def __bool__(self):
         return bool(self.ran)
@@ -908,6 +934,7 @@ def _compared(a, b, changes):
     if a.entries is None:
         if a.hash != b.hash or len(a.edges) != len(b.edges):
             said.append(label)
+            changes.pairs += [(a.label, b.label)] * a.ran
             return []
         return list(zip(a.edges, b.edges))
     pairs, unlike = [], (list(a.entries) != list(b.entries)) and b.walked

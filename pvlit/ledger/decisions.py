@@ -8,7 +8,7 @@ Docs: https://pvlit.github.io/pvlit/ledger/decisions.html.md"""
 __all__ = ['paired', 'refuse_copies', 'refuse_idle_arms', 'mean_interval', 'judge', 'Decision', 'differences', 'compare',
            'decide', 'control_comparisons', 'margin', 'worded', 'percent', 'explain', 'in_units', 'pilot']
 
-# %% ../../nbs/ledger/decisions.ipynb #c27fb0dd
+# %% ../../nbs/ledger/decisions.ipynb #84cf5f0c
 import math
 import numbers
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import stdtrit
 from ..core.files import intact
 from .claims import Claim, Comparison, corrected, parse_rule, strict
+from .instrument import by_net, by_resample, instrument, widen
 
 # %% ../../nbs/ledger/decisions.ipynb #6ea45f62
 def paired(
@@ -147,7 +148,7 @@ class Decision:
     )  # method against negative control, and the positive control, where they apply
     comparisons: list = field(default_factory=list)  # all comparisons with their numbers and paired differences
 
-# %% ../../nbs/ledger/decisions.ipynb #d7b66c0b
+# %% ../../nbs/ledger/decisions.ipynb #27678546
 def differences(
     claim: Claim,  # a claim
     weights: dict,  # arm -> weight
@@ -171,16 +172,18 @@ def compare(
     values: dict,  # arm -> values (seeds,)
     parts: int,  # comparisons in the claim
     family: int,  # claims that are decided together
+    columns: dict | None = None,  # scores by each feature net and on resampled test images, where rows have them
 ) -> dict:
     "Return effect, interval and verdict of one comparison. Raises `ValueError` for a log ratio of values that are not positive."
     weights = {}
     for role, weight in comparison.weights.items():
         weights[claim.arms[role]] = weights.get(claim.arms[role], 0) + weight
     x = differences(claim, weights, values)
+    interval = _interval(claim, weights, x, columns)
     level = corrected(claim.rule["confidence"], family)
-    effect, low, high = mean_interval(x, level)
-    _, *wide = mean_interval(x, corrected(level, parts))
-    _, *alone = mean_interval(x, claim.rule["confidence"])
+    effect, low, high = interval(level)
+    _, *wide = interval(corrected(level, parts))
+    _, *alone = interval(claim.rule["confidence"])
     if np.ptp(x) <= 1e-12 * max(np.abs(v).max() for v in (values[arm] for arm in weights)):
         low, high, wide, alone = effect, effect, [effect] * 2, [effect] * 2
     smallest, shows = comparison.smallest_effect, comparison.shows
@@ -195,10 +198,21 @@ def compare(
         against=wide,
         alone=alone,
         differences=x.tolist(),
+        instrument=columns is not None,
         verdict=judge(effect, low, high, wide, smallest, shows),
     )
 
-# %% ../../nbs/ledger/decisions.ipynb #95ed18a6
+
+def _interval(claim, weights, x, columns):
+    "Return a function confidence -> (effect, low, high): over seeds, and over the instrument where rows tell of it."
+    if columns is None:
+        return lambda confidence: mean_interval(x, confidence)
+    effect = lambda scores: differences(claim, weights, scores)
+    parts = {kind: {arm: columns[kind][arm] for arm in weights} for kind in ("nets", "images")}
+    nets, images = by_net(parts["nets"], effect), by_resample(parts["images"], effect)
+    return lambda confidence: widen(x, nets, images, confidence)
+
+# %% ../../nbs/ledger/decisions.ipynb #e26be53a
 def decide(
     claim: Claim,  # a claim
     rows: list,  # dictionaries with "arm", "seed" and the claim's metric
@@ -208,7 +222,8 @@ def decide(
     plan = parse_rule(claim.rule, claim.arms, claim.id)
     planned = len(seeds) == claim.rule["seeds"]
     family = claim.family if planned else 1
-    parts = [compare(c, claim, values, len(plan), family) for c in plan]
+    columns = instrument(rows, claim.metric["name"], list(values), seeds)
+    parts = [compare(c, claim, values, len(plan), family, columns) for c in plan]
     controls = control_comparisons(claim, plan, values)
     verdicts = [p["verdict"] for p in parts]
     verdict = next((v for v in ("refuted", "too small", "inconclusive") if v in verdicts), "supported")

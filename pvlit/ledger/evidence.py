@@ -112,7 +112,7 @@ def decided(
     "Decide a claim and add its tier, as evidence holds it."
     return plain({**asdict(decide(claim, rows)), "tier": weaker(claim.tier, tier)})
 
-# %% ../../nbs/ledger/evidence.ipynb #2dccf382
+# %% ../../nbs/ledger/evidence.ipynb #0a4d93dc
 def make_evidence(
     experiment: str,  # name of the experiment
     variant: str,  # name of the parameter set
@@ -160,8 +160,20 @@ def save_evidence(
     evidence: dict,  # sealed
     path: Path,  # where to
 ) -> Path:
-    "Write evidence as a whole."
-    return write_whole(path, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
+    "Write evidence as a whole, a row and a definition of its code on a line each."
+    line = lambda value: json.dumps(value, ensure_ascii=False)
+    lines = lambda values, indent: "[" + ",".join(f"\n{indent}{line(v)}" for v in values) + "]"
+    code = {k: v for k, v in evidence["code"].items() if k != "nodes"}
+    parts = []
+    for key, value in evidence.items():
+        if key == "rows":
+            text = lines(value, "  ")
+        elif key == "code":
+            text = line(code)[:-1] + f', "nodes": {lines(value["nodes"], "  ")}}}'
+        else:
+            text = json.dumps(value, indent=1, ensure_ascii=False).replace("\n", "\n ")
+        parts.append(f" {line(key)}: {text}")
+    return write_whole(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def load_evidence(
@@ -259,6 +271,7 @@ def _undecided(stored, given, evidence):
 # %% ../../nbs/ledger/evidence.ipynb #dfb9864a
 PILOT_SEEDS = 10  # seeds below are for looking and for pilots, never for evidence
 HOW = ("publish", "workers", "claim")  # parameters that say how a run goes, not what it computes
+HOW += ("root", "lists", "weights")  # and where files lie on one machine; their fingerprints stand among the inputs
 
 
 def planned_params(
@@ -359,7 +372,7 @@ def _outdated(evidence, settings, sources):
     if unlike:
         yield None, f"{OTHER_LIBRARIES}: {', '.join(unlike)}"
 
-# %% ../../nbs/ledger/evidence.ipynb #88d76993
+# %% ../../nbs/ledger/evidence.ipynb #21f72333
 class Commits:
     "What the code of an experiment was in a commit, read once and kept in a file."
 
@@ -419,11 +432,19 @@ def _misplaced(evidence, settings, commits):
             if inside.strip() == b"false":
                 yield None, f"commit {name[:7]} is not known to git, so the code of this result cannot be looked up"
             return
+    if _links(evidence) != [evidence["commit"], *(r["commit"] for r in evidence["renewals"])]:
+        yield None, "its renewals do not lead from the commit of the run to the commit of its code"
+        return
     if commits is None:
         return
     found = commits.shape(commit, notebook_of(evidence["experiment"], settings), Graph.read(evidence["code"]))
     if found != shape(evidence["code"]):
         yield None, f"the code of commit {commit[:7]} is not the code this result was made with"
+
+
+def _links(evidence):
+    "Return the commits that the renewals say they started from, and the one of the code."
+    return [*(r["before"] for r in evidence["renewals"]), evidence["code_commit"]]
 
 # %% ../../nbs/ledger/evidence.ipynb #bb59b722
 def findings(

@@ -7,7 +7,7 @@ Docs: https://pvlit.github.io/pvlit/ledger/experiment.html.md"""
 # %% auto #0
 __all__ = ['uncommitted', 'Experiment', 'told']
 
-# %% ../../nbs/ledger/experiment.ipynb #0c425c19
+# %% ../../nbs/ledger/experiment.ipynb #a22dc8c4
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ..lab.arms import ran_in
 from ..lab.runs import parameters
 from ..lab.trace import tracing
 from .claims import load_claims
-from .closure import Graph, Sources, code_graph, git
+from .closure import Sources, code_graph, git
 from .decisions import Decision, decide, in_units
 from .evidence import HOW, Commits, about, evidence_path, findings, make_evidence, notebook_of
 from .evidence import planned_params, save_evidence, shape

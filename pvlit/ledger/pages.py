@@ -1,4 +1,4 @@
-"""A page about a method carries what became of the method's claims, and turns gray by itself when the ground under them has moved.
+"""A page about a method carries what became of the method's claims, and turns gray by itself when the code under them changes.
 
 Docs: https://pvlit.github.io/pvlit/ledger/pages.html.md"""
 
@@ -7,58 +7,59 @@ Docs: https://pvlit.github.io/pvlit/ledger/pages.html.md"""
 # %% auto #0
 __all__ = ['MARKS', 'badge', 'distribution_svg', 'claim_page', 'rule_lines', 'verdict_lines']
 
-# %% ../../nbs/ledger/pages.ipynb #8ceb3505
+# %% ../../nbs/ledger/pages.ipynb #ab1c47b8
 import html
 from collections import Counter
-from .claims import parse_rule, percent
-from .evidence import find_claim, ledger, load_evidence
+from ..core.settings import Settings, load_settings
 from ..lab.runs import experiments
-from ..core.settings import load_settings
+from .claims import Claim, parse_rule
+from .decisions import in_units, percent
+from .evidence import load_evidence
+from .table import find_claim, kind_of, ledger
 
-# %% ../../nbs/ledger/pages.ipynb #1d07db35
+# %% ../../nbs/ledger/pages.ipynb #2911c244
 MARKS = {
     "supported": "●",
     "too small": "◐",
     "refuted": "✖",
     "inconclusive": "◆",
+    "the world cannot tell": "?",
     "untested": "–",
+    "cannot be tested here": "∅",
     "expired": "□",
     "void": "▼",
 }
 
 
 def badge(
-    page,  # as in pseudo_video/corruption
-    rows,  # of the ledger
-    root=".",  # address of the site's root, as links on the page write it
-):
+    page: str,  # as in pseudo_video/corruption
+    rows: list[dict],  # of the ledger
+    root: str = ".",  # address of the site's root, as links on the page write it
+) -> str:
     "Return the badge of a page as HTML; empty when no claim is about it."
     mine = [row for row in rows if page in row["pages"]]
     if not mine:
         return ""
-    kinds = Counter(row["verdict"].split(" (")[0] for row in mine)
-    counted = ", ".join(
-        f'<span class="{kind.replace(" ", "-")}">{MARKS[kind]} {kinds[kind]} {kind}</span>'
-        for kind in MARKS
-        if kinds[kind]
-    )
-    fresh = not any(kinds[kind] for kind in ("expired", "void", "untested"))
+    kinds = Counter(kind_of(row) for row in mine)
+    marked = [f'<span class="{k.replace(" ", "-")}">{MARKS[k]} {kinds[k]} {k}</span>' for k in MARKS if kinds[k]]
+    stale = kinds["expired"] or kinds["void"]
     tiers = " and ".join(sorted({row["tier"] for row in mine}))
-    runs = {(row["experiment"], row["variant"]): row for row in mine if row["date"]}
-    said = "; ".join(
-        f"{row['date']}, commit {(row['commit'] or 'unknown')[:7]}, {row['machine']}, {row['seconds']:.0f} s"
-        for row in runs.values()
-    )
+    dates = sorted({row["date"] for row in mine if row["date"]})
+    when = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else dates[0] if dates else "never"
+    renewed = "; renewed by a witness" if any(row["renewed"] for row in mine) else ""
+    link = f"{root}/ledger/index.html?page={html.escape(page)}"
+    count = f"{len(mine)} claim{'s' * (len(mine) != 1)}"
     return (
-        f'<aside class="badge {"fresh" if fresh else "stale"}" aria-label="Verdicts of the claims about this page"><a href="{root}/ledger.html?page={html.escape(page)}">'
-        f"{len(mine)} claim{'s' * (len(mine) != 1)}</a>: {counted}. Tier: {tiers}. {'Verified' if fresh else 'Not all verified by the code as it is now; last run'} {html.escape(said) or 'never'}.</aside>"
+        f'<aside class="badge {"stale" if stale else "fresh"}" aria-label="Verdicts of the claims about this page">'
+        f'<a href="{link}">{count}</a>: {", ".join(marked)}. Tier: {tiers}. Run {when}{renewed}'
+        f"{'; the code has changed since' if stale else ''}.</aside>"
     )
 
-# %% ../../nbs/ledger/pages.ipynb #acb68681
+# %% ../../nbs/ledger/pages.ipynb #638cbb3a
 def distribution_svg(
-    part,  # a comparison of a decision
-    width=640,  # in pixels; it shrinks with the page
-):
+    part: dict,  # a comparison of a decision
+    width: int = 640,  # in pixels; it shrinks with the page
+) -> str:
     "Draw the paired differences of a comparison with its intervals, as SVG that needs nothing from outside."
     d, equal = part["smallest_effect"], part["shows"] == "equivalence"
     ends = [0, d, -d * equal, part["low"], part["high"], *part["differences"]]
@@ -81,12 +82,12 @@ def distribution_svg(
     words = f"{part['label']}: effect {part['effect']:+.3g}, interval {part['low']:+.3g} to {part['high']:+.3g}, {len(part['differences'])} seeds, smallest effect {d:g}"
     return f'<svg viewBox="0 0 {width} 100" role="img" aria-label="{html.escape(words)}" style="max-width:{width}px;width:100%">{"".join(shapes)}</svg>'
 
-# %% ../../nbs/ledger/pages.ipynb #f97afac2
+# %% ../../nbs/ledger/pages.ipynb #fd7eb5a8
 def claim_page(
-    claim_id,  # id of a declared claim
-    rows,  # of the ledger
-    settings=None,  # `Settings`
-):
+    claim_id: str,  # id of a declared claim
+    rows: list[dict],  # of the ledger
+    settings: Settings | None = None,  # where claims and results lie
+) -> str:
     "Return the evidence page of a claim as Markdown."
     settings = settings or load_settings()
     claim = find_claim(claim_id, settings, rows)
@@ -118,18 +119,18 @@ def claim_page(
             "## See it happen",
             "",
             "```",
-            f"pvlit claims rerun {claim_id}          # its own arms, less than a minute on two cores, decides nothing",
-            f"pvlit claims rerun {claim_id} --full   # the whole experiment",
+            f"pvlit claims rerun {claim_id}          # its own arms with fresh seeds, about a minute",
+            f"pvlit claims rerun {claim_id} --full   # with all seeds of the rule, as long as the evidence took",
             "```",
             "",
-            f"The experiment is [{claim.experiment}](../{notebook}); all claims stand in [the ledger](../ledger.ipynb).",
+            f"The experiment is [{claim.experiment}](../{notebook}); all claims stand in [the ledger](../ledger/index.ipynb).",
         ]
     )
 
 
 def rule_lines(
-    claim,  # a `Claim`
-):
+    claim: Claim,  # a claim
+) -> list[str]:
     "Return the rule and the arms of a claim as lines of Markdown."
     rule, parts = claim.rule, parse_rule(claim.rule, claim.arms, claim.id)
     arms = [
@@ -137,7 +138,7 @@ def rule_lines(
         for role, arm in claim.arms.items()
     ]
     return [
-        f"**The rule, fixed before the run.** {rule['seeds']} paired seeds, planned from a pilot ({rule['pilot']}) to find the smallest effects with a chance of 85 %; metric {claim.metric['name']}, {claim.metric['better']} is better; "
+        f"**The rule, fixed before the run.** {rule['seeds']} paired seeds, planned from a pilot ({rule['pilot']}) to find 1.5 times the smallest effects with a chance of 80 %; metric {claim.metric['name']}, {claim.metric['better']} is better; "
         f"effects are {'log ratios' if rule['kind'] == 'log_ratio' else 'differences'}; intervals that hold together for the {claim.family} claims of the experiment with {percent(rule['confidence'])}.",
         "",
         "| comparison | shows | smallest effect | pilot's spread |",
@@ -150,34 +151,29 @@ def rule_lines(
         "",
     ]
 
-# %% ../../nbs/ledger/pages.ipynb #5ddb5e52
+# %% ../../nbs/ledger/pages.ipynb #6664fa72
 def verdict_lines(
-    row,  # of the ledger
-    claim,  # a `Claim`
-    settings,  # `Settings`
-):
+    row: dict,  # of the ledger
+    claim: Claim,  # a claim
+    settings: Settings,  # where results lie
+) -> list[str]:
     "Return what one run says about a claim as lines of Markdown."
-    kind = row["verdict"].split(" (")[0]
-    lines = (
-        [
-            f"## {row['variant'] or 'No evidence yet'}",
-            "",
-            f"**{MARKS[kind]} {row['verdict']}** ({row['tier']}: {row['words']}). {row['reason']}",
-            "",
-        ]
-        + [f"- {problem}" for problem in row["problems"] if problem != row["reason"]]
-        + [""]
-    )
+    verdict = row["word"] if row["verdict"] in row["word"] else row["verdict"]
+    lines = [f"## {row['variant'] or 'No evidence yet'}", ""]
+    lines += [f"**{MARKS[kind_of(row)]} {verdict}** ({row['tier']}: {row['words']}). {row['reason']}", ""]
+    lines += [f"- {problem}" for problem in row["problems"] if problem != row["reason"]] + [""]
     if row["effect"] is None:
         return lines
     evidence = load_evidence(settings.results / row["experiment"] / f"{row['variant']}.json")
-    for part in next(d for d in evidence["decisions"] if d["claim"] == claim.id)["comparisons"]:
+    decision = next(d for d in evidence["decisions"] if d["claim"] == claim.id)
+    for part in decision["comparisons"]:
+        effect = in_units(part["effect"], claim.rule["kind"], claim.metric)
+        interval = f"{percent(row['confidence'])} interval {part['low']:+.3g} to {part['high']:+.3g}"
+        lines += [f"{part['label'].replace('_', ' ')}: {effect}, {interval}; {part['verdict']}.", ""]
+        lines += ["```{=html}", distribution_svg(part), "```", ""]
+    for control in decision["controls"]:
         lines += [
-            f"{part['label'].replace('_', ' ')}: {part['effect']:+.3g}, {percent(row['confidence'])} interval {part['low']:+.3g} to {part['high']:+.3g}; {part['verdict']}.",
-            "",
-            "```{=html}",
-            distribution_svg(part),
-            "```",
+            f"{control['kind']} control, {control['label'].replace('_', ' ')}: {control['effect']:+.3g}, interval {control['low']:+.3g} to {control['high']:+.3g}.",
             "",
         ]
     arms, name = list(dict.fromkeys(arm for arm in claim.arms.values() if isinstance(arm, str))), claim.metric["name"]
@@ -186,10 +182,27 @@ def verdict_lines(
         f"| {seed} | " + " | ".join(f"{values[arm, seed]:.4g}" for arm in arms) + " |"
         for seed in sorted({s for _, s in values})
     ]
-    return lines + [
+    return lines + _circumstances(row, evidence)
+
+
+def _circumstances(row, evidence):
+    "Return when and where a run was made, and what became of its code, as lines of Markdown."
+    used = ", ".join(f"{k} {v}" for k, v in evidence["libraries"].items())
+    place = f"../../data/results/{row['experiment']}/{row['variant']}.json"
+    lines = [
         "",
-        f"Recorded {row['date']} at commit `{(row['commit'] or 'unknown')[:7]}` on {row['machine']}, device {evidence['device']}, {row['seconds']:.0f} s for the whole experiment; libraries: "
-        + ", ".join(f"{k} {v}" for k, v in evidence["libraries"].items())
-        + f". [Evidence file](../../data/results/{row['experiment']}/{row['variant']}.json).",
+        f"Recorded {row['date']} at commit `{(row['commit'] or 'unknown')[:7]}` on {row['machine']}, device {evidence['device']}, "
+        f"{row['seconds']:.0f} s for the whole experiment; libraries: {used}. [Evidence file]({place}).",
         "",
     ]
+    if again := row["renewed"]:
+        lines += [
+            f"Renewed by a witness on {again['date']} at commit `{again['commit'][:7]}`: under seed {again['seeds'][0]} all {again['arms']} arms gave the same numbers with the old code and the new. It was not run again in full.",
+            "",
+        ]
+    if row["idle"]:
+        lines += [f"Changed since, but never executed by the run: {', '.join(row['idle'][:8])}.", ""]
+    if row["replications"]:
+        agree = sum(r["agrees"] for r in row["replications"])
+        lines += [f"With other seeds: {agree} of {len(row['replications'])} repeated runs agree.", ""]
+    return lines

@@ -15,31 +15,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .swapmix import SwapMix, check_probability, cpu_generator, gate_opens
+from ..core.checks import check, check_choice, check_generator, check_number, check_tensor
+from .swapmix import SwapMix, gate_opens
 
 # %% ../../nbs/motion_coherence/alignment.ipynb #bb173e14
 def _check_logits(clean: Tensor, augmented: Tensor) -> None:
-    "Raise `ValueError` when the logits are not two equally shaped, non-empty floating point tensors (batch, classes)."
-    if clean.ndim != 2 or clean.shape != augmented.shape or clean.numel() == 0:
-        raise ValueError(
-            f"logits: got {tuple(clean.shape)} and {tuple(augmented.shape)}, expected two equal shapes (batch, classes); "
-            "average the logits of frames or crops first"
-        )
-    if not (clean.is_floating_point() and augmented.is_floating_point()):
-        raise ValueError(f"logits: got {clean.dtype} and {augmented.dtype}, expected floats, before any softmax")
+    "Raise `ValueError` when the logits are not two equally shaped, non-empty floating point tensors (B, K)."
+    alike = getattr(clean, "ndim", 0) == 2 and clean.shape == getattr(augmented, "shape", None)
+    hint = "pass logits, before any softmax" if alike else "average the logits of frames or crops first"
+    sizes = check_tensor("clean_logits", clean, "(B, K)", finite=False, hint=hint)
+    check_tensor("augmented_logits", augmented, "(B, K)", sizes=sizes, finite=False, hint=hint)
 
 # %% ../../nbs/motion_coherence/alignment.ipynb #d74e6f26
+_NEVER = -1e4  # a logarithm whose exponential is 0 in every type
+
+
 def variation_alignment_loss(
     clean_logits: Tensor,  # predictions on the clean clips (B, K), before softmax; used as a constant
     augmented_logits: Tensor,  # predictions on the same clips after augmentation (B, K)
 ) -> Tensor:  # scalar, nats per clip, float32 or float64; up to rounding not negative
-    """Compute KL(softmax(clean) || softmax(augmented)), averaged over clips (Zhang et al., ICLR 2024, Variation Alignment).
+    """Compute KL(softmax(clean) || softmax(augmented)), averaged over clips.
 
-    The gradient reaches `augmented_logits` only. Raises `ValueError` for logits that are not two equal (B, K)."""
+    Source: Variation Alignment, Zhang et al., ICLR 2024. The gradient reaches `augmented_logits` only; a class that the
+    clean logits rule out with -inf counts 0. Raises `ValueError` for logits that are not two equal (B, K)."""
     _check_logits(clean_logits, augmented_logits)
     dtype = torch.promote_types(torch.promote_types(clean_logits.dtype, augmented_logits.dtype), torch.float32)
     target = F.log_softmax(clean_logits.detach().to(dtype), dim=1)
-    return F.kl_div(F.log_softmax(augmented_logits.to(dtype), dim=1), target, reduction="batchmean", log_target=True)
+    changed = F.log_softmax(augmented_logits.to(dtype), dim=1)
+    ruled_out = target == -torch.inf  # 0 log(0 / q) counts 0, also for q = 0; as it stands it would be NaN
+    target, changed = target.masked_fill(ruled_out, _NEVER), changed.masked_fill(ruled_out, 0)
+    return F.kl_div(changed, target, reduction="batchmean", log_target=True)
 
 # %% ../../nbs/motion_coherence/alignment.ipynb #fe7c487c
 @contextmanager
@@ -73,8 +78,8 @@ def _two_predictions(model: nn.Module, clips, augmented, batch_norm: str) -> tup
     "Return the logits of clean and changed clips."
     if batch_norm == "joint":
         logits = model(_join(clips, augmented))
-        if len(logits) != 2 * _count(clips):
-            raise ValueError(f"model: got {len(logits)} predictions for {2 * _count(clips)} clips, expected one each")
+        wanted = 2 * _count(clips)
+        check(len(logits) == wanted, "model", f"{len(logits)} predictions for {wanted} clips", "one each")
         return logits.chunk(2)
     clean = model(clips)
     if batch_norm == "split":
@@ -85,29 +90,17 @@ def _two_predictions(model: nn.Module, clips, augmented, batch_norm: str) -> tup
 # %% ../../nbs/motion_coherence/alignment.ipynb #45d7be7b
 def _check_labels(labels: Tensor, batch: int) -> None:
     "Raise `ValueError` when labels are not one integer a clip."
-    if not isinstance(labels, Tensor) or tuple(labels.shape) != (batch,) or labels.dtype != torch.int64:
-        came = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"labels: got {came}, expected int64 of shape ({batch},), one class a clip")
+    check_tensor("labels", labels, f"({batch},)", "int", hint="one class a clip")
+    check(labels.dtype == torch.int64, "labels", labels.dtype, "int64", "convert with .long()")
 
 
 def _check_augmented(clips, augmented) -> None:
     "Raise `ValueError` when an augmentation returns something else than the same number of clips."
     same_kind = isinstance(augmented, (list, tuple)) == isinstance(clips, (list, tuple))
-    if not same_kind or _count(augmented) != _count(clips):
-        came = f"{_count(augmented)} clips" if same_kind else type(augmented).__name__
-        raise ValueError(
-            f"augment: got {came}, expected {_count(clips)} clips of the same kind, the changed ones only; "
-            "a `SwapMix` needs pair=False here"
-        )
-
-# %% ../../nbs/motion_coherence/alignment.ipynb #24b822e9
-def _check_choices(weight: float, probability: float, batch_norm: str) -> None:
-    "Raise `ValueError` when a setting of the loss is out of range."
-    if not (isinstance(weight, (int, float)) and 0 <= weight < float("inf")):
-        raise ValueError(f"weight={weight!r}: expected a number of at least 0")
-    check_probability(probability)
-    if batch_norm not in ("joint", "split", "clean"):
-        raise ValueError(f'batch_norm={batch_norm!r}: expected "joint", "split" or "clean"')
+    came = f"{_count(augmented)} clips" if same_kind else type(augmented).__name__
+    wanted = f"{_count(clips)} clips of the same kind, the changed ones only"
+    fits = same_kind and _count(augmented) == _count(clips)
+    check(fits, "augment", came, wanted, "a `SwapMix` needs pair=False here")
 
 # %% ../../nbs/motion_coherence/alignment.ipynb #17626796
 class MotionCoherentLoss(nn.Module):
@@ -117,22 +110,27 @@ class MotionCoherentLoss(nn.Module):
 
     def __init__(
         self,
-        weight: float = 1.0,  # weight of the alignment term, at least 0; three times the published command-line value for TSM
+        weight: float = 1.0,  # of the alignment, at least 0; three times the published command-line value for TSM
         probability: float = 1.0,  # chance that a step is augmented, in [0, 1]; 0 is plain training
         batch_norm: str = "joint",  # "joint", "split" or "clean", see the table above
         augment: Callable | None = None,  # augment(clips, generator) -> as many clips, same labels; None is SwapMix()
         criterion: Callable = F.cross_entropy,  # criterion(logits, labels) -> scalar, on the clean clips
     ):
         super().__init__()
-        _check_choices(weight, probability, batch_norm)
-        self.weight, self.probability, self.batch_norm = weight, probability, batch_norm
+        self.weight = check_number("weight", weight, 0)
+        self.probability = check_number("probability", probability, 0, 1)
+        self.batch_norm = check_choice("batch_norm", batch_norm, ("joint", "split", "clean"))
         self.augment, self.criterion = SwapMix() if augment is None else augment, criterion
 
     def forward(
-        self, model, clips, labels, generator=None
-    ):  # classifier, (B, T, C, H, W) or pathways, (B,) classes, CPU generator or seed
+        self,
+        model,  # classifier: clips, or a list of pathways -> logits (B, K)
+        clips,  # (B, T, C, H, W), or a list of pathways
+        labels,  # classes, int64 (B,)
+        generator=None,  # CPU generator or seed
+    ):
         _check_labels(labels, _count(clips))
-        generator = cpu_generator(generator)
+        generator = check_generator(generator)
         if self.training and gate_opens(self.probability, generator):
             augmented = self.augment(clips, generator)
             _check_augmented(clips, augmented)
@@ -143,6 +141,5 @@ class MotionCoherentLoss(nn.Module):
             alignment = clean.new_zeros((), dtype=torch.float32)
         error = self.criterion(clean, labels)
         correct = (clean.detach().argmax(1) == labels).float().mean()
-        return error + self.weight * alignment, dict(
-            cross_entropy=error.detach(), alignment=alignment.detach(), accuracy=correct
-        )
+        parts = dict(cross_entropy=error.detach(), alignment=alignment.detach(), accuracy=correct)
+        return error + self.weight * alignment, parts

@@ -18,42 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvlit.motion_coherence.swapmix import (
-    PERMUTATIONS,
-    check_probability,
-    cpu_generator,
-    gate_opens,
-    sample_swapmix,
-    swapmix,
-)
+from ..core.checks import check, check_choice, check_generator, check_number, check_tensor
+from .swapmix import PERMUTATIONS, check_clips, gate_opens, sample_swapmix, swapmix
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #9bcb1d60
-def _check_rgb(clips: Tensor) -> None:
-    "Raise `ValueError` when `clips` is not a non-empty batch of RGB clips with floats in [0, 1]."
-    if not isinstance(clips, Tensor) or clips.ndim != 5 or clips.numel() == 0:
-        came = f"shape {tuple(clips.shape)}" if isinstance(clips, Tensor) else type(clips).__name__
-        raise ValueError(
-            f"clips: got {came}, expected a tensor (batch, time, 3, height, width) with at least one clip; add or drop axes"
-        )
-    if clips.shape[2] != 3:
-        hint = "use clips.transpose(1, 2)" if clips.shape[1] == 3 else "convert the clips to RGB"
-        raise ValueError(f"clips: got {clips.shape[2]} channels on axis 2 of {tuple(clips.shape)}, expected 3; {hint}")
-    if not clips.is_floating_point():
-        raise ValueError(f"clips: got {clips.dtype}, expected floats; use clips.float() / 255")
-    low, high = torch.stack(clips.detach().aminmax()).tolist()
-    if not (low >= 0 and high <= 1):  # true for NaN
-        raise ValueError(
-            f"clips: got values from {low:.4g} to {high:.4g}, expected [0, 1]; augment before normalizing, or clamp"
-        )
-
-
 def _check_each(name: str, value: Tensor | Sequence[float], batch: int) -> Tensor:
     "Return `value` as a tensor (batch,); raise `ValueError` when it is not one finite float a clip."
     value = torch.as_tensor(value)
-    if value.shape != (batch,) or not value.is_floating_point() or not value.isfinite().all():
-        raise ValueError(
-            f"{name}: got {value.dtype} of shape {tuple(value.shape)}, expected {batch} finite floats, one a clip"
-        )
+    check_tensor(name, value, f"({batch},)", hint="one a clip")
     return value
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #2eee9368
@@ -87,10 +59,11 @@ def rotate_hue(
     clips: Tensor,  # RGB clips (B, T, 3, H, W), floats in [0, 1]
     turn: Tensor | Sequence[float],  # rotation of each clip, (B,), in turns: 1/3 takes red to green, green to blue
 ) -> Tensor:  # clips of the same shape, type and device, in [0, 1]
-    """Rotate the hue of each clip in HSV; the largest and the smallest channel of every pixel stay, and grays bit for bit.
+    """Rotate the hue of each clip in HSV.
 
-    Raises `ValueError` when an argument breaks the rules above."""
-    _check_rgb(clips)
+    The largest and the smallest channel of every pixel stay, and grays bit for bit. Raises `ValueError` when an
+    argument breaks the rules above."""
+    check_clips(clips, unit=True)
     return _rotate_hue(_wide(clips), _check_each("turn", turn, len(clips))).clamp(0, 1).to(clips.dtype)
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #81e0b021
@@ -118,16 +91,19 @@ def rotate_hue_yiq(
     turn: Tensor | Sequence[float],  # rotation of each clip, (B,), in turns, in the direction of `rotate_hue`
     clamp: bool = True,  # cut off what leaves [0, 1]; False shows how much that is
 ) -> Tensor:  # clips of the same shape, type and device
-    "Turn each clip's colors in the I-Q plane of YIQ, a linear map that leaves the gamut. Raises `ValueError` as `rotate_hue` does."
-    _check_rgb(clips)
+    """Turn each clip's colors in the I-Q plane of YIQ, a linear map that leaves the gamut.
+
+    Raises `ValueError` as `rotate_hue` does."""
+    check_clips(clips, unit=True)
     turned = _rotate_hue_yiq(_wide(clips), _check_each("turn", turn, len(clips)))
     return (turned.clamp(0, 1) if clamp else turned).to(clips.dtype)
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #2b3fd0aa
 class ClipAugmentation(nn.Module):
-    """Change each clip of a training batch by a draw of its own, the same for all its frames; hand clips back as they are in evaluation mode.
+    """Change each clip of a training batch by a draw of its own, the same for all its frames.
 
-    Subclasses say what one clip draws (`_draw`) and how many are changed (`_change`). Raises `ValueError` when an argument, here or in a call, breaks the rules below."""
+    In evaluation mode clips are handed back as they are. Subclasses say what one clip draws (`_draw`) and how many are
+    changed (`_change`). Raises `ValueError` when an argument, here or in a call, breaks the rules below."""
 
     def __init__(
         self,
@@ -135,8 +111,7 @@ class ClipAugmentation(nn.Module):
         per_frame: bool = False,  # draw for every frame instead of every clip: incoherent, for ablations
     ):
         super().__init__()
-        check_probability(probability)
-        self.probability, self.per_frame = probability, per_frame
+        self.probability, self.per_frame = check_number("probability", probability, 0, 1), per_frame
 
     def _draw(self, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         raise NotImplementedError
@@ -145,9 +120,11 @@ class ClipAugmentation(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, clips, generator=None
-    ):  # (B, T, 3, H, W) in [0, 1], or a list of pathways; CPU generator, seed or None
-        generator = cpu_generator(generator)
+        self,
+        clips,  # (B, T, 3, H, W) in [0, 1], or a list of pathways
+        generator=None,  # CPU generator, seed or None
+    ):
+        generator = check_generator(generator)
         if not self.training or not gate_opens(self.probability, generator):
             return clips
         several = isinstance(clips, (list, tuple))
@@ -161,22 +138,17 @@ class ClipAugmentation(nn.Module):
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #f2c45092
 def _check_pathways(pathways: list, per_frame: bool) -> None:
-    "Raise `ValueError` when pathways are not clips, as many in each, or when frames of several pathways should be drawn apart."
+    "Raise `ValueError` when pathways are not clips, as many in each, or several of them are to be drawn by frame."
     for clips in pathways:
-        _check_rgb(clips)
-    counts = [len(clips) for clips in pathways]
-    if len(set(counts)) != 1:
-        raise ValueError(
-            f"pathways: got {counts} clips, expected at least one pathway and equal numbers; all pathways show the same clips"
-        )
-    if per_frame and len(pathways) > 1:
-        raise ValueError(
-            f"per_frame=True: got {len(pathways)} pathways, whose frames differ in number; expected a single tensor"
-        )
+        check_clips(clips, unit=True)
+    counts, wanted = [len(clips) for clips in pathways], "at least one pathway and equal numbers"
+    check(len(set(counts)) == 1, "pathways", f"{counts} clips", wanted, "all pathways show the same clips")
+    single = not per_frame or len(pathways) == 1
+    check(single, "per_frame", f"True for {len(pathways)} pathways, whose frames differ in number", "a single tensor")
 
 
 def _change_alike(augment: ClipAugmentation, pathways: list, generator: torch.Generator | None) -> list:
-    "Draw once for each clip, or each frame, and change all pathways by it, in at least single precision also under autocast."
+    "Draw once for each clip, or each frame, and change all pathways by it, also under autocast in single precision."
     _check_pathways(pathways, augment.per_frame)
     shown = [clips.flatten(0, 1).unsqueeze(1) if augment.per_frame else clips for clips in pathways]
     drawn = [torch.stack(values) for values in zip(*(augment._draw(generator) for _ in range(len(shown[0]))))]
@@ -185,15 +157,6 @@ def _change_alike(augment: ClipAugmentation, pathways: list, generator: torch.Ge
     return [new.reshape(clips.shape).to(clips.dtype) for new, clips in zip(changed, pathways)]
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #3b647738
-def _check_between(name: str, value: float, least: float, most: float = math.inf) -> None:
-    "Raise `ValueError` when a setting is no finite number from `least` to `most`."
-    if not (isinstance(value, (int, float)) and least <= value <= most and value < math.inf):
-        raise ValueError(
-            f"{name}={value!r}: expected a number "
-            + (f"of at least {least}" if most == math.inf else f"from {least} to {most}")
-        )
-
-
 def _uniform(low: float, high: float, generator: torch.Generator | None, shape: tuple = ()) -> Tensor:
     "Draw uniformly from [low, high)."
     return low + (high - low) * torch.rand(shape, generator=generator)
@@ -209,8 +172,7 @@ class HueRotation(ClipAugmentation):
         per_frame: bool = False,  # draw for every frame instead of every clip
     ):
         super().__init__(probability, per_frame)
-        _check_between("max_turn", max_turn, 0, 0.5)
-        self.max_turn = max_turn
+        self.max_turn = check_number("max_turn", max_turn, 0, 0.5)
 
     def _draw(self, generator):
         return (_uniform(-self.max_turn, self.max_turn, generator),)
@@ -220,7 +182,7 @@ class HueRotation(ClipAugmentation):
 
 
 class YIQRotation(HueRotation):
-    "Turn the colors of each clip in YIQ by an angle of its own and clamp; arguments and errors are those of `HueRotation`."
+    "Turn the colors of each clip in YIQ by an angle of its own and clamp; arguments and errors as in `HueRotation`."
 
     def _change(self, clips, turn):
         return _rotate_hue_yiq(clips, turn)
@@ -259,7 +221,7 @@ def _saturation(clips: Tensor, factor: Tensor) -> Tensor:
 
 
 def _change_by_choice(clips: Tensor, choice: Tensor, value: Tensor, operations: Sequence[Callable]) -> Tensor:
-    "Return each clip changed by the operation of its number, with its own value; numbers without an operation leave it alone."
+    "Return each clip changed by the operation of its number, with its own value; other numbers leave it alone."
     changed = clips.clone()
     for number, operation in enumerate(operations):
         rows = (choice == number).nonzero().flatten()
@@ -271,7 +233,8 @@ def _change_by_choice(clips: Tensor, choice: Tensor, value: Tensor, operations: 
 class ColorJitter(ClipAugmentation):
     """Change brightness, contrast, saturation and hue of each clip, in an order of its own.
 
-    Factors are uniform in [max(0, 1 - s), 1 + s] for strength s, as in torchvision. Raises `ValueError` when an argument breaks the rules below."""
+    Factors are uniform in [max(0, 1 - s), 1 + s] for strength s, as in torchvision. Raises `ValueError` when an
+    argument breaks the rules below."""
 
     def __init__(
         self,
@@ -284,8 +247,8 @@ class ColorJitter(ClipAugmentation):
     ):
         super().__init__(probability, per_frame)
         for name, strength in dict(brightness=brightness, contrast=contrast, saturation=saturation).items():
-            _check_between(name, strength, 0)
-        _check_between("hue", hue, 0, 0.5)
+            check_number(name, strength, 0)
+        check_number("hue", hue, 0, 0.5)
         self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
 
     def _draw(self, generator):
@@ -361,11 +324,10 @@ def _sharpness(clips: Tensor, magnitude: Tensor) -> Tensor:
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #f37da5fb
 def _warp(clips: Tensor, matrix: Sequence[Sequence]) -> Tensor:
-    "Take each pixel from where `matrix`, 2 x 3 numbers or (B,), sends its offset from the center, in pixels; fill with gray."
+    "Take each pixel from where `matrix`, 2 x 3 numbers or (B,), sends its offset from the center; fill with gray."
     height, width = clips.shape[-2:]
-    rows = torch.stack(
-        [torch.stack([torch.as_tensor(v).float().expand(len(clips)) for v in row], -1) for row in matrix], -2
-    )
+    entries = [[torch.as_tensor(v).float().expand(len(clips)) for v in row] for row in matrix]
+    rows = torch.stack([torch.stack(row, -1) for row in entries], -2)
     scale = torch.tensor([[1, height / width, 2 / width], [width / height, 1, 2 / height]])
     grid = F.affine_grid((rows * scale).to(clips), (len(clips), 1, height, width), align_corners=False)
     moved = F.grid_sample(clips.flatten(1, 2), grid, align_corners=False).reshape(clips.shape)
@@ -389,62 +351,44 @@ def _translate_y(clips: Tensor, magnitude: Tensor) -> Tensor:
     return _warp(clips, [[1, 0, 0], [0, 1, 0.045 * clips.shape[-2] * magnitude]])
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #29633835
-OPERATIONS = dict(  # operation(clips, magnitude): clips (B, T, 3, H, W) in [0, 1], magnitude (B,) in [-10, 10]
-    identity=lambda clips, magnitude: clips,
-    autocontrast=_autocontrast,
-    equalize=_equalize,
-    invert=lambda clips, magnitude: 1 - clips,
-    solarize=_solarize,
-    solarize_add=_solarize_add,
-    posterize=_posterize,
-    color=lambda clips, magnitude: _saturation(clips, _factor(magnitude)),
-    contrast=lambda clips, magnitude: _contrast(clips, _factor(magnitude)),
-    brightness=lambda clips, magnitude: _brightness(clips, _factor(magnitude)),
-    sharpness=_sharpness,
-    rotate=_rotate,
-    translate_x=_translate_x,
-    translate_y=_translate_y,
-    shear_x=lambda clips, magnitude: _warp(clips, [[1, 0.03 * magnitude, 0], [0, 1, 0]]),
-    shear_y=lambda clips, magnitude: _warp(clips, [[1, 0, 0], [0.03 * magnitude, 1, 0]]),
-)
+OPERATIONS = {  # operation(clips (B, T, 3, H, W) in [0, 1], magnitude (B,) in [-10, 10] on the CPU)
+    "identity": lambda clips, magnitude: clips,
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
+    "invert": lambda clips, magnitude: 1 - clips,
+    "solarize": _solarize,
+    "solarize_add": _solarize_add,
+    "posterize": _posterize,
+    "color": lambda clips, magnitude: _saturation(clips, _factor(magnitude)),
+    "contrast": lambda clips, magnitude: _contrast(clips, _factor(magnitude)),
+    "brightness": lambda clips, magnitude: _brightness(clips, _factor(magnitude)),
+    "sharpness": _sharpness,
+    "rotate": _rotate,
+    "translate_x": _translate_x,
+    "translate_y": _translate_y,
+    "shear_x": lambda clips, magnitude: _warp(clips, [[1, 0.03 * magnitude, 0], [0, 1, 0]]),
+    "shear_y": lambda clips, magnitude: _warp(clips, [[1, 0, 0], [0.03 * magnitude, 1, 0]]),
+}
 GEOMETRIC_OPERATIONS = (
     "rotate",
     "shear_x",
     "shear_y",
     "translate_x",
     "translate_y",
-)  # these move pixels, in all frames alike
-COLOR_OPERATIONS = (
-    "identity",
-    "autocontrast",
-    "equalize",
-    "solarize",
-    "posterize",
-    "color",
-    "contrast",
-    "brightness",
-    "sharpness",
-)
+)  # move pixels, in all frames alike
+_ENHANCEMENTS = ("color", "contrast", "brightness", "sharpness")
+COLOR_OPERATIONS = ("identity", "autocontrast", "equalize", "solarize", "posterize", *_ENHANCEMENTS)
 RAND_AUGMENT_OPERATIONS = (*COLOR_OPERATIONS, *GEOMETRIC_OPERATIONS)  # the fourteen of Cubuk et al. (2020)
-AUGMIX_OPERATIONS = (
-    "autocontrast",
-    "equalize",
-    "posterize",
-    "solarize",
-    *GEOMETRIC_OPERATIONS,
-)  # the nine of Hendrycks et al. (2020)
+AUGMIX_OPERATIONS = ("autocontrast", "equalize", "posterize", "solarize", *GEOMETRIC_OPERATIONS)  # Hendrycks' nine
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #77f13373
-def _check_operations(operations: Sequence[str]) -> None:
-    "Raise `ValueError` when there is no operation or one of an unknown name."
-    if isinstance(operations, str) or not operations or not set(operations) <= set(OPERATIONS):
-        raise ValueError(f"operations={operations!r}: expected a sequence of names out of {', '.join(OPERATIONS)}")
-
-
-def _check_count(name: str, value: int) -> None:
-    "Raise `ValueError` when a setting is no positive integer."
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected an integer of at least 1")
+def _check_operations(operations: Sequence[str]) -> tuple[str, ...]:
+    "Return names of operations; raise `ValueError` when there is none or one that is unknown."
+    several = not isinstance(operations, str) and len(operations) > 0
+    check(several, "operations", repr(operations), "a sequence of names of operations")
+    for name in operations:
+        check_choice("operations", name, OPERATIONS)
+    return tuple(operations)
 
 
 def _sign(shape: tuple, generator: torch.Generator | None) -> Tensor:
@@ -475,21 +419,11 @@ class RandAugment(ClipAugmentation):
         per_frame: bool = False,  # draw for every frame instead of every clip
     ):
         super().__init__(probability, per_frame)
-        _check_count("count", count)
-        for name, value, most in (
-            ("magnitude", magnitude, 10),
-            ("deviation", deviation, math.inf),
-            ("chance", chance, 1),
-        ):
-            _check_between(name, value, 0, most)
-        _check_operations(operations)
-        self.count, self.magnitude, self.operations, self.deviation, self.chance = (
-            count,
-            magnitude,
-            tuple(operations),
-            deviation,
-            chance,
-        )
+        self.count = check_number("count", count, 1, whole=True)
+        self.magnitude = check_number("magnitude", magnitude, 0, 10)
+        self.operations = _check_operations(operations)
+        self.deviation = check_number("deviation", deviation, 0)
+        self.chance = check_number("chance", chance, 0, 1)
 
     def _draw(self, generator):
         shape = (self.count,)
@@ -518,19 +452,11 @@ class AugMix(ClipAugmentation):
         per_frame: bool = False,  # draw for every frame instead of every clip
     ):
         super().__init__(probability, per_frame)
-        _check_count("width", width)
-        if depth is not None:
-            _check_count("depth", depth)
-        _check_between("alpha", alpha, 1e-3)
-        _check_between("severity", severity, 0.1, 10)
-        _check_operations(operations)
-        self.width, self.depth, self.alpha, self.severity, self.operations = (
-            width,
-            depth,
-            alpha,
-            severity,
-            tuple(operations),
-        )
+        self.width = check_number("width", width, 1, whole=True)
+        self.depth = None if depth is None else check_number("depth", depth, 1, whole=True)
+        self.alpha = check_number("alpha", alpha, 1e-3)
+        self.severity = check_number("severity", severity, 0.1, 10)
+        self.operations = _check_operations(operations)
 
     def _draw(self, generator):
         return _draw_augmix(self, generator)
@@ -538,80 +464,56 @@ class AugMix(ClipAugmentation):
     def _change(self, clips, weights, share, choice, magnitude):
         mixture = torch.zeros_like(clips)
         for i in range(self.width):
-            mixture = mixture + _each(weights[:, i], clips) * _change_by_name(
-                clips, choice[:, i], magnitude[:, i], self.operations
-            )
+            chained = _change_by_name(clips, choice[:, i], magnitude[:, i], self.operations)
+            mixture = mixture + _each(weights[:, i], clips) * chained
         return torch.lerp(clips, mixture, _each(share, clips))
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #d372bc43
 def _draw_augmix(augment: AugMix, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-    "Draw weights (width,), share, operations and magnitudes (width, steps) of one clip; steps behind the end of a chain are -1."
-    shape = (augment.width, augment.depth or 3)
-    weights, share = (
-        torch._sample_dirichlet(torch.full((n,), augment.alpha, dtype=torch.float64), generator)
-        for n in (augment.width, 2)
-    )
+    "Draw weights (width,), share, operations and magnitudes (width, steps); steps behind the end of a chain are -1."
+    width, depth = augment.width, augment.depth
+    weights, share = (_dirichlet(n, augment.alpha, generator) for n in (width, 2))
+    shape = (width, depth or 3)
     choice = torch.randint(len(augment.operations), shape, generator=generator)
     magnitude = _uniform(0.1, augment.severity, generator, shape) * _sign(shape, generator)
-    length = (
-        torch.full(shape[:1], augment.depth) if augment.depth else torch.randint(1, 4, shape[:1], generator=generator)
-    )
+    length = torch.full((width,), depth) if depth else torch.randint(1, 4, (width,), generator=generator)
     return weights, share[0], choice.masked_fill(torch.arange(shape[1]) >= length[:, None], -1), magnitude
 
+
+def _dirichlet(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
+    "Draw `count` shares that sum to one, from Dirichlet(alpha, ..., alpha), float64."
+    return torch._sample_dirichlet(torch.full((count,), alpha, dtype=torch.float64), generator)
+
 # %% ../../nbs/motion_coherence/appearance.ipynb #9341e359
-AUGMENTATIONS = dict(  # name -> factory; all take `probability` and `per_frame` besides settings of their own
-    hue_rotation=HueRotation,
-    yiq_rotation=YIQRotation,
-    channel_shuffle=ChannelShuffle,
-    color_jitter=ColorJitter,
-    rand_augment=RandAugment,
-    rand_augment_color=partial(RandAugment, operations=COLOR_OPERATIONS),
-    augmix=AugMix,
-    augmix_color=partial(AugMix, operations=COLOR_OPERATIONS),
-)
+AUGMENTATIONS = {  # name -> factory; all take `probability` and `per_frame` besides settings of their own
+    "hue_rotation": HueRotation,
+    "yiq_rotation": YIQRotation,
+    "channel_shuffle": ChannelShuffle,
+    "color_jitter": ColorJitter,
+    "rand_augment": RandAugment,
+    "rand_augment_color": partial(RandAugment, operations=COLOR_OPERATIONS),
+    "augmix": AugMix,
+    "augmix_color": partial(AugMix, operations=COLOR_OPERATIONS),
+}
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #89f1d8dc
-def _came(value) -> str:
-    "Say what came, for a message."
-    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
 def _check_mixing(clips: Tensor, targets: Tensor, partner: Tensor | Sequence[int]) -> Tensor:
     "Return `partner` as a tensor; raise `ValueError` when clips, targets (B, K) and partners (B,) do not fit together."
-    if not isinstance(clips, Tensor) or clips.ndim != 5 or len(clips) == 0 or not clips.is_floating_point():
-        raise ValueError(f"clips: got {_came(clips)}, expected floats (batch, time, channel, height, width)")
-    if (
-        not isinstance(targets, Tensor)
-        or targets.ndim != 2
-        or len(targets) != len(clips)
-        or not targets.is_floating_point()
-    ):
-        raise ValueError(
-            f"targets: got {_came(targets)}, expected floats ({len(clips)}, classes); use F.one_hot(labels, classes).float()"
-        )
-    partner = torch.as_tensor(partner)
-    if (
-        partner.dtype != torch.int64
-        or tuple(partner.shape) != (len(clips),)
-        or not ((partner >= 0) & (partner < len(clips))).all()
-    ):
-        raise ValueError(f"partner: got {partner.tolist()}, expected {len(clips)} integers from 0 to {len(clips) - 1}")
+    sizes, partner = check_tensor("clips", clips, "(B, T, C, H, W)", finite=False), torch.as_tensor(partner)
+    hint = "use F.one_hot(labels, classes).float()"
+    check_tensor("targets", targets, "(B, K)", sizes=sizes, finite=False, hint=hint)
+    hint = "the number of the clip that each is mixed with"
+    check_tensor("partner", partner, "(B,)", "int", 0, len(clips) - 1, sizes=sizes, hint=hint)
     return partner
 
 
 def _check_boxes(box: Tensor | Sequence, batch: int, height: int, width: int) -> Tensor:
     "Return boxes as a tensor (batch, 4); raise `ValueError` when one does not lie in the frame."
     box = torch.as_tensor(box)
-    if (
-        tuple(box.shape) != (batch, 4)
-        or box.dtype != torch.int64
-        or not all(
-            0 <= top <= bottom <= height and 0 <= left <= right <= width for top, bottom, left, right in box.tolist()
-        )
-    ):
-        raise ValueError(
-            f"box: got {box.tolist()}, expected {batch} rows of integers top, bottom, left, right within a frame of {height} x {width}"
-        )
+    wanted = f"top, bottom, left, right within a frame of {height} x {width}"
+    check_tensor("box", box, f"({batch}, 4)", "int", low=0, hint=f"give {wanted}")
+    for top, bottom, left, right in box.tolist():
+        check(top <= bottom <= height and left <= right <= width, "box", [top, bottom, left, right], wanted)
     return box
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #a0aa9127
@@ -624,9 +526,8 @@ def mixup(
     """Mix each clip and its target with those of a partner (Zhang, Cisse, Dauphin and Lopez-Paz, 2018).
 
     Raises `ValueError` when an argument breaks the rules above."""
-    partner, lam = _check_mixing(clips, targets, partner), _check_each("lam", lam, len(clips))
-    if not ((lam >= 0) & (lam <= 1)).all():
-        raise ValueError(f"lam: got {lam.tolist()}, expected numbers in [0, 1]")
+    partner, lam = _check_mixing(clips, targets, partner), torch.as_tensor(lam)
+    check_tensor("lam", lam, f"({len(clips)},)", low=0, high=1, hint="one a clip")
     mixed = torch.lerp(clips[partner.to(clips.device)], clips, _each(lam, clips))
     return mixed, torch.lerp(targets[partner.to(targets.device)], targets, lam.to(targets)[:, None])
 
@@ -634,8 +535,7 @@ def mixup(
 def cutmix(
     clips: Tensor,  # clips (B, T, C, H, W), floats of any range
     targets: Tensor,  # class probabilities (B, K)
-    box: Tensor
-    | Sequence,  # top, bottom, left, right of each clip's box, (B, 4), pixels; bottom and right lie outside it
+    box: Tensor | Sequence,  # top, bottom, left, right of each box, (B, 4), pixels; bottom and right lie outside it
     partner: Tensor | Sequence[int],  # number of the clip that fills each box, (B,)
 ) -> tuple[Tensor, Tensor]:  # clips and targets, same shapes and types; a label's share is the area of its pixels
     """Fill a box of each clip, the same in every frame, from a partner, and mix the targets by area (Yun et al., 2019).
@@ -644,37 +544,28 @@ def cutmix(
     height, width = clips.shape[-2:] if isinstance(clips, Tensor) and clips.ndim > 1 else (0, 0)
     partner = _check_mixing(clips, targets, partner)
     top, bottom, left, right = _check_boxes(box, len(clips), height, width).cpu().T[:, :, None]
-    rows, columns = (
-        (torch.arange(n) >= low) & (torch.arange(n) < high)
-        for n, low, high in ((height, top, bottom), (width, left, right))
-    )
+    row, column = torch.arange(height), torch.arange(width)
+    rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
     inside = (rows[:, :, None] & columns[:, None])[:, None, None].to(clips.device)
     share = (rows.sum(1) * columns.sum(1) / (height * width)).to(targets)[:, None]
-    return torch.where(inside, clips[partner.to(clips.device)], clips), torch.lerp(
-        targets, targets[partner.to(targets.device)], share
-    )
+    filled = torch.where(inside, clips[partner.to(clips.device)], clips)
+    return filled, torch.lerp(targets, targets[partner.to(targets.device)], share)
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #05d51206
 def _targets(labels: Tensor, classes: int) -> Tensor:
     "Return class probabilities (B, K) for labels (B,); raise `ValueError` for labels out of range or of another form."
     if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] == classes and labels.is_floating_point():
         return labels
-    if (
-        not isinstance(labels, Tensor)
-        or labels.ndim != 1
-        or labels.dtype != torch.int64
-        or not ((labels >= 0) & (labels < classes)).all()
-    ):
-        raise ValueError(
-            f"labels: got {_came(labels)}, expected int64 (batch,) from 0 to {classes - 1}, or floats (batch, {classes})"
-        )
+    hint = f"give int64 classes, or probabilities (B, {classes})"
+    check_tensor("labels", labels, "(B,)", "int", 0, classes - 1, hint=hint)
+    check(labels.dtype == torch.int64, "labels", labels.dtype, "int64", "convert with .long()")
     return F.one_hot(labels, classes).float()
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #8db54720
 class MixUp(nn.Module):
-    """Mix each training clip and label with those of another clip of the batch (Zhang et al., 2018); return clips and soft targets.
+    """Mix each training clip and label with those of another clip of the batch; return clips and soft targets.
 
-    Raises `ValueError` when an argument, here or in a call, breaks the rules below."""
+    Source: Zhang et al., 2018. Raises `ValueError` when an argument, here or in a call, breaks the rules below."""
 
     def __init__(
         self,
@@ -684,15 +575,17 @@ class MixUp(nn.Module):
         per_clip: bool = False,  # one coefficient for each clip instead of one for the batch
     ):
         super().__init__()
-        _check_count("classes", classes)
-        _check_between("alpha", alpha, 1e-3)
-        check_probability(probability)
-        self.classes, self.alpha, self.probability, self.per_clip = classes, alpha, probability, per_clip
+        self.classes = check_number("classes", classes, 1, whole=True)
+        self.alpha = check_number("alpha", alpha, 1e-3)
+        self.probability, self.per_clip = check_number("probability", probability, 0, 1), per_clip
 
     def forward(
-        self, clips, labels, generator=None
-    ):  # (B, T, C, H, W); classes (B,) or probabilities (B, K); CPU generator, seed or None
-        generator, targets = cpu_generator(generator), _targets(labels, self.classes)
+        self,
+        clips,  # (B, T, C, H, W)
+        labels,  # classes (B,) or probabilities (B, K)
+        generator=None,  # CPU generator, seed or None
+    ):
+        generator, targets = check_generator(generator), _targets(labels, self.classes)
         if not self.training or not gate_opens(self.probability, generator):
             return clips, targets
         lam = sample_swapmix(len(clips) if self.per_clip else 1, self.alpha, generator=generator)[0]
@@ -702,11 +595,12 @@ class MixUp(nn.Module):
         return mixup(clips, targets, lam.expand(len(clips)), partner)
 
     def extra_repr(self):
-        return f"classes={self.classes}, alpha={self.alpha}, probability={self.probability}, per_clip={self.per_clip}"
+        names = ("classes", "alpha", "probability", "per_clip")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #aa1f51ea
 class CutMix(MixUp):
-    "Fill a box of each training clip from another clip of the batch (Yun et al., 2019); arguments and errors are those of `MixUp`."
+    "Fill a box of each training clip from another clip of the batch (Yun et al., 2019); arguments as in `MixUp`."
 
     def __init__(
         self,

@@ -9,12 +9,13 @@ __all__ = ['CONTENDERS', 'augmentation_cost', 'Copy', 'cost_rows']
 
 # %% ../../nbs/motion_coherence/cost.ipynb #f4561bd4
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from time import perf_counter
 
 import torch
 from torch import Tensor
 
+from ..core.checks import check, check_generator, check_number
 from ..core.files import sealed
 from .appearance import HueRotation, YIQRotation
 from .swapmix import SwapMix
@@ -24,10 +25,10 @@ def _milliseconds(call: Callable, clips: Tensor, generator: torch.Generator) -> 
     "Time one call, with the work of the device that it starts."
     wait = torch.cuda.synchronize if clips.device.type == "cuda" else lambda: None
     wait()
-    start = time.perf_counter()
+    start = perf_counter()
     call(clips, generator)
     wait()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (perf_counter() - start)
 
 
 def augmentation_cost(
@@ -36,13 +37,12 @@ def augmentation_cost(
     rounds: int = 15,  # counted rounds, at least 3
     generator: torch.Generator | int | None = None,  # CPU generator or seed of all draws
 ) -> dict[str, float]:  # median milliseconds a call, by name
-    "Time augmentations of the same clips, taking turns. Raises `ValueError` for none of them or fewer than three rounds."
-    if not augmentations:
-        raise ValueError("augmentations: got none, expected name -> callable")
-    if not isinstance(rounds, int) or rounds < 3:
-        raise ValueError(f"rounds={rounds!r}: expected a whole number of at least 3, or the median means little")
-    if not isinstance(generator, torch.Generator):
-        generator = torch.Generator().manual_seed(generator or 0)
+    """Time augmentations of the same clips, taking turns.
+
+    Raises `ValueError` for none of them or fewer than three rounds."""
+    check(len(augmentations) > 0, "augmentations", "none", "name -> callable")
+    check_number("rounds", rounds, 3, whole=True, hint="the median of fewer means little")
+    generator = check_generator(0 if generator is None else generator)
     names, times = list(augmentations), {name: [] for name in augmentations}
     for turn in range(rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -77,10 +77,8 @@ def cost_rows(
             generator = torch.Generator().manual_seed(seed)
             clips = torch.rand(shape, generator=generator).to(device)
             cost = augmentation_cost({name: make() for name, make in CONTENDERS.items()}, clips, rounds, generator)
-            rows += [
-                sealed({"arm": name, "seed": seed, "ms": ms, "over_copy": ms / cost["copy"]})
-                for name, ms in cost.items()
-            ]
+            for name, ms in cost.items():
+                rows.append(sealed({"arm": name, "seed": seed, "ms": ms, "over_copy": ms / cost["copy"]}))
     finally:
         torch.set_num_threads(before)
     return rows

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.data import fingerprint
-from .swapmix import cpu_generator
+from ..core.checks import check, check_choice, check_generator, check_number, refuse
 
 # %% ../../nbs/motion_coherence/moving_blobs.ipynb #0f59d659
 VARIANTS = ("orbit", "two orbits", "luminance", "no cue", "legitimate")
@@ -32,17 +32,11 @@ def palette(
     turn: float = 0.0,  # rotation of the hue in HSV, degrees; grays stay as they are
 ) -> Tensor:  # (K, 3) RGB in [0, 1], float32
     "Return the colors of a variant. Raises `ValueError` for an unknown variant."
-    _check_name("variant", variant, VARIANTS)
+    check_choice("variant", variant, VARIANTS)
     if variant == "luminance":
         return torch.linspace(0.4, 0.9, 6)[:, None].expand(6, 3).contiguous()
     hues = [_FIRST_HUE[variant] + step for step in ((0, 180) if variant == "legitimate" else range(0, 360, 60))]
     return torch.tensor([colorsys.hsv_to_rgb((hue + turn) / 360 % 1, 1, 1) for hue in hues])
-
-
-def _check_name(what: str, name: str, known: Sequence[str]) -> None:
-    "Raise `ValueError` when `name` is not among the known names."
-    if name not in known:
-        raise ValueError(f"{what} {name!r}: expected one of {', '.join(map(repr, known))}")
 
 # %% ../../nbs/motion_coherence/moving_blobs.ipynb #7f87568f
 @dataclass(frozen=True)
@@ -60,43 +54,39 @@ class Blobs:
     speed: tuple[float, float] = (1.0, 2.0)  # least and greatest speed, pixels per frame
 
     def __post_init__(self):
-        _check_name("variant", self.variant, VARIANTS)
-        _check_range("rho", self.rho, 0, 1)
-        _check_range("background", self.background, 0, 1)
+        check_choice("variant", self.variant, VARIANTS)
+        check_number("rho", self.rho, 0, 1)
+        check_number("background", self.background, 0, 1)
         for name in ("noise", "static"):
-            _check_range(name, getattr(self, name), 0, 10)
-        _check_range("frames", self.frames, 2, 1000)
-        _check_range("size", self.size, 8, 1000)
+            check_number(name, getattr(self, name), 0, 10)
+        check_number("frames", self.frames, 2, 1000, whole=True)
+        check_number("size", self.size, 8, 1000, whole=True)
         for name in ("width", "speed"):
             _check_span(name, getattr(self, name), self.size / 2)
 
     @property
-    def directions(self):
+    def directions(self) -> int:
         return 3 if self.variant == "legitimate" else 6
 
     @property
-    def classes(self):
+    def classes(self) -> int:
         return 6
 
 # %% ../../nbs/motion_coherence/moving_blobs.ipynb #fed84db8
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    "Raise `ValueError` when `value` is no number in [low, high]."
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name}={value!r}: expected a number from {low} to {high}")
-
-
 def _check_span(name: str, span: Sequence[float], high: float) -> None:
     "Raise `ValueError` when `span` is not two numbers in order, above 0 and at most `high`."
-    if len(span) != 2 or not 0 < span[0] <= span[1] <= high:
-        raise ValueError(f"{name}={span!r}: expected two numbers in order, above 0 and at most {high:g}, half the size")
+    in_order = len(span) == 2 and 0 < span[0] <= span[1] <= high
+    check(in_order, name, span, f"two numbers in order, above 0 and at most {high:g}, half the size")
 
 
 def color_only_accuracy(
     split: str,  # `id`, `swap`, `rand` or `gray`
     config: Blobs = Blobs(),  # its variant and `rho` matter
 ) -> float:  # in [0, 1]
-    "Return the accuracy of the best training-set rule that sees nothing but color. Raises `ValueError` for a split in which it depends on the rule."
-    _check_name("split", split, SPLITS)
+    """Return the accuracy of the best training-set rule that sees nothing but color.
+
+    Raises `ValueError` for a split in which it depends on the rule."""
+    check_choice("split", split, SPLITS)
     if config.variant == "legitimate":
         return 1 / 3 if split == "id" else float("nan")
     if config.variant == "no cue" or split in ("rand", "gray"):
@@ -111,7 +101,7 @@ def _places(start: Tensor, speed: Tensor, angle: Tensor, frames: int, size: int)
 
 
 def _blob(places: Tensor, width: Tensor, size: int) -> Tensor:
-    "Return the share of the blob in each pixel, (n, T, size, size), 1 at its center; the nearest of its copies on the torus counts."
+    "Return the share of the blob in each pixel, (n, T, size, size), 1 at its center, on a torus."
     offset = (torch.arange(size) - places[..., None] + size / 2) % size - size / 2
     profile = torch.exp(-0.5 * (offset / width[:, None, None, None]).square())
     return profile[:, :, 0, :, None] * profile[:, :, 1, None, :]
@@ -127,9 +117,7 @@ def _turn(split: str) -> float | None:
             return float(angle)
     except ValueError:
         pass
-    raise ValueError(
-        f"split {split!r}: expected one of {', '.join(map(repr, SPLITS))}, or 'hue 30' for a rotation by 30 degrees"
-    )
+    refuse("split", repr(split), f"one of {', '.join(SPLITS)}, or 'hue 30' for a rotation by 30 degrees")
 
 
 def _colors(y: Tensor, split: str, rho: float, colors: int, generator: torch.Generator | None) -> Tensor:
@@ -156,16 +144,15 @@ class Clips:
 
     def __post_init__(self):
         lengths = [len(part) for part in (self.x, self.y, self.color, self.blob)]
-        if len(set(lengths)) > 1:
-            raise ValueError(f"clips: got {lengths} clips, labels, colors and blobs, expected equal numbers")
+        check(len(set(lengths)) == 1, "clips", f"{lengths} clips, labels, colors and blobs", "equal numbers")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.x)
 
     def to(
         self,
         device: str | torch.device,  # where the tensors are wanted
-    ):
+    ) -> "Clips":
         "Return the same clips on another device."
         return replace(self, **{name: getattr(self, name).to(device) for name in ("x", "y", "color", "blob")})
 
@@ -177,13 +164,10 @@ def _balanced(n: int, classes: int, generator: torch.Generator | None) -> Tensor
 
 def _check_request(n: int, split: str, variant: str) -> None:
     "Raise `ValueError` when there are no clips to draw or the split makes no sense for the variant."
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"n={n!r}: expected the number of clips, an integer of at least 1")
+    check_number("n", n, 1, whole=True)
     _turn(split)
-    if variant == "legitimate" and split != "id":
-        raise ValueError(
-            f"split {split!r}: in the variant 'legitimate' color is part of the class, so only the split 'id' has right answers"
-        )
+    makes_sense = variant != "legitimate" or split == "id"
+    check(makes_sense, "split", repr(split), "'id', as color is part of the class in the variant 'legitimate'")
 
 
 def _between(span: Sequence[float], n: int, generator: torch.Generator | None) -> Tensor:
@@ -211,13 +195,10 @@ def moving_blobs(
 
     Raises `ValueError` for an unknown split or one that makes no sense for the variant."""
     _check_request(n, split, config.variant)
-    g, size = cpu_generator(generator), config.size
+    g, size = check_generator(generator), config.size
     y = _balanced(n, config.classes, g)
-    start, speed, width = (
-        size * torch.rand(n, 2, generator=g),
-        _between(config.speed, n, g),
-        _between(config.width, n, g),
-    )
+    start = size * torch.rand(n, 2, generator=g)
+    speed, width = _between(config.speed, n, g), _between(config.width, n, g)
     colors = palette(config.variant, _turn(split) or 0.0)
     rho = {"no cue": 0.0, "legitimate": 1.0}.get(config.variant, config.rho)
     color = _colors(y, split, rho, len(colors), g)
@@ -229,40 +210,33 @@ def moving_blobs(
 
 # %% ../../nbs/motion_coherence/moving_blobs.ipynb #d1861ae8
 CUES = ("orbit", "luminance", "background")
-MOTIONS = tuple(f"{angle}°" for angle in range(0, 360, 45)) + (
-    "zoom in",
-    "zoom out",
-    "turn right",
-    "turn left",
-)  # angles count from the right, clockwise
+_ANGLES = tuple(f"{angle}°" for angle in range(0, 360, 45))  # from the right, clockwise
+MOTIONS = (*_ANGLES, "zoom in", "zoom out", "turn right", "turn left")
 
 
 @dataclass(frozen=True)
 class Textures:
     "Describe clips of moving textures. Raises `ValueError` for an unknown cue or a number out of range."
 
-    cue: str = "orbit"  # what the class is tied to: the hue of the target, out of one `orbit`, its `luminance`, or the hue of the `background`
+    cue: str = "orbit"  # tied to the class: hue of the target (`orbit`), its `luminance`, or hue of the `background`
     rho: float = 0.9  # probability that a clip of the split `id` has its class' color on purpose, in [0, 1]
     noise: float = 0.1  # standard deviation of gray noise drawn anew for each frame, intensity
     frames: int = 16  # T, at least 2
     size: int = 64  # height and width, pixels, at least 16
     speed: tuple[float, float] = (1.0, 2.5)  # of translations, pixels per frame
-    spin: tuple[float, float] = (
-        0.1,
-        0.25,
-    )  # of rotations, radian per frame, and of zooms, logarithm of the radius per frame
+    spin: tuple[float, float] = (0.1, 0.25)  # of rotations, radian, and zooms, logarithm of the radius, per frame
 
     def __post_init__(self):
-        _check_name("cue", self.cue, CUES)
-        _check_range("rho", self.rho, 0, 1)
-        _check_range("noise", self.noise, 0, 10)
-        _check_range("frames", self.frames, 2, 1000)
-        _check_range("size", self.size, 16, 1000)
+        check_choice("cue", self.cue, CUES)
+        check_number("rho", self.rho, 0, 1)
+        check_number("noise", self.noise, 0, 10)
+        check_number("frames", self.frames, 2, 1000, whole=True)
+        check_number("size", self.size, 16, 1000, whole=True)
         _check_span("speed", self.speed, self.size / 2)
         _check_span("spin", self.spin, 0.5)
 
     @property
-    def classes(self):
+    def classes(self) -> int:
         return len(MOTIONS)
 
 # %% ../../nbs/motion_coherence/moving_blobs.ipynb #70944059
@@ -270,11 +244,9 @@ _OCTAVE = 1.6  # period of the textures in the logarithm of the radius
 
 
 def _velocity(motion: Tensor, speed: Tensor, spin: Tensor) -> Tensor:
-    "Return the four velocities (n, 4) of each motion: down, right (pixels), logarithm of the radius, angle (radian) per frame."
-    angle, kind = (
-        motion * (math.pi / 4),
-        motion.clamp(min=7) - 7,
-    )  # kind 0: translation, 1 and 2: zoom, 3 and 4: rotation
+    "Return four velocities per frame (n, 4): down and right, pixels; logarithm of the radius; angle, radian."
+    angle = motion * (math.pi / 4)
+    kind = motion.clamp(min=7) - 7  # 0: translation, 1 and 2: zoom, 3 and 4: rotation
     zoom, turn = ((kind == a).float() - (kind == b).float() for a, b in ((1, 2), (3, 4)))
     move = speed * (kind == 0)
     return torch.stack((move * angle.sin(), move * angle.cos(), spin * zoom, spin * turn), 1)
@@ -328,30 +300,25 @@ def moving_textures(
     generator: torch.Generator | int | None = None,  # CPU generator or seed; None draws from torch's global one
     device: str | torch.device = "cpu",  # where the clips are painted
     chunk: int = 256,  # clips painted at a time
-) -> (
-    Clips
-):  # clips (n, T, 3, size, size); `blob` is the outline of the target, `color` is y % 6 where it follows the class
-    "Draw clips of a textured target and a distractor in one of twelve motions. Raises `ValueError` for an unknown split or no clips."
+) -> Clips:  # clips (n, T, 3, size, size); `blob` is the target's outline, `color` is y % 6 where it follows the class
+    """Draw clips of a textured target and a distractor in one of twelve motions.
+
+    Raises `ValueError` for an unknown split or no clips."""
     _check_request(n, split, config.cue)
-    g = cpu_generator(generator)
+    g = check_generator(generator)
     y, other = _balanced(n, config.classes, g), torch.randint(6, (n,), generator=g)
     color = _colors(y, split, config.rho, 6, g)
     circles = torch.tensor([config.size, config.size, _OCTAVE, 2 * math.pi])
     starts, textures = circles * torch.rand(2, n, 4, generator=g), torch.rand(2, n, 8, 8, generator=g)
-    velocities = torch.stack(
-        [
-            _velocity(motion, _between(config.speed, n, g), _between(config.spin, n, g))
-            for motion in (torch.randint(config.classes, (n,), generator=g), y)
-        ]
-    )  # the distractor moves as it likes
+    anything = torch.randint(config.classes, (n,), generator=g)  # the distractor moves as it likes
+    pairs = [(motion, _between(config.speed, n, g), _between(config.spin, n, g)) for motion in (anything, y)]
+    velocities = torch.stack([_velocity(*pair) for pair in pairs])
     ground, seed = torch.rand(n, 8, 8, generator=g), int(torch.randint(2**31, (), generator=g))
     target, distractor, behind = _dyes(split, config, color, other)
     scene = [starts, velocities, textures, ground[None], torch.stack((behind, distractor, target))]
-    noise = torch.Generator(device).manual_seed(seed)
-    parts = [
-        _textures_chunk([part[:, i : i + chunk].to(device) for part in scene], config, noise)
-        for i in range(0, n, chunk)
-    ]
+    noise, parts = torch.Generator(device).manual_seed(seed), []
+    for i in range(0, n, chunk):
+        parts.append(_textures_chunk([part[:, i : i + chunk].to(device) for part in scene], config, noise))
     x, blob = (torch.cat(part) for part in zip(*parts))
     y, color = y.to(device), color.to(device)
     return Clips(x, y, color, blob, f"{n} of {fingerprint(x[:32], torch.stack((y, color)))}")
@@ -362,9 +329,8 @@ def _textures_chunk(scene: Sequence[Tensor], config: Textures, noise: torch.Gene
     starts, velocities, textures, (ground,), dyes = scene
     n, size, frames = len(ground), config.size, config.frames
     place = torch.arange(size, device=ground.device) / size
-    still = _periodic(ground, *(p.expand(n, size, size) for p in torch.meshgrid(place, place, indexing="ij")))[
-        :, None
-    ].expand(n, frames, size, size)
+    rows, columns = (p.expand(n, size, size) for p in torch.meshgrid(place, place, indexing="ij"))
+    still = _periodic(ground, rows, columns)[:, None].expand(n, frames, size, size)
     things = [_thing(starts[i], velocities[i], textures[i], frames, size, square=i == 0) for i in (0, 1)]
     (far, square), (near, disk) = things
     grain = config.noise * torch.randn(n, frames, size, size, generator=noise, device=ground.device)

@@ -176,7 +176,7 @@ def family_table(
     settings=None,  # `load_settings()` when None
 ) -> str:  # Markdown
     "Compare the papers of a family: idea, size, claims with verdict and effect. Raises `ValueError` for an unknown family."
-    from pvlit.ledger.evidence import ledger
+    from pvlit.ledger.table import ledger
 
     rows = ledger(settings)
 

@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ...core.checks import check, check_number, check_numbers
 from ...core.nets import initialized_from
-from .tsm import check_clips, check_counts, check_dropout, convert_state
+from .tsm import convert_state
+from ..swapmix import check_clips
 
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #14eb83fe
 def slow_indices(
@@ -23,11 +25,9 @@ def slow_indices(
     alpha: int,  # fast frames for each slow one
 ) -> list[int]:  # numbers of the slow frames, ascending
     "Return the frames that the slow pathway sees. Raises `ValueError` when `alpha` does not divide `frames`."
-    check_counts(frames=frames, alpha=alpha)
-    if frames % alpha:
-        raise ValueError(
-            f"got {frames} frames and alpha={alpha}, expected a multiple of alpha; sample {frames - frames % alpha or alpha} frames"
-        )
+    frames, alpha = check_number("frames", frames, 1, whole=True), check_number("alpha", alpha, 1, whole=True)
+    hint = f"sample {frames - frames % alpha or alpha} frames"
+    check(frames % alpha == 0, "frames", frames, f"a multiple of alpha={alpha}", hint)
     count = frames // alpha
     return [k * (frames - 1) // max(count - 1, 1) for k in range(count)]
 
@@ -36,16 +36,15 @@ def split_pathways(
     clips: Tensor,  # fast frames (B, T, 3, H, W)
     alpha: int,  # fast frames for each slow one
 ) -> list[Tensor]:  # slow clips (B, T / alpha, 3, H, W) and fast clips, the input itself
-    "Cut clips into the two inputs of a `SlowFast` network. Raises `ValueError` when the clips are none or `alpha` does not divide their length."
+    """Cut clips into the two inputs of a `SlowFast` network.
+
+    Raises `ValueError` when the clips are none or `alpha` does not divide their length."""
     check_clips(clips)
     index = torch.tensor(slow_indices(clips.shape[1], alpha), device=clips.device)
     return [clips.index_select(1, index), clips]
 
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #4a02e7ad
-KERNELS = (
-    (1, 1, 1, 3, 3),
-    (5, 3, 3, 3, 3),
-)  # moments seen by the stem and the stages, for the slow and the fast pathway
+KERNELS = ((1, 1, 1, 3, 3), (5, 3, 3, 3, 3))  # moments seen by the stem and the stages: slow pathway, fast pathway
 
 
 class _Branch(nn.Module):
@@ -71,10 +70,8 @@ class _Block(nn.Module):
     def __init__(self, channels, inner, out, kernel, stride):
         super().__init__()
         if channels != out or stride > 1:
-            self.branch1, self.branch1_bn = (
-                nn.Conv3d(channels, out, 1, (1, stride, stride), bias=False),
-                nn.BatchNorm3d(out),
-            )
+            self.branch1 = nn.Conv3d(channels, out, 1, (1, stride, stride), bias=False)
+            self.branch1_bn = nn.BatchNorm3d(out)
         self.branch2 = _Branch(channels, inner, out, kernel, stride)
 
     def forward(self, x):
@@ -87,9 +84,8 @@ class _Stem(nn.Module):
     def __init__(self, width, kernel, small_input):
         super().__init__()
         size, stride = (3, 1) if small_input else (7, 2)
-        self.conv = nn.Conv3d(
-            3, width, (kernel, size, size), (1, stride, stride), (kernel // 2, size // 2, size // 2), bias=False
-        )
+        padding = (kernel // 2, size // 2, size // 2)
+        self.conv = nn.Conv3d(3, width, (kernel, size, size), (1, stride, stride), padding, bias=False)
         self.bn = nn.BatchNorm3d(width)
         self.pool_layer = nn.Identity() if small_input else nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
@@ -116,10 +112,8 @@ class _Stage(nn.Module):
         self.count = count
         for p in (0, 1):
             for i in range(count):
-                block = _Block(
-                    channels[p] if i == 0 else 4 * inner[p], inner[p], 4 * inner[p], kernels[p], stride if i == 0 else 1
-                )
-                self.add_module(f"pathway{p}_res{i}", block)
+                given, step = (channels[p], stride) if i == 0 else (4 * inner[p], 1)
+                self.add_module(f"pathway{p}_res{i}", _Block(given, inner[p], 4 * inner[p], kernels[p], step))
 
     def forward(self, pathways):
         for i in range(self.count):
@@ -132,9 +126,8 @@ class _Fuse(nn.Module):
 
     def __init__(self, channels, kernel, alpha):
         super().__init__()
-        self.conv_f2s = nn.Conv3d(
-            channels, 2 * channels, (kernel, 1, 1), (alpha, 1, 1), (kernel // 2, 0, 0), bias=False
-        )
+        padding = (kernel // 2, 0, 0)
+        self.conv_f2s = nn.Conv3d(channels, 2 * channels, (kernel, 1, 1), (alpha, 1, 1), padding, bias=False)
         self.bn = nn.BatchNorm3d(2 * channels)
 
     def forward(self, pathways):
@@ -167,15 +160,14 @@ def _initialize(model, zero_init):
 def _pathways(clips, alpha):
     "Return [slow, fast], both (B, 3, T, H, W), from clips or from a list of two; raise `ValueError` for anything else."
     if isinstance(clips, (list, tuple)):
-        if len(clips) != 2:
-            raise ValueError(f"clips: got a list of {len(clips)}, expected [slow, fast] or one tensor")
+        check(len(clips) == 2, "clips", f"a list of {len(clips)}", "[slow, fast] or one tensor")
         for x in clips:
             check_clips(x)
         slow, fast = clips
-        if (len(slow), slow.shape[1] * alpha, *slow.shape[2:]) != tuple(fast.shape):
-            raise ValueError(
-                f"clips: got slow {tuple(slow.shape)} and fast {tuple(fast.shape)}, expected {alpha} fast frames for each slow one and equal sizes otherwise; use split_pathways(clips, {alpha})"
-            )
+        fits = (len(slow), slow.shape[1] * alpha, *slow.shape[2:]) == tuple(fast.shape)
+        came = f"slow {tuple(slow.shape)} and fast {tuple(fast.shape)}"
+        wanted = f"{alpha} fast frames for each slow one and equal sizes otherwise"
+        check(fits, "clips", came, wanted, f"use split_pathways(clips, {alpha})")
     else:
         slow, fast = split_pathways(clips, alpha)
     return [slow.transpose(1, 2), fast.transpose(1, 2)]
@@ -183,23 +175,15 @@ def _pathways(clips, alpha):
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #69e501d1
 def _check_slowfast(classes, layers, width, alpha, beta_inverse, lateral_kernel, dropout):
     "Raise `ValueError` for arguments that make no network."
-    check_counts(
-        classes=classes,
-        layers=layers,
-        width=width,
-        alpha=alpha,
-        beta_inverse=beta_inverse,
-        lateral_kernel=lateral_kernel,
-    )
-    if not isinstance(layers, (list, tuple)) or len(layers) != 4:
-        raise ValueError(f"layers={layers!r}: expected the number of blocks of four stages, such as (3, 4, 6, 3)")
-    if width % beta_inverse:
-        raise ValueError(
-            f"width={width}, beta_inverse={beta_inverse}: expected a width that beta_inverse divides, so that the fast pathway has whole channels"
-        )
-    if lateral_kernel % 2 == 0:
-        raise ValueError(f"lateral_kernel={lateral_kernel}: expected an odd number of frames, centered on one")
-    check_dropout(dropout)
+    hint = "give the number of blocks of four stages, such as (3, 4, 6, 3)"
+    check_numbers("layers", layers, 4, low=1, whole=True, hint=hint)
+    counts = dict(classes=classes, width=width, alpha=alpha, beta_inverse=beta_inverse, lateral_kernel=lateral_kernel)
+    for name, count in counts.items():
+        check_number(name, count, 1, whole=True)
+    hint = "the fast pathway needs whole channels"
+    check(width % beta_inverse == 0, "width", width, f"a multiple of beta_inverse={beta_inverse}", hint)
+    check(lateral_kernel % 2 == 1, "lateral_kernel", lateral_kernel, "an odd number of frames, centered on one")
+    check_number("dropout", dropout, 0, below=1)
 
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #1c44c519
 class _Pathways(nn.Module):
@@ -247,24 +231,27 @@ class SlowFast(_Pathways):
             _initialize(self, zero_init)
 
 # %% ../../../nbs/motion_coherence/backbones/slowfast.ipynb #f2b378ac
+_SUFFIXES = {  # end of a Caffe2 blob's name -> end of the weight's name; the longer ones first
+    "bn_riv": "bn.running_var",
+    "bn_rm": "bn.running_mean",
+    "bn_s": "bn.weight",
+    "bn_b": "bn.bias",
+    "w": "weight",
+    "b": "bias",
+}
+
+
+def _split_suffix(key: str) -> tuple[str, str]:
+    "Return a blob's place in the network and the end of the weight's name, which is empty for an unknown one."
+    for end, name in _SUFFIXES.items():
+        if key.endswith("_" + end):
+            return key[: -len(end) - 1], name
+    return key, ""
+
+
 def _caffe2_name(key: str) -> str:
     "Return PySlowFast's name for a Caffe2 blob; a name that fits no rule comes back as it is."
-    suffixes = {
-        "w": "weight",
-        "b": "bias",
-        "bn_s": "bn.weight",
-        "bn_b": "bn.bias",
-        "bn_rm": "bn.running_mean",
-        "bn_riv": "bn.running_var",
-    }
-    place, suffix = next(
-        (
-            (key[: -len(s) - 1], name)
-            for s, name in sorted(suffixes.items(), key=lambda rule: -len(rule[0]))
-            if key.endswith("_" + s)
-        ),
-        (key, ""),
-    )
+    place, suffix = _split_suffix(key)
     norm = suffix.startswith("bn.")
     p, rest = (1, place[2:]) if place.startswith("t_") else (0, place)
     if rest == "pred":
@@ -284,10 +271,11 @@ def convert_pyslowfast_checkpoint(
     model: SlowFast,  # network that is to be filled
 ) -> dict[str, Tensor]:  # state for `model.load_state_dict`
     "Rename the weights of PySlowFast. Raises `ValueError` naming the key that does not fit."
-    weights = {
-        key: torch.as_tensor(value)
-        for key, value in state.items()
-        if not any(part in key for part in ("momentum", "model_iter")) and key != "lr"
-    }
+    weights = {key: torch.as_tensor(value) for key, value in state.items() if not _of_optimizer(key)}
     head = ("head.projection.weight", "head.projection.bias")
     return convert_state(weights, lambda key: _caffe2_name(key.removeprefix("module.")), model, head)
+
+
+def _of_optimizer(key: str) -> bool:
+    "Tell whether a blob belongs to the optimizer."
+    return "momentum" in key or "model_iter" in key or key == "lr"

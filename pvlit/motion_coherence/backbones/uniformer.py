@@ -8,14 +8,17 @@ Docs: https://pvlit.github.io/pvlit/motion_coherence/backbones/uniformer.html.md
 __all__ = ['UniFormer', 'convert_uniformer_checkpoint']
 
 # %% ../../../nbs/motion_coherence/backbones/uniformer.ipynb #a144ba8a
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...core.checks import check, check_number, check_numbers
 from ...core.nets import initialized_from
-from .tsm import check_clips, check_counts, convert_state
+from .tsm import convert_state
+from ..swapmix import check_clips
 
 # %% ../../../nbs/motion_coherence/backbones/uniformer.ipynb #0cf1357d
 class _DropPath(nn.Module):
@@ -106,9 +109,8 @@ class _PatchEmbed(nn.Module):
     def __init__(self, channels, out, patch, first):
         super().__init__()
         self.norm = nn.LayerNorm(out)
-        size, stride, padding = (
-            ((3, patch, patch), (2, patch, patch), (1, 0, 0)) if first else ((1, patch, patch), (1, patch, patch), 0)
-        )
+        moments, step = (3, 2) if first else (1, 1)
+        size, stride, padding = (moments, patch, patch), (step, patch, patch), (moments // 2, 0, 0)
         self.proj = nn.Conv3d(channels, out, size, stride, padding)
 
     def forward(self, x):
@@ -117,36 +119,28 @@ class _PatchEmbed(nn.Module):
 
 def _check_uniformer(classes, dims, depths, head_dim, mlp_ratio, drop_path, patches):
     "Raise `ValueError` for arguments that make no network."
-    check_counts(classes=classes, dims=dims, depths=depths, head_dim=head_dim, patches=patches)
-    for name, value in (("dims", dims), ("depths", depths), ("patches", patches)):
-        if not isinstance(value, (list, tuple)) or len(value) != 4:
-            raise ValueError(f"{name}={value!r}: expected four numbers, one for each stage")
-    for dim in dims[2:]:
-        if dim % head_dim:
-            raise ValueError(
-                f"dims={tuple(dims)}, head_dim={head_dim}: expected channels of stages 3 and 4 that head_dim divides, as each head takes head_dim of them"
-            )
-    if not (isinstance(mlp_ratio, (int, float)) and mlp_ratio > 0 and int(mlp_ratio * min(dims)) >= 1):
-        raise ValueError(f"mlp_ratio={mlp_ratio!r}: expected a positive number that leaves at least one hidden channel")
-    if not (isinstance(drop_path, (int, float)) and 0 <= drop_path < 1):
-        raise ValueError(f"drop_path={drop_path!r}: expected a number in [0, 1)")
+    for name, values in dict(dims=dims, depths=depths, patches=patches).items():
+        check_numbers(name, values, 4, low=1, whole=True, hint="one for each stage")
+    check_number("classes", classes, 1, whole=True)
+    check_number("head_dim", head_dim, 1, whole=True)
+    divided = all(dim % head_dim == 0 for dim in dims[2:])
+    wanted = f"channels of stages 3 and 4 that head_dim={head_dim} divides"
+    check(divided, "dims", tuple(dims), wanted, "each head takes head_dim of them")
+    check_number("mlp_ratio", mlp_ratio, above=0)
+    check(mlp_ratio * min(dims) >= 1, "mlp_ratio", mlp_ratio, "a number that leaves at least one hidden channel")
+    check_number("drop_path", drop_path, 0, below=1)
 
 # %% ../../../nbs/motion_coherence/backbones/uniformer.ipynb #214227f4
 class UniFormer(nn.Module):
-    """Local relation in two early stages, attention over space and time in two late ones (Li et al., ICLR 2022, arXiv 2201.04676).
+    """Local relation in two early stages, attention over space and time in two late ones.
 
-    Raises `ValueError` when an argument breaks the rules below."""
+    Source: Li et al., ICLR 2022, arXiv 2201.04676. Raises `ValueError` when an argument breaks the rules below."""
 
     def __init__(
         self,
         classes: int,  # number of classes
         dims: Sequence[int] = (64, 128, 320, 512),  # channels of the four stages
-        depths: Sequence[int] = (
-            3,
-            4,
-            8,
-            3,
-        ),  # blocks in the four stages; this is UniFormer-S, (5, 8, 20, 7) UniFormer-B
+        depths: Sequence[int] = (3, 4, 8, 3),  # blocks in the four stages: UniFormer-S; (5, 8, 20, 7) is UniFormer-B
         head_dim: int = 64,  # channels of an attention head; must divide the last two of `dims`
         mlp_ratio: float = 4,  # hidden channels of a token's network for each of its channels
         drop_path: float = 0.2,  # chance that the last block's branches are dropped, in [0, 1)
@@ -160,9 +154,8 @@ class UniFormer(nn.Module):
             for s, (dim, depth) in enumerate(zip(dims, depths), start=1):
                 kind = _LocalBlock if s <= 2 else _GlobalBlock
                 blocks = [kind(dim, dim // head_dim, int(mlp_ratio * dim), next(rates)) for _ in range(depth)]
-                self.add_module(
-                    f"patch_embed{s}", _PatchEmbed(dims[s - 2] if s > 1 else 3, dim, patches[s - 1], s == 1)
-                )
+                given = dims[s - 2] if s > 1 else 3
+                self.add_module(f"patch_embed{s}", _PatchEmbed(given, dim, patches[s - 1], s == 1))
                 self.add_module(f"blocks{s}", nn.Sequential(*blocks))
             self.norm, self.head = nn.BatchNorm3d(dims[-1]), nn.Linear(dims[-1], classes)
             _initialize(self)
@@ -181,14 +174,12 @@ def _initialize(model):
 
 def _run(model, clips):
     "Return the normalized tokens of the last stage, (B, C, T / 2, h, w)."
-    check_clips(clips, multiple=2)
-    box = 1
-    for patch in model.patches:
-        box *= patch
-    if clips.shape[3] % box or clips.shape[4] % box:
-        raise ValueError(
-            f"clips: got frames of {clips.shape[3]}x{clips.shape[4]} pixels, expected multiples of {box}, the product of patches={model.patches}; resize or crop, or choose smaller patches"
-        )
+    check_clips(clips)
+    (frames, _, height, width), box = clips.shape[1:], math.prod(model.patches)
+    check(frames % 2 == 0, "clips", f"{frames} frames", "an even number", "sample another number of frames")
+    wanted = f"multiples of {box}, the product of patches={model.patches}"
+    hint = "resize or crop, or choose smaller patches"
+    check(height % box == width % box == 0, "clips", f"frames of {height}x{width} pixels", wanted, hint)
     x = clips.transpose(1, 2)
     for s in (1, 2, 3, 4):
         x = model.get_submodule(f"blocks{s}")(model.get_submodule(f"patch_embed{s}")(x))
@@ -196,7 +187,7 @@ def _run(model, clips):
 
 # %% ../../../nbs/motion_coherence/backbones/uniformer.ipynb #b0102d8e
 def _inflate(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    "Return an image kernel (O, I, k, k) repeated over the time of `shape` (O, I, t, k, k) with the same sum; anything else as it is."
+    "Return an image kernel repeated over the time of `shape` (O, I, t, k, k), same sum; anything else as it is."
     if weight.ndim == 4 and len(shape) == 5:
         return (weight[:, :, None] / shape[2]).expand(-1, -1, shape[2], -1, -1)
     return weight
@@ -206,7 +197,10 @@ def convert_uniformer_checkpoint(
     state: Mapping[str, Tensor],  # weights of the authors' UniFormer, of videos or of images
     model: UniFormer,  # network that is to be filled
 ) -> dict[str, Tensor]:  # state for `model.load_state_dict`
-    "Fit the authors' weights to a `UniFormer`, inflating those of images. Raises `ValueError` naming the key that does not fit."
-    own, names = model.state_dict(), {key: key.removeprefix("module.") for key in state}
-    weights = {key: _inflate(value, own[names[key]].shape if names[key] in own else ()) for key, value in state.items()}
+    """Fit the authors' weights to a `UniFormer`, inflating those of images.
+
+    Raises `ValueError` naming the key that does not fit."""
+    names = {key: key.removeprefix("module.") for key in state}
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    weights = {key: _inflate(value, shapes.get(names[key], ())) for key, value in state.items()}
     return convert_state(weights, names.get, model, ("head.weight", "head.bias"))

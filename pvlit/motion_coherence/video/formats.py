@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..swapmix import cpu_generator
+from ...core.checks import check, check_choice, check_generator, check_number, refuse
 
 # %% ../../../nbs/motion_coherence/video/formats.ipynb #910847a4
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class Listing:
     short: tuple[Video, ...] = ()  # videos with fewer frames than `minimum`
     minimum: int = 1  # frames that were asked for
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.videos)
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = f"{self.source}: {len(self.videos)} videos"
         if not self.short:
             return text
@@ -136,13 +136,12 @@ def read_list(
     minimum: int = 1,  # put videos with fewer frames aside, where the list states frames
     names: Sequence[str] = (),  # class names in order, needed by "ucf101"
 ) -> Listing:
-    "Read a list of videos. Raises `ValueError` naming file and line when a line is wrong, `FileNotFoundError` when there is no file."
-    if dialect not in DIALECTS or dialect == "hmdb51":
-        raise ValueError(
-            f"dialect={dialect!r}: expected one of {', '.join(map(repr, DIALECTS[:-1]))}; HMDB51's own splits are read by `read_hmdb51`"
-        )
-    if dialect == "ucf101" and not names:
-        raise ValueError("names: the ucf101 dialect needs the class names, from read_class_names('classInd.txt')")
+    """Read a list of videos.
+
+    Raises `ValueError` naming file and line when a line is wrong, `FileNotFoundError` when there is no file."""
+    check_choice("dialect", dialect, DIALECTS[:-1], "HMDB51's own splits are read by `read_hmdb51`")
+    named = dialect != "ucf101" or len(names) > 0
+    check(named, "names", "none", "the class names for the dialect ucf101", "use read_class_names('classInd.txt')")
     videos = []
     for number, text in _lines(file):
         try:
@@ -184,9 +183,10 @@ def read_hmdb51(
     fold: int = 1,  # 1, 2 or 3
     classes: int | None = 51,  # number of files expected; None accepts any
 ) -> Listing:
-    "Read one of HMDB51's three official splits. Raises `ValueError` naming file and line when a line is wrong or a file is missing."
-    if split not in ("train", "val"):
-        raise ValueError(f"split={split!r}: expected 'train' or 'val'")
+    """Read one of HMDB51's three official splits.
+
+    Raises `ValueError` naming file and line when a line is wrong or a file is missing."""
+    check_choice("split", split, ("train", "val"))
     mark, end = "1" if split == "train" else "2", f"_test_split{fold}.txt"
     files = sorted(Path(folder).glob(f"*{end}"), key=lambda file: file.name[: -len(end)])
     if not files or classes is not None and len(files) != classes:
@@ -205,7 +205,7 @@ class Format:
     dialect: str  # one of `DIALECTS`
     lists: Mapping[
         str, tuple[str, ...]
-    ]  # split -> names its list may have, relative to the root; {fold} is the split's number
+    ]  # split -> names its list may have under the root; {fold} is the split's number
     template: str | None = None  # file name of a frame in its folder; None for video files
     flip: bool = True  # whether mirrored clips keep their class
     names: tuple[str, ...] = ()  # names that the file of class names may have
@@ -219,15 +219,8 @@ def _something(version: int, train: int, val: int) -> Format:
         split: (f"{split}_videofolder.txt", f"somesomev{version}_rgb_{long}_split.txt")
         for split, long in (("train", "train"), ("val", "validation"))
     }
-    return Format(
-        174,
-        "path frames label",
-        lists,
-        "{:05d}.jpg" if version == 1 else "{:06d}.jpg",
-        False,
-        ("category.txt",),
-        counts=dict(train=train, val=val),
-    )
+    template, counts = "{:05d}.jpg" if version == 1 else "{:06d}.jpg", dict(train=train, val=val)
+    return Format(174, "path frames label", lists, template, False, ("category.txt",), counts=counts)
 
 
 def _both(*names: str) -> dict[str, tuple[str, ...]]:
@@ -261,13 +254,14 @@ def dataset_format(
 ) -> Format:
     "Look a data set up. Raises `ValueError` listing the keys for an unknown one."
     if name not in DATASETS:
-        near = get_close_matches(str(name), DATASETS, 1, 0.5)
-        raise ValueError(
-            f"data set {name!r} is unknown"
-            + (f" (did you mean {near[0]!r}?)" if near else "")
-            + f"; expected one of {', '.join(DATASETS)}"
-        )
+        refuse("data set", repr(name), f"one of {', '.join(DATASETS)}", _near(name))
     return DATASETS[name]
+
+
+def _near(name: str) -> str:
+    "Suggest a data set of a similar name."
+    near = get_close_matches(str(name), DATASETS, 1, 0.5)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def _find(root: Path, names: Sequence[str], what: str) -> Path:
@@ -285,15 +279,15 @@ def read_dataset(
     fold: int = 1,  # which of three splits, for HMDB51 and UCF101
     minimum: int = 1,  # put videos with fewer frames aside, where the list states frames
 ) -> Listing:
-    "Read the list of a data set. Raises `ValueError` for an unknown name, split or fold and as `read_list` does, `FileNotFoundError` without a list."
+    """Read the list of a data set.
+
+    Raises `ValueError` for an unknown name, split or fold and as `read_list` does, `FileNotFoundError` without a
+    list."""
     form, root = dataset_format(name), Path(root)
-    if split not in form.lists or fold not in (1, 2, 3):
-        raise ValueError(
-            f"split={split!r}, fold={fold!r}: expected one of {', '.join(map(repr, form.lists))} and a fold of 1, 2 or 3"
-        )
-    file = _find(
-        root, [pattern.replace("{fold}", str(fold)) for pattern in form.lists[split]], f"list of {name}, {split}"
-    )
+    check_choice("split", split, form.lists)
+    check_choice("fold", fold, (1, 2, 3))
+    names = [pattern.replace("{fold}", str(fold)) for pattern in form.lists[split]]
+    file = _find(root, names, f"list of {name}, {split}")
     if form.dialect == "hmdb51":
         return read_hmdb51(file, split, fold, form.classes)
     names = read_class_names(_find(root, form.names, "class names")) if form.dialect == "ucf101" else ()
@@ -335,19 +329,17 @@ def _within(index: Tensor, total: int, short: str) -> Tensor:
     if index.max() < total:
         return index
     if short == "error":
-        raise ValueError(
-            f"a video of {total} frames is too short, the clip needs {index.max().item() + 1}; read the list with minimum=, or choose short='repeat' or 'loop'"
-        )
+        hint = "read the list with minimum=, or choose short='repeat' or 'loop'"
+        raise ValueError(f"a video of {total} frames is too short, the clip needs {index.max().item() + 1}; {hint}")
     return index.clamp(max=total - 1) if short == "repeat" else index % total
 
 
 def _check_sampling(short: str, rule: str = "covering", **counts: int) -> None:
     "Raise `ValueError` when a setting of the sampling is not allowed."
     for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
-    if short not in SHORT or rule not in RULES:
-        raise ValueError(f"short={short!r}, rule={rule!r}: expected one of {SHORT} and one of {RULES}")
+        check_number(name, value, 1, whole=True)
+    check_choice("short", short, SHORT)
+    check_choice("rule", rule, RULES)
 
 # %% ../../../nbs/motion_coherence/video/formats.ipynb #bbba5aa4
 def segment_frames(
@@ -361,9 +353,10 @@ def segment_frames(
 ) -> Tensor:  # frame numbers from 0, int64 (clips, frames), never decreasing unless looped
     """Choose one frame from each of `frames` equal segments (Wang et al. 2016, temporal segment networks).
 
-    Raises `ValueError` when a number is below 1, a name is unknown, or the video is too short and `short` is "error"."""
+    Raises `ValueError` when a number is below 1, a name is unknown, or the video is too short and `short` is
+    "error"."""
     _check_sampling(short, rule, total=total, frames=frames, clips=clips)
-    generator = cpu_generator(generator)
+    generator = check_generator(generator)
     if total < frames:
         return _within(torch.arange(frames), total, short).repeat(clips, 1)
     if random:
@@ -382,9 +375,10 @@ def dense_frames(
 ) -> Tensor:  # frame numbers from 0, int64 (clips, frames)
     """Choose windows of equally spaced frames (Carreira and Zisserman 2017; Feichtenhofer et al. 2019).
 
-    Raises `ValueError` when a number is below 1, a name is unknown, or the video is too short and `short` is "error"."""
+    Raises `ValueError` when a number is below 1, a name is unknown, or the video is too short and `short` is
+    "error"."""
     _check_sampling(short, total=total, frames=frames, stride=stride, clips=clips)
-    generator = cpu_generator(generator)
+    generator = check_generator(generator)
     slack = max(total - (frames - 1) * stride - 1, 0)
     if random:
         start = (torch.rand(clips, dtype=torch.float64, generator=generator) * (slack + 1)).long()
@@ -397,7 +391,7 @@ def dense_frames(
 # %% ../../../nbs/motion_coherence/video/formats.ipynb #4bf13f88
 @dataclass(frozen=True)
 class Sampling:
-    "Choose the frames of one video. Raises `ValueError` when a setting is not allowed, and in a call as the two functions do."
+    "Choose the frames of one video. Raises `ValueError` when a setting is not allowed, and as the two functions do."
 
     frames: int = 8  # frames of a clip
     kind: str = "segments"  # "segments" or "dense"
@@ -409,8 +403,9 @@ class Sampling:
 
     def __post_init__(self):
         _check_sampling(self.short, self.rule, frames=self.frames, clips=self.clips, stride=self.stride)
-        if self.kind not in ("segments", "dense") or self.kind == "segments" and self.stride != 1:
-            raise ValueError(f"kind={self.kind!r}, stride={self.stride}: expected 'segments' (stride 1) or 'dense'")
+        check_choice("kind", self.kind, ("segments", "dense"))
+        strided = self.kind == "dense" or self.stride == 1
+        check(strided, "stride", self.stride, "1 for 'segments'", "choose kind='dense'")
 
     def __call__(self, total, generator=None):  # frames of the video; CPU generator, seed or None
         if self.kind == "dense":

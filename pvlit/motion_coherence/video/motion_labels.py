@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .reader import as_floats
-from ..swapmix import cpu_generator
+from ...core.checks import check, check_choice, check_generator, check_number, check_tensor
 
 # %% ../../../nbs/motion_coherence/video/motion_labels.ipynb #17e6a6d0
 MOTIONS = {  # kind -> names of its classes
@@ -29,21 +29,24 @@ _SPEEDS, _WAYS = (1, 2, 4), ((0, 1), (1, 0), (0, -1), (-1, 0))
 # %% ../../../nbs/motion_coherence/video/motion_labels.ipynb #57fb1901
 def _motion_room(video: np.ndarray, kind: str, frames: int, size: int, step: int) -> tuple[int, int, int]:
     "Return how many starts, tops and lefts there are; raise `ValueError` when there are none."
-    if kind not in MOTIONS:
-        raise ValueError(f"kind={kind!r}: expected one of {', '.join(map(repr, MOTIONS))}")
-    if not isinstance(video, np.ndarray) or video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3:
-        raise ValueError(
-            f"video: got {getattr(video, 'dtype', type(video).__name__)} {getattr(video, 'shape', '')}, expected a uint8 array (T, H, W, 3)"
-        )
+    check_choice("kind", kind, MOTIONS)
+    _check_video("video", video)
+    for name, value, least in (("frames", frames, 2), ("size", size, 1), ("step", step, 1)):
+        check_number(name, value, least, whole=True)
     long = (frames - 1) * (_SPEEDS[-1] if kind == "speed" else 1) + 1
     side = size + (step * (frames - 1) if kind == "pan" else 0)
     room = tuple(have - need + 1 for have, need in zip(video.shape, (long, side, side)))
-    if frames < 2 or size < 1 or step < 1 or min(room) < 1:
-        raise ValueError(
-            f"video: got {video.shape[0]} frames of {video.shape[1]} x {video.shape[2]}, {kind} with frames={frames}, size={size}, step={step} "
-            f"needs {long} of {side} x {side}; ask for shorter or smaller clips"
-        )
+    came = f"{video.shape[0]} frames of {video.shape[1]} x {video.shape[2]}"
+    wanted = f"{long} of {side} x {side}, which {kind} with frames={frames}, size={size}, step={step} needs"
+    check(min(room) >= 1, "video", came, wanted, "ask for shorter or smaller clips")
     return room
+
+
+def _check_video(name: str, video: np.ndarray) -> None:
+    "Raise `ValueError` unless `video` is an array of frames."
+    fits = isinstance(video, np.ndarray) and video.dtype == np.uint8 and video.ndim == 4 and video.shape[3] == 3
+    came = f"{video.dtype} {video.shape}" if isinstance(video, np.ndarray) else type(video).__name__
+    check(fits, name, came, "a uint8 array (T, H, W, 3)")
 
 
 def _motion_window(kind: str, label: int, frames: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,20 +70,18 @@ def motion_labels(
     size: int = 48,  # side of the square crop, pixels
     step: int = 2,  # pixels a frame that the window moves, for "pan"
 ) -> tuple[Tensor, Tensor]:  # clips, float32 (count, frames, 3, size, size) in [0, 1], and classes, int64 (count,)
-    "Make clips whose class is how they are played. Raises `ValueError` when the video is too short or too small, or no uint8 array."
+    """Make clips whose class is how they are played.
+
+    Raises `ValueError` when the video is too short or too small, or no uint8 array."""
     starts, tops, lefts = _motion_room(video, kind, frames, size, step)
-    generator, source = cpu_generator(generator), torch.from_numpy(video)
-    draws = torch.stack(
-        [torch.randint(bound, (count,), generator=generator) for bound in (len(MOTIONS[kind]), starts, tops, lefts)], 1
-    )
+    generator, source = check_generator(generator), torch.from_numpy(video)
+    bounds = (len(MOTIONS[kind]), starts, tops, lefts)
+    draws = torch.stack([torch.randint(bound, (count,), generator=generator) for bound in bounds], 1)
     clips = []
     for label, start, top, left in draws.tolist():
         windows = zip(*(w.tolist() for w in _motion_window(kind, label, frames, step)))
-        clips.append(
-            torch.stack(
-                [source[start + t, top + y : top + y + size, left + x : left + x + size] for t, y, x in windows]
-            )
-        )
+        frame = [source[start + t, top + y : top + y + size, left + x : left + x + size] for t, y, x in windows]
+        clips.append(torch.stack(frame))
     return as_floats(torch.stack(clips).permute(0, 1, 4, 2, 3)).contiguous(), draws[:, 0]
 
 # %% ../../../nbs/motion_coherence/video/motion_labels.ipynb #2abde5b3
@@ -96,16 +97,12 @@ def tints(
 # %% ../../../nbs/motion_coherence/video/motion_labels.ipynb #00910f1c
 def _check_tint(clips: Tensor, labels: Tensor, classes: int, rho: float, strength: float, avoid: bool) -> None:
     "Raise `ValueError` when clips cannot be tinted this way."
-    if clips.ndim != 5 or clips.shape[2] != 3 or not clips.is_floating_point() or labels.shape != clips.shape[:1]:
-        raise ValueError(
-            f"clips: got {clips.dtype} {tuple(clips.shape)} and labels {tuple(labels.shape)}, expected floats (N, T, 3, H, W) and (N,)"
-        )
-    if not (2 <= classes <= 6 and 0 <= rho <= 1 and 0 <= strength <= 1) or avoid and rho:
-        raise ValueError(
-            f"classes={classes}, rho={rho}, strength={strength}, avoid={avoid}: expected 2 to 6 classes, shares in [0, 1], and rho=0 with avoid"
-        )
-    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"labels: got {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
+    check_number("classes", classes, 2, 6, whole=True)
+    check_number("rho", rho, 0, 1)
+    check_number("strength", strength, 0, 1)
+    check(not avoid or rho == 0, "rho", rho, "0 with avoid=True")
+    sizes = check_tensor("clips", clips, "(N, T, 3, H, W)", finite=False, empty=True)
+    check_tensor("labels", labels, "(N,)", "int", 0, classes - 1, sizes=sizes, empty=True)
 
 
 def spurious_tint(
@@ -119,13 +116,12 @@ def spurious_tint(
 ) -> tuple[Tensor, Tensor]:  # tinted clips like `clips`, and the tint of each, int64 (N,)
     "Tint clips so that color predicts the class. Raises `ValueError` when an argument breaks the rules above."
     _check_tint(clips, labels, classes, rho, strength, avoid)
-    generator, own = cpu_generator(generator), labels.cpu()
+    generator, own = check_generator(generator), labels.cpu()
     forced = torch.rand(len(own), generator=generator) < rho
     other = torch.randint(classes - avoid, own.shape, generator=generator)
-    tint = torch.where(
-        forced, own, (own + 1 + other) % classes
-    )  # 0 <= other < classes - avoid: never the own one when avoiding
-    return clips * tints(strength).to(clips)[tint.to(clips.device)][:, None, :, None, None], tint.to(labels.device)
+    tint = torch.where(forced, own, (own + 1 + other) % classes)  # other < classes - avoid: never the own when avoiding
+    factors = tints(strength).to(clips)[tint.to(clips.device)]
+    return clips * factors[:, None, :, None, None], tint.to(labels.device)
 
 # %% ../../../nbs/motion_coherence/video/motion_labels.ipynb #406c73e5
 def read_archive(
@@ -135,6 +131,5 @@ def read_archive(
     with np.load(archive, allow_pickle=False) as arrays:
         videos = {name: arrays[name] for name in arrays.files}
     for name, video in videos.items():
-        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3:
-            raise ValueError(f"{archive}, {name}: got {video.dtype} {video.shape}, expected uint8 (T, H, W, 3)")
+        _check_video(f"{archive}, {name}", video)
     return videos

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .formats import Listing, Sampling, Video, dataset_format, read_dataset
-from ..swapmix import cpu_generator
+from ...core.checks import check, check_choice, check_generator, check_number, refuse
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #104f801a
 class ClipError(ValueError):
@@ -83,7 +83,9 @@ class _Reader:
         self,
         numbers: Sequence[int],  # frames to read, from 0, in any order
     ) -> Tensor:  # uint8 (N, H, W, 3), RGB
-        "Read frames. Raises `ClipError` for a frame that is missing or broken, mixed sizes, or a number outside the video."
+        """Read frames.
+
+        Raises `ClipError` for a frame that is missing or broken, mixed sizes, or a number outside the video."""
         numbers = _check_numbers(self.path, numbers, len(self))
         return _stack(self.path, self._decode(sorted(set(numbers))), numbers)
 
@@ -253,7 +255,9 @@ _KEPT = 1000  # frames up to which a video that must be counted is kept, so that
 
 
 class VideoFile(_Reader):
-    "Read frames of a video file by number, exactly. Raises `ClipError` when the file is broken, cut off or holds no video."
+    """Read frames of a video file by number, exactly.
+
+    Raises `ClipError` when the file is broken, cut off or holds no video."""
 
     def __init__(
         self,
@@ -331,7 +335,7 @@ def crop_places(
         )
     if crops == 5:
         return [(0, 0), (0, right), (bottom, 0), (bottom, right), center]
-    raise ValueError(f"crops={crops!r}: expected 1, 3 or 5")
+    refuse("crops", crops, "1, 3 or 5")
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #73d03c83
 def _below(bound: int, generator: torch.Generator | None) -> int:
@@ -351,7 +355,7 @@ def _multiscale_box(height: int, width: int, size: int, generator: torch.Generat
 
 
 def _resized_box(height: int, width: int, generator: torch.Generator | None) -> tuple[int, int, int, int]:
-    "Draw top, left, height and width with 8 to 100 % of the area and aspect 3/4 to 4/3; a center square after ten failures."
+    "Draw top, left, height and width: 8 to 100 % of the area, aspect 3/4 to 4/3; a center square after ten failures."
     for _ in range(10):
         area, aspect = torch.rand(2, dtype=torch.float64, generator=generator).tolist()
         area, aspect = (0.08 + 0.92 * area) * height * width, (3 / 4) ** (1 - 2 * aspect)
@@ -368,38 +372,37 @@ class Framing:
 
     size: int = 224  # side of the square, pixels
     crop: str = "center"  # "center", "start", "random", "multiscale" or "resized", see the table above
-    short: int | tuple[int, int] = (
-        256  # shorter side before "center", "start" and "random" crops; a pair draws from a range
-    )
+    short: int | tuple[int, int] = 256  # shorter side before "center", "start" and "random"; a pair draws from a range
     crops: int = 1  # 1, 3 or 5, for "center"
     flip: float = 0.0  # chance that the whole clip is mirrored
 
     def __post_init__(self):
-        low, high = _range(self.short)
-        if self.crop not in ("center", "start", "random", "multiscale", "resized") or not 0 <= self.flip <= 1:
-            raise ValueError(
-                f"crop={self.crop!r}, flip={self.flip!r}: expected center, start, random, multiscale or resized, and a chance in [0, 1]"
-            )
-        if (
-            self.size < 1
-            or self.crop in ("center", "start", "random")
-            and not self.size <= low <= high
-            or low < high
-            and self.crop != "random"
-        ):
-            raise ValueError(
-                f"size={self.size!r}, short={self.short!r}: expected 1 <= size <= short, and a pair (low, high) for crop='random' only"
-            )
-        if self.crops not in (1, 3, 5) or self.crops > 1 and self.crop != "center":
-            raise ValueError(f"crops={self.crops!r}: expected 1, or 3 or 5 with crop='center'")
+        _check_framing(self)
 
     def __call__(
-        self, frames, generator=None
-    ):  # uint8 (N, H, W, 3) -> uint8 (crops, N, 3, size, size); CPU generator, seed or None
-        generator, cut = cpu_generator(generator), _rectangle if self.crop in ("multiscale", "resized") else _squares
+        self,
+        frames,  # uint8 (N, H, W, 3) -> uint8 (crops, N, 3, size, size)
+        generator=None,  # CPU generator, seed or None
+    ):
+        generator, cut = check_generator(generator), _squares if self.crop in _RESIZED_FIRST else _rectangle
         views = cut(frames.permute(0, 3, 1, 2), self, generator)
         mirrored = self.flip > 0 and torch.rand((), generator=generator).item() < self.flip
         return (views.flip(-1) if mirrored else views).contiguous()
+
+
+_RESIZED_FIRST = ("center", "start", "random")  # crops out of frames whose shorter side is made `short`
+
+
+def _check_framing(framing: Framing) -> None:
+    "Raise `ValueError` when settings do not go together."
+    crop, size, (low, high) = framing.crop, framing.size, _range(framing.short)
+    check_choice("crop", crop, (*_RESIZED_FIRST, "multiscale", "resized"))
+    check_number("flip", framing.flip, 0, 1, hint="the chance that a clip is mirrored")
+    check_number("size", size, 1, whole=True)
+    check(crop not in _RESIZED_FIRST or size <= low <= high, "short", framing.short, f"size={size} or more, in order")
+    check(low >= high or crop == "random", "short", framing.short, "one number", "a pair is for crop='random' only")
+    check_choice("crops", framing.crops, (1, 3, 5))
+    check(framing.crops == 1 or crop == "center", "crops", framing.crops, "1", "several crops need crop='center'")
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #d0cbdd27
 def _range(short: int | tuple[int, int]) -> tuple[int, int]:
@@ -410,12 +413,10 @@ def _range(short: int | tuple[int, int]) -> tuple[int, int]:
 def _rectangle(frames: Tensor, framing: Framing, generator: torch.Generator | None) -> Tensor:
     "Cut one random rectangle out of frames (N, 3, H, W) and make it a square."
     height, width = frames.shape[-2:]
-    box = (
-        _multiscale_box(height, width, framing.size, generator)
-        if framing.crop == "multiscale"
-        else _resized_box(height, width, generator)
-    )
-    top, left, h, w = box
+    if framing.crop == "multiscale":
+        top, left, h, w = _multiscale_box(height, width, framing.size, generator)
+    else:
+        top, left, h, w = _resized_box(height, width, generator)
     return resize_frames(frames[..., top : top + h, left : left + w], framing.size, framing.size)[None]
 
 
@@ -424,13 +425,12 @@ def _squares(frames: Tensor, framing: Framing, generator: torch.Generator | None
     low, high = _range(framing.short)
     frames = resize_short_side(frames, low + _below(high - low + 1, generator) if high > low else low)
     height, width, size = *frames.shape[-2:], framing.size
-    places = (
-        crop_places(height, width, size, 3)[:1]
-        if framing.crop == "start"
-        else crop_places(height, width, size, framing.crops)
-    )
     if framing.crop == "random":
         places = [(_below(height - size + 1, generator), _below(width - size + 1, generator))]
+    elif framing.crop == "start":
+        places = crop_places(height, width, size, 3)[:1]
+    else:
+        places = crop_places(height, width, size, framing.crops)
     return torch.stack([frames[..., top : top + size, left : left + size] for top, left in places])
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #539881e7
@@ -465,7 +465,7 @@ def as_floats(
 def _read_views(
     source: FrameFolder | VideoFile, sampling: Sampling, framing: Framing, generator: torch.Generator
 ) -> Tensor:
-    "Return all views of an open video, uint8 (V, T, 3, size, size): the crops of its first clip, then those of the next."
+    "Return all views of an open video, uint8 (V, T, 3, size, size): crops of its first clip, then those of the next."
     try:
         numbers = sampling(len(source), generator)
     except ValueError as error:  # too short
@@ -487,17 +487,10 @@ class VideoList(Dataset):
         first: int = 1,  # number of the first frame in file names
         seed: int = 0,  # seed of all random choices, at least 0
     ):
-        self.videos, self.short = (
-            (listing.videos, listing.short) if isinstance(listing, Listing) else (tuple(listing), ())
-        )
-        self.root, self.sampling, self.framing, self.template, self.first, self.seed = (
-            Path(root),
-            sampling,
-            framing,
-            template,
-            first,
-            seed,
-        )
+        listed = isinstance(listing, Listing)
+        self.videos, self.short = (listing.videos, listing.short) if listed else (tuple(listing), ())
+        self.root, self.sampling, self.framing = Path(root), sampling, framing
+        self.template, self.first, self.seed = template, first, seed
         _check_videos(self.root, self.videos, seed)
 
     def __len__(self):
@@ -522,12 +515,9 @@ class VideoList(Dataset):
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #2c1416e4
 def _check_videos(root: Path, videos: Sequence[Video], seed: int) -> None:
     "Raise `ValueError` when there is nothing to read or the seed is no whole number of at least 0."
-    if not videos or not root.is_dir():
-        raise ValueError(
-            f"root={str(root)!r} with {len(videos)} videos: expected an existing folder and at least one video"
-        )
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed={seed!r}: expected a whole number of at least 0")
+    usable = len(videos) > 0 and root.is_dir()
+    check(usable, "root", f"{str(root)!r} with {len(videos)} videos", "an existing folder and at least one video")
+    check_number("seed", seed, 0, whole=True)
 
 
 def _read_clip(data: VideoList, index: int, epoch: int) -> Clip | Fault:
@@ -557,16 +547,15 @@ def open_dataset(
     template: str | None = None,  # file name of a frame where it differs from the table
     seed: int = 0,  # seed of all random choices
 ) -> VideoList:
-    "Open a data set by name. Raises `ValueError` for mirrored Something-Something, and as `read_dataset` and `VideoList` do."
+    """Open a data set by name.
+
+    Raises `ValueError` for mirrored Something-Something, and as `read_dataset` and `VideoList` do."""
     form = dataset_format(name)
-    if framing.flip and not form.flip:
-        raise ValueError(
-            f"flip={framing.flip}: classes of {name} tell left from right, so a mirrored clip has a wrong label; use flip=0"
-        )
+    hint = f"classes of {name} tell left from right, so a mirrored clip has a wrong label"
+    check(form.flip or not framing.flip, "flip", framing.flip, "flip=0", hint)
     span = (sampling.frames - 1) * sampling.stride + 1
-    listing = read_dataset(
-        name, split, root if lists is None else lists, fold, span if sampling.short == "error" else 1
-    )
+    minimum = span if sampling.short == "error" else 1
+    listing = read_dataset(name, split, root if lists is None else lists, fold, minimum)
     return VideoList(listing, root, sampling, framing, template or form.template, form.first, seed)
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #08d8e496
@@ -590,9 +579,8 @@ class Faults:
         for fault in faults:
             self.found.setdefault(fault.index, fault)
         if len(self.found) > self.share * self.total:
-            raise TooManyFaults(
-                f"{self}; at most {self.share:.1%} are put up with. Repair the files or the list, or raise fault_share knowingly"
-            )
+            remedy = "Repair the files or the list, or raise fault_share knowingly"
+            raise TooManyFaults(f"{self}; at most {self.share:.1%} are put up with. {remedy}")
 
     def __len__(self):
         return len(self.found)
@@ -631,27 +619,19 @@ class _Order:
         return self.count
 
     def __iter__(self):
-        order = (
-            torch.randperm(self.count, generator=_clip_generator(self.seed, self.epoch, self.count))
-            if self.shuffle
-            else torch.arange(self.count)
-        )
+        order = torch.arange(self.count)
+        if self.shuffle:
+            order = torch.randperm(self.count, generator=_clip_generator(self.seed, self.epoch, self.count))
         return iter([(self.epoch, i) for i in order.tolist()])
 
 
 def _collate(items: list) -> tuple[list | None, list[Fault]]:
     "Stack the clips of a batch as bytes, and list its faults."
-    clips = [item for item in items if isinstance(item, Clip)]
-    stacked = (
-        [
-            torch.stack([c.frames for c in clips]),
-            torch.tensor([c.label for c in clips]),
-            torch.tensor([c.index for c in clips]),
-        ]
-        if clips
-        else None
-    )
-    return stacked, [item for item in items if isinstance(item, Fault)]
+    clips, faults = ([item for item in items if isinstance(item, kind)] for kind in (Clip, Fault))
+    if not clips:
+        return None, faults
+    labels, index = torch.tensor([c.label for c in clips]), torch.tensor([c.index for c in clips])
+    return [torch.stack([c.frames for c in clips]), labels, index], faults
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #846c3b14
 def default_workers() -> int:  # number of worker processes, 0 to 8
@@ -673,8 +653,7 @@ class ClipLoader:
         fault_share: float = 0.01,  # largest share of videos that may fail, in [0, 1]
         device: str | torch.device = "cpu",  # where batches go
     ):
-        if not 0 <= fault_share <= 1:
-            raise ValueError(f"fault_share={fault_share!r}: expected a number in [0, 1]")
+        check_number("fault_share", fault_share, 0, 1)
         self.data, self.epoch, self._order = data, 0, _Order(len(data), data.seed, shuffle)
         self.device, self.faults = torch.device(device), Faults(len(data), fault_share)
         workers = default_workers() if workers is None else workers
@@ -726,9 +705,10 @@ def evaluate_views(
     average: str = "probabilities",  # what is averaged over views, "probabilities" or "logits"
     at_once: int = 64,  # most clips in one pass of the model, at least 1
 ) -> ViewScores:
-    "Predict each video from all its views. Raises `ValueError` for an unknown average, `TooManyFaults` as the loader does."
-    if average not in ("probabilities", "logits"):
-        raise ValueError(f"average={average!r}: expected 'probabilities' or 'logits'")
+    """Predict each video from all its views.
+
+    Raises `ValueError` for an unknown average, `TooManyFaults` as the loader does."""
+    check_choice("average", average, ("probabilities", "logits"))
     training, rows = model.training, []
     model.eval()
     try:

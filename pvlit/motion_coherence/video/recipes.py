@@ -15,6 +15,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -23,20 +24,21 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ...core.checks import check, check_choice, check_number, refuse
 from ..alignment import MotionCoherentLoss, running_statistics_kept
 from ..appearance import RAND_AUGMENT_OPERATIONS, AugMix, RandAugment
-from .reader import Framing
-from .formats import Sampling, dataset_format
 from ..backbones.slowfast import convert_pyslowfast_checkpoint
-from ..swapmix import SwapMix, sample_swapmix
 from ..backbones.tsm import convert_torchvision_resnet, convert_tsm_checkpoint, parameter_groups
 from ..backbones.uniformer import convert_uniformer_checkpoint
+from ..swapmix import SwapMix, sample_swapmix
+from .formats import Sampling, dataset_format
+from .reader import Framing
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #47729a4e
 LEGACY = {  # switch -> what it brings back
     "triple weight": "the weight of the alignment given on the command line is multiplied by three before training",
-    "mix normalized": "SwapMix mixes clips after each channel was shifted and scaled by its own numbers, so grays change their color",
-    "device statistics": "batch normalization sees the clips of one GPU at a time, and its running statistics those of the first GPU only",
+    "mix normalized": "SwapMix mixes clips whose channels were shifted and scaled apart, so grays change their color",
+    "device statistics": "batch normalization sees the clips of one GPU at a time, its running statistics one GPU's",
     "unclipped": "the limit on the gradient's norm is ignored in reduced precision",
     "start crop": "evaluation with one crop takes the left or top one, not the center",
     "mix swapped": "MixUp and CutMix come after SwapMix and pair clean clips with swapped ones",
@@ -80,9 +82,7 @@ class _Optimization:
     momentum: float = 0.9  # of SGD
     nesterov: bool = False  # its variant
     weight_decay: float = 0.0  # of the parameters that `decay` names
-    decay: str = (
-        "tsm"  # "tsm": TSM's groups; "not norm": all but batch normalization; "matrices": all with two or more axes
-    )
+    decay: str = "tsm"  # of TSM's groups; "not norm": all but batch normalization; "matrices": two or more axes
     schedule: str = "steps"  # "steps": a tenth from each of `drops` on; "cosine": down to `last_lr`
     drops: tuple[float, ...] = ()  # epochs
     warmup: float = 0.0  # epochs of linear rise at the start
@@ -120,7 +120,6 @@ BACKBONES = {
     "tiny_tsm": ("tsm", "tiny_tsm"),
 }
 _CHOICES = dict(
-    backbone=tuple(BACKBONES),
     optimizer=("sgd", "adamw"),
     decay=("tsm", "not norm", "matrices"),
     schedule=("steps", "cosine"),
@@ -135,21 +134,23 @@ class Recipe(_Changes, _Optimization, _Network, _Seen):
     "One training run of Zhang et al. (ICLR 2024) or like theirs. Raises `ValueError` naming the field that cannot be."
 
     def __post_init__(self):
+        check_choice("backbone", self.backbone, BACKBONES)
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
-        for name, known in (("legacy", LEGACY), ("assumed", self.__dataclass_fields__)):
-            wrong = [entry for entry in getattr(self, name) if entry not in known]
-            if isinstance(getattr(self, name), str) or wrong:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a tuple of names out of {', '.join(known)}")
-        if min(self.epochs, self.batch, self.devices) < 1 or not self.lr > 0 or not 0 <= self.warmup < self.epochs:
-            raise ValueError(
-                f"epochs={self.epochs}, batch={self.batch}, devices={self.devices}, lr={self.lr}, warmup={self.warmup}: expected at least 1, lr above 0, and a warm-up shorter than the run"
-            )
+            check_choice(name, getattr(self, name), known)
+        for name in ("legacy", "assumed"):
+            check(not isinstance(getattr(self, name), str), name, repr(getattr(self, name)), "a tuple of names")
+        for name in self.legacy:
+            check_choice("legacy", name, LEGACY)
+        for name in self.assumed:
+            check_choice("assumed", name, self.__dataclass_fields__)
+        for name in ("epochs", "batch", "devices"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("lr", self.lr, above=0)
+        check_number("warmup", self.warmup, 0, below=self.epochs, hint="a warm-up is shorter than the run")
         dataset_format(self.dataset)
 
     @property
-    def classes(self):
+    def classes(self) -> int:
         return dataset_format(self.dataset).classes
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #6d3fb2b3
@@ -196,16 +197,9 @@ def _tsm(dataset: str, flip: float, **changes) -> Recipe:
 
 
 _OPEN = ("epochs", "batch", "lr", "weight_decay", "drops", "weight", "initial")  # what nobody says of HMDB51 and UCF101
-RECIPES = {  # name -> recipe, as published
-    "tsm_something_v1": _tsm("something_v1", 0.0),
-    "tsm_something_v2": _tsm("something_v2", 0.0, weight=0.65),
-    "tsm_kinetics400": _tsm("kinetics400", 0.5, weight=0.4, lr=0.02, batch=64, weight_decay=1e-4),
-    "tsm_hmdb51": _tsm("hmdb51", 0.5, assumed=_OPEN),
-    "tsm_ucf101": _tsm("ucf101", 0.5, assumed=_OPEN),
-}
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #71f0d91d
-RECIPES["slowfast_something_v1"] = Recipe(
+_SLOWFAST_V1 = Recipe(
     dataset="something_v1",
     backbone="slowfast",
     dropout=0.5,
@@ -229,7 +223,7 @@ RECIPES["slowfast_something_v1"] = Recipe(
     parallel="distributed",
     legacy=("device statistics", "start crop"),
 )
-RECIPES["uniformer_something_v1"] = Recipe(
+_UNIFORMER_V1 = Recipe(
     dataset="something_v1",
     backbone="uniformer",
     drop_path=0.2,
@@ -261,16 +255,16 @@ RECIPES["uniformer_something_v1"] = Recipe(
 )
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #d1c0edb3
-RECIPES["smoke"] = _tsm(
+_SMOKE = _tsm(
     "ucf101_videos",
     0.0,
     backbone="tiny_tsm",
     dropout=None,
     initial="random weights",
-    epochs=4,
+    epochs=3,
     batch=4,
     lr=0.05,
-    drops=(3,),
+    drops=(2,),
     assumed=(*_OPEN, "backbone"),
     legacy=("triple weight", "mix normalized", "device statistics", "unclipped"),
     train_sampling=Sampling(4, random=True, rule="tsm", short="repeat"),
@@ -279,14 +273,27 @@ RECIPES["smoke"] = _tsm(
     test_framing=Framing(32, short=32),
 )
 
+RECIPES = {  # name -> recipe, as published
+    "tsm_something_v1": _tsm("something_v1", 0.0),
+    "tsm_something_v2": _tsm("something_v2", 0.0, weight=0.65),
+    "tsm_kinetics400": _tsm("kinetics400", 0.5, weight=0.4, lr=0.02, batch=64, weight_decay=1e-4),
+    "tsm_hmdb51": _tsm("hmdb51", 0.5, assumed=_OPEN),
+    "tsm_ucf101": _tsm("ucf101", 0.5, assumed=_OPEN),
+    "slowfast_something_v1": _SLOWFAST_V1,
+    "uniformer_something_v1": _UNIFORMER_V1,
+    "smoke": _SMOKE,
+}
+
 
 def find_recipe(
     name: str,  # name in `RECIPES`
-    legacy: str = "published",  # "published" keeps the quirks of the reference, "none" drops them, or names out of `LEGACY` between commas
+    legacy: str = "published",  # quirks of the reference: all; "none"; or names out of `LEGACY` between commas
 ) -> Recipe:
-    "Return a recipe by name, with the quirks that are wanted. Raises `ValueError` listing the names for an unknown one."
+    """Return a recipe by name, with the quirks that are wanted.
+
+    Raises `ValueError` listing the names for an unknown one."""
     if name not in RECIPES:
-        raise ValueError(f"recipe {name!r} is unknown; expected one of {', '.join(RECIPES)}")
+        refuse("recipe", repr(name), f"one of {', '.join(RECIPES)}")
     if legacy == "published":
         return RECIPES[name]
     return replace(RECIPES[name], legacy=() if legacy == "none" else tuple(part.strip() for part in legacy.split(",")))
@@ -315,11 +322,8 @@ def optimizer_for(
     recipe: Recipe,  # optimizer, base rate, decay and groups
 ) -> torch.optim.Optimizer:
     "Make the optimizer of a recipe. Raises `ValueError` for a network that TSM's groups do not know."
-    groups = (
-        parameter_groups(model, recipe.lr, recipe.weight_decay)
-        if recipe.decay == "tsm"
-        else _decay_groups(model, recipe)
-    )
+    tsm = recipe.decay == "tsm"
+    groups = parameter_groups(model, recipe.lr, recipe.weight_decay) if tsm else _decay_groups(model, recipe)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, recipe.lr)
     return torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.nesterov)
@@ -356,7 +360,9 @@ class NormalizedClassifier(nn.Module):
 def network_class(
     recipe: Recipe,  # its backbone
 ) -> Callable:  # class or function: (classes, seed=..., **settings) -> network
-    "Return what makes the network of a recipe. It is looked up by name, so that evidence rests on the one that was used."
+    """Return what makes the network of a recipe.
+
+    It is looked up by name, so that evidence rests on the one that was used."""
     module, name = BACKBONES[recipe.backbone]
     return getattr(import_module(f"pvlit.motion_coherence.backbones.{module}"), name)
 
@@ -366,7 +372,9 @@ def build_classifier(
     seed: int | None = None,  # of the initial weights; None draws from torch's global generator
     weights: str | Path | None = None,  # published file to start from; None starts from random weights
 ) -> NormalizedClassifier:
-    "Build the classifier of a recipe. Raises `ValueError` naming the weight that does not fit, and as `read_checkpoint` does."
+    """Build the classifier of a recipe.
+
+    Raises `ValueError` naming the weight that does not fit, and as `read_checkpoint` does."""
     own = {key: getattr(recipe, key) for key in ("dropout", "drop_path") if getattr(recipe, key) is not None}
     network = network_class(recipe)(recipe.classes, seed=seed, **recipe.network, **own)
     if weights is not None:
@@ -378,11 +386,8 @@ class _ArraysOnly(pickle.Unpickler):
     "Read dictionaries of NumPy arrays, and refuse everything else."
 
     def find_class(self, module, name):
-        if (
-            module.startswith("numpy")
-            and name in ("_reconstruct", "ndarray", "dtype", "scalar")
-            or (module, name) == ("_codecs", "encode")
-        ):
+        array = module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar")
+        if array or (module, name) == ("_codecs", "encode"):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
 
@@ -390,7 +395,9 @@ class _ArraysOnly(pickle.Unpickler):
 def read_checkpoint(
     file: str | Path,  # .pth, .pt, .tar, .pkl (Caffe2) or .safetensors
 ) -> dict:  # name of a weight -> tensor or array
-    "Read the weights in a published file without executing it. Raises `FileNotFoundError`, and `ValueError` when it holds anything but weights."
+    """Read the weights in a published file without executing it.
+
+    Raises `FileNotFoundError`, and `ValueError` when it holds anything but weights."""
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"no weights at {file}: check the path, or leave it empty to start from random weights")
@@ -398,15 +405,13 @@ def read_checkpoint(
         if file.suffix == ".safetensors":
             return load_file(file)
         with open(file, "rb") as stream:
-            state = (
-                _ArraysOnly(stream, encoding="latin1").load()
-                if file.suffix == ".pkl"
-                else torch.load(stream, "cpu", weights_only=True)
-            )
+            if file.suffix == ".pkl":
+                state = _ArraysOnly(stream, encoding="latin1").load()
+            else:
+                state = torch.load(stream, "cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{file.name} was not read: {str(error).splitlines()[0]}; expected a file of weights only"
-        ) from None
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{file.name} was not read: {why}; expected a file of weights only") from None
     for key in ("state_dict", "model_state", "model", "blobs"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             return dict(state[key])
@@ -449,14 +454,7 @@ def _draw_mix(recipe: Recipe, size: tuple[int, int], generator: torch.Generator 
     if not cut:
         return (lambda x: torch.lerp(x.flip(0), x, share)), share
     (height, width), center = size, torch.rand(2, generator=generator).tolist()
-    spans = [
-        (
-            max(int(c * n) - int(n * math.sqrt(1 - share)) // 2, 0),
-            min(int(c * n) + int(n * math.sqrt(1 - share)) // 2, n),
-        )
-        for c, n in zip(center, size)
-    ]
-    (top, bottom), (left, right) = spans
+    (top, bottom), (left, right) = (_span(int(c * n), n, share) for c, n in zip(center, size))
 
     def fill(x):
         filled = x.clone()
@@ -464,6 +462,12 @@ def _draw_mix(recipe: Recipe, size: tuple[int, int], generator: torch.Generator 
         return filled
 
     return fill, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def _span(center: int, side: int, share: float) -> tuple[int, int]:
+    "Return both ends of CutMix's box along one side of the frame."
+    half = int(side * math.sqrt(1 - share)) // 2
+    return max(center - half, 0), min(center + half, side)
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #f19a5b94
 class _InParts(nn.Module):
@@ -494,10 +498,11 @@ class _Before(nn.Module):
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #d19d411e
 def _augmentation(recipe: Recipe) -> Callable:
     "Return what makes the changed clips: augment(clips, generator)."
-    if recipe.augment == "augmix":
-        return AugMix()
-    if recipe.augment == "rand_augment":
-        return RandAugment()
+    if recipe.augment != "swapmix":
+        augment = AugMix() if recipe.augment == "augmix" else RandAugment()
+        if not recipe.erasing:
+            return augment
+        return lambda clips, generator=None: augment(clips.clamp(0, 1), generator)  # the noise of a box leaves [0, 1]
     augment = SwapMix(recipe.beta)
     if "mix normalized" not in recipe.legacy:
         return augment
@@ -543,16 +548,13 @@ def recipe_loss(
 
 def _mixed(recipe: Recipe, model: nn.Module, clips: Tensor, labels: Tensor, generator: torch.Generator | None) -> tuple:
     "Return model, clips and criterion(logits, labels) after MixUp or CutMix, if the recipe has them."
+    entropy = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     if not recipe.mixup:
-        return (
-            model,
-            clips,
-            lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing),
-        )
+        return model, clips, entropy
     change, share = _draw_mix(recipe, clips.shape[-2:], generator)
     targets = F.one_hot(labels, recipe.classes).float()
     targets = share * targets + (1 - share) * targets.flip(0)
-    criterion = lambda logits, _: F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+    criterion = lambda logits, _: entropy(logits, targets)
     if "mix swapped" in recipe.legacy:
         return _Before(change, model), clips, criterion
     return model, change(clips), criterion
@@ -592,7 +594,7 @@ def arm_of(
 ) -> Recipe:  # the run of this arm
     "Return the recipe of one arm. Raises `ValueError` listing the names for an unknown one."
     if arm not in ARMS:
-        raise ValueError(f"arm {arm!r} is unknown; expected one of {', '.join(ARMS)}")
+        refuse("arm", repr(arm), f"one of {', '.join(ARMS)}")
     changes = dict(ARMS[arm])
     if arm == "base x2":
         changes |= dict(epochs=2 * recipe.epochs, drops=tuple(2 * drop for drop in recipe.drops))

@@ -21,17 +21,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ...core.files import digest, intact, sealed, write_whole
-from pvlit.core.training import (
-    TrainingDiverged,
-    _accelerator,
-    _alone,
-    _device,
-    _own_randomness,
-    _seeded,
-    load_state,
-    save_model,
-)
+from ...core.checks import check
+from ...core.files import write_whole
+from ...core.training import TrainingDiverged, choose_device, load_state, locked_folder, own_accelerator, save_model
+from ...core.training import seeded, seeded_dropout
+from ..recognition import score
 from .reader import ClipLoader, Fault, VideoList, evaluate_views, open_dataset
 from pvlit.motion_coherence.video.recipes import (
     Recipe,
@@ -44,7 +38,6 @@ from pvlit.motion_coherence.video.recipes import (
     optimizer_for,
     recipe_loss,
 )
-from ..recognition import score
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #7b0c5d7e
 def recipe_loaders(
@@ -57,18 +50,17 @@ def recipe_loaders(
     fault_share: float = 0.01,  # largest share of videos that may fail
     template: str | None = None,  # file name of a frame where it differs from the data set's
 ) -> tuple[ClipLoader, ClipLoader]:  # training and test
-    "Open the data of a recipe. Raises `ValueError` when a batch has more videos than there are, and as `open_dataset` does."
+    """Open the data of a recipe.
+
+    Raises `ValueError` when a batch has more videos than there are, and as `open_dataset` does."""
     where = dict(root=root, lists=lists or None, fold=fold, seed=seed, template=template or None)
     train = open_dataset(recipe.dataset, "train", sampling=recipe.train_sampling, framing=recipe.train_framing, **where)
     test = open_dataset(recipe.dataset, "val", sampling=recipe.test_sampling, framing=evaluation_view(recipe), **where)
-    if len(train) < recipe.batch:
-        raise ValueError(
-            f"{root}: {len(train)} training videos, a step of this recipe takes {recipe.batch} and incomplete steps are left out; lower batch"
-        )
-    return (
-        ClipLoader(train, recipe.batch, shuffle=True, drop_last=True, workers=workers, fault_share=fault_share),
-        ClipLoader(test, recipe.batch, workers=workers, fault_share=fault_share),
-    )
+    hint = "incomplete steps are left out; lower batch"
+    check(len(train) >= recipe.batch, "root", f"{len(train)} training videos", f"{recipe.batch} a step or more", hint)
+    options = dict(workers=workers, fault_share=fault_share)
+    shuffled = ClipLoader(train, recipe.batch, shuffle=True, drop_last=True, **options)
+    return shuffled, ClipLoader(test, recipe.batch, **options)
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #90b7b77c
 def evaluate_recipe(
@@ -77,26 +69,21 @@ def evaluate_recipe(
 ) -> dict:  # top1, top5, nll, ece as in `score`; videos; faults
     "Score a classifier on videos. Raises `TooManyFaults` as the loader does."
     views = evaluate_views(model, loader)
-    return {
-        **score(views.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log(), views.labels),
-        "videos": len(views.labels),
-        "faults": len(views.faults),
-    }
+    logarithms = views.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return {**score(logarithms, views.labels), "videos": len(views.labels), "faults": len(views.faults)}
 
 
 def data_fingerprint(
     data: VideoList,  # listed videos
 ) -> str:  # number of videos and 16 digits of a hash
-    "Name a data set by all lines of its list and the bytes of 32 files spread over it; files that are missing count as empty."
+    "Name a data set by all lines of its list and the bytes of 32 files spread over it; a missing file counts as empty."
     text, some = sha256(), range(0, len(data), max(1, len(data) // 32))
     for video in data.videos:
         text.update(f"{video.path} {video.frames} {video.label}\n".encode())
     for video in (data.videos[i] for i in some):
-        file = (
-            data.root / video.path
-            if data.template is None
-            else data.root / video.path / data.template.format(data.first)
-        )
+        file = data.root / video.path
+        if data.template is not None:
+            file = file / data.template.format(data.first)
         text.update(sha256(file.read_bytes() if file.is_file() else b"").digest())
     return f"{len(data)}-{text.hexdigest()[:16]}"
 
@@ -106,9 +93,7 @@ class Trained:
     "The result of `train_recipe`."
 
     model: nn.Module  # the trained classifier, in evaluation mode
-    history: list[
-        dict
-    ]  # a row an epoch: epoch, loss and its parts, lr, weight, faults, seconds; test scores as test_top1 and so on where asked for
+    history: list[dict]  # a row an epoch: epoch, loss and its parts, lr, weight, faults, seconds; test_top1 and so on
     folder: Path  # where `model.safetensors` is
 
 
@@ -172,9 +157,8 @@ def _epoch(run: _Run, bar: tqdm) -> dict:
         "weight": alignment_weight(run.recipe),
     }
     if not math.isfinite(row["loss"]):
-        raise TrainingDiverged(
-            f"the loss is {row['loss']} in epoch {epoch + 1}; the state of epoch {epoch} is kept. Try a lower lr, a clip or precision='fp32', in another folder"
-        )
+        what = f"the loss is {row['loss']} in epoch {epoch + 1}; the state of epoch {epoch} is kept"
+        raise TrainingDiverged(f"{what}. Try a lower lr, a clip or precision='fp32', in another folder")
     return row | {"faults": len(run.loader.faults), "seconds": round(time.perf_counter() - start, 2)}
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #5a37fe10
@@ -200,13 +184,10 @@ def _claim_folder(folder: Path, description: dict) -> None:
     if not file.is_file():
         write_whole(file, json.dumps(description, indent=1))
     was = json.loads(file.read_text())
-    differ = [
-        f"{k} was {was.get(k)!r}, is {description.get(k)!r}"
-        for k in {**was, **description}
-        if was.get(k) != description.get(k)
-    ]
-    if differ:
-        raise ValueError(f"{folder.name} holds another run ({'; '.join(differ)[:400]}); choose another folder")
+    changed = [k for k in {**was, **description} if was.get(k) != description.get(k)]
+    if changed:
+        told = "; ".join(f"{k} was {was.get(k)!r}, is {description.get(k)!r}" for k in changed)
+        raise ValueError(f"{folder.name} holds another run ({told[:400]}); choose another folder")
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #fcc118f7
 def train_recipe(
@@ -220,31 +201,23 @@ def train_recipe(
     seed: int = 0,  # of mixing and dropout; clips have that of their data set
     progress: bool = True,  # show a bar when training takes longer than 5 s
 ) -> Trained:
-    "Train by a recipe, or go on where a killed run stopped. Raises `ValueError` for a folder of another run, `TooManyFaults`, `TrainingDiverged`."
-    if "best epoch" in recipe.legacy and validate is None:
-        raise ValueError("the quirk 'best epoch' looks at test accuracy; pass validate=, or drop it from recipe.legacy")
-    if not len(loader):
-        raise ValueError(
-            f"the loader has no complete batch: {len(loader.data)} videos for batches of {recipe.batch}; lower batch"
-        )
+    """Train by a recipe, or go on where a killed run stopped.
+
+    Raises `ValueError` for a folder of another run, `TooManyFaults`, `TrainingDiverged`."""
+    looked_at, hint = "best epoch" not in recipe.legacy or validate is not None, "or drop it from recipe.legacy"
+    check(looked_at, "validate", "None", "test clips for the quirk 'best epoch'; pass validate=", hint)
+    came = f"{len(loader.data)} videos for batches of {recipe.batch}"
+    check(len(loader) > 0, "loader", came, "a complete batch", "lower batch")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    description = dict(
-        recipe=_plain(recipe),
-        seed=seed,
-        precision=precision,
-        data=data_fingerprint(loader.data),
-        data_seed=loader.data.seed,
-        batches=len(loader),
-    )
-    with _alone(folder), _accelerator(_device(device, precision), precision) as accelerator:
+    data = dict(data=data_fingerprint(loader.data), data_seed=loader.data.seed, batches=len(loader))
+    description = dict(recipe=_plain(recipe), seed=seed, precision=precision, **data)
+    with locked_folder(folder), own_accelerator(choose_device(device, precision), precision) as accelerator:
         _claim_folder(folder, description)
         if not (folder / "model.safetensors").is_file():
-            with _seeded(seed), _own_randomness(accelerator.device, seed):
-                _finish(
-                    _run_epochs(_Run(accelerator, model, loader, recipe, seed, precision), folder, validate, progress),
-                    folder,
-                )
+            with seeded(seed), seeded_dropout(accelerator.device, seed):
+                run = _Run(accelerator, model, loader, recipe, seed, precision)
+                _finish(_run_epochs(run, folder, validate, progress), folder)
         state, content = load_state(folder / "model.safetensors")
         model.load_state_dict(state)
         return Trained(model.to(accelerator.device).eval(), content["history"], folder)
@@ -259,10 +232,8 @@ def _run_epochs(run: _Run, folder: Path, validate: ClipLoader | None, progress: 
     "Go on from the last complete state to the last epoch."
     if states := _states(folder):
         run.accelerator.load_state(str(states[-1]))
-    steps, total = len(run.loader), run.recipe.epochs * len(run.loader)
-    with tqdm(
-        total=total, initial=len(run.history) * steps, unit="step", delay=5, leave=False, disable=not progress
-    ) as bar:
+    steps, options = len(run.loader), dict(unit="step", delay=5, leave=False, disable=not progress)
+    with tqdm(total=run.recipe.epochs * steps, initial=len(run.history) * steps, **options) as bar:
         while len(run.history) < run.recipe.epochs:
             row = _epoch(run, bar)
             if validate is not None:
@@ -293,60 +264,29 @@ def _finish(run: _Run, folder: Path) -> None:
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #8682adba
 def run_recipe(
-    recipe: Recipe,  # the run with MCA
     arm: str,  # name in `ARMS`
     seed: int,  # of weights, order, crops, mixing and dropout; arms are paired by it
-    folder: str | Path,  # for rows and training states
+    path: Path,  # file of the row; the state of training is kept in a folder beside it
+    recipe: Recipe,  # the run with MCA
     data: Mapping,  # arguments of `recipe_loaders` beside recipe and seed
     weights: str | Path | None = None,  # published file to start from
     device: str = "auto",  # as in `train_recipe`
     precision: str = "fp32",  # as in `train_recipe`
-    code: str = "",  # fingerprint of the code, so that rows of two versions do not mix
     progress: bool = True,  # show a bar
-) -> dict:  # arm, seed, top1, top5, nll, ece, videos, faults, epochs, train_seconds, curve, seal
-    "Train and score one arm with one seed, or read its row. Raises `ValueError` for a row that was changed by hand, and as the functions it calls."
+) -> dict:  # top1, top5, nll, ece, videos, faults, train_faults, epochs, train_seconds, curve
+    "Train and score one arm with one seed. Raises as the functions it calls."
     changed = arm_of(recipe, arm)
     train, test = recipe_loaders(changed, seed=seed, **data)
-    start = sha256(Path(weights).read_bytes()).hexdigest() if weights else ""
-    key = digest(
-        dict(
-            recipe=_plain(changed),
-            seed=seed,
-            data=[data_fingerprint(d.data) for d in (train, test)],
-            weights=start,
-            precision=precision,
-            code=code,
-        )
-    )
-    stem = f"{arm.replace(' ', '_')}-{seed}-{key[:8]}"
-    file = Path(folder) / "rows" / f"{stem}.json"
-    if not file.is_file():
-        validate = test if "best epoch" in changed.legacy else None
-        trained = train_recipe(
-            build_classifier(changed, seed, weights),
-            train,
-            changed,
-            Path(folder) / "training" / stem,
-            validate,
-            device,
-            precision,
-            seed,
-            progress,
-        )
-        write_whole(file, json.dumps(sealed(_row(arm, seed, trained, test))))
-    row = json.loads(file.read_text())
-    if not intact(row):
-        raise ValueError(f"{file.name} was changed after it was written; delete it, and the next run makes it again")
-    return row
+    validate, folder = test if "best epoch" in changed.legacy else None, Path(path).with_suffix(".training")
+    how = dict(validate=validate, device=device, precision=precision, seed=seed, progress=progress)
+    return _row(train_recipe(build_classifier(changed, seed, weights), train, changed, folder, **how), test)
 
 # %% ../../../nbs/motion_coherence/video/training.ipynb #f595be2a
-def _row(arm: str, seed: int, trained: Trained, test: ClipLoader) -> dict:
+def _row(trained: Trained, test: ClipLoader) -> dict:
     "Score a trained classifier."
     test.device = next(trained.model.parameters()).device
     curve = [[row["epoch"], round(row["loss"], 4), round(row["accuracy"], 4)] for row in trained.history]
     return {
-        "arm": arm,
-        "seed": seed,
         **evaluate_recipe(trained.model, test),
         "train_faults": trained.history[-1]["faults"],
         "epochs": len(trained.history),

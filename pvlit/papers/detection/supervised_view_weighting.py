@@ -6,74 +6,56 @@ Docs: https://pvlit.github.io/pvlit/papers/detection/supervised_view_weighting.h
 
 # %% auto #0
 __all__ = ['GROUND', 'CELL', 'ARMS', 'EXAMPLES', 'NO_EXAMPLE', 'project_to_ground', 'location_map', 'single_view_loss',
-           'view_contribution_weights', 'fuse_views', 'SupervisedViewWeightingMVD', 'map_peaks', 'mvd_metrics',
-           'claim_rows']
+           'view_contribution_weights', 'fuse_views', 'SupervisedViewWeightingMVD', 'map_peaks', 'mvd_metrics', 'run']
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #8928ded5
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #42ed7f57
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract import Example
-from ...core.files import sealed
+from ...core.checks import check, check_choice, check_number, check_tensor
 from ...core.nets import initialized_from
+from ..contract import Example
 from ...worlds.views import cell_centers, draw_views, field_of_view, miscalibrated, random_cameras, random_crowd
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #8db10ff7
-def _check(name, x, shape, low=None, high=None):
-    "Raise `ValueError` unless x is a finite floating point tensor with the axes of `shape`, inside [low, high]."
-    if not isinstance(x, Tensor) or x.ndim != shape.count(",") + 1 or x.numel() == 0 or not x.is_floating_point():
-        came = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name}: got {came}, expected floats of shape {shape}, not empty")
-    if not torch.isfinite(x).all():
-        raise ValueError(f"{name}: holds NaN or infinite values, expected finite {shape}")
-    if low is not None and x.min() < low or high is not None and x.max() > high:
-        raise ValueError(
-            f"{name}: values from {x.min():g} to {x.max():g}, expected {low} to {high if high is not None else 'infinity'} in {shape}"
-        )
-
-
-def _fits(name, x, wanted):
-    "Raise `ValueError` when the shape of x is not the wanted one."
-    if tuple(x.shape) != tuple(wanted):
-        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {tuple(wanted)} to fit the other arguments")
-
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #7304d684
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #9e564667
 def project_to_ground(
     feat: Tensor,  # features of images (B, C, h, w)
-    homography: Tensor,  # (B, 3, 3), from ground cells (column, row, 1) to pixels of `feat`; in front where the last entry is positive
+    # (B, 3, 3), from ground cells (column, row, 1) to pixels of `feat`; in front where the last entry is positive
+    homography: Tensor,
     ground_size: tuple[int, int],  # rows and columns of the ground
 ) -> tuple[Tensor, Tensor]:  # features on the ground (B, C, Hg, Wg) and field of view (B, 1, Hg, Wg), 0 or 1
     "Project image features to the ground. Raises `ValueError` for wrong shapes, types or NaN."
-    _check("feat", feat, "(B, C, h, w)")
-    _check("homography", homography, "(B, 3, 3)")
-    _fits("homography", homography, (len(feat), 3, 3))
+    sizes = check_tensor("feat", feat, "(B, C, h, w)")
+    check_tensor("homography", homography, "(B, 3, 3)", sizes=sizes)
+    return _projected(feat, homography, ground_size)
+
+
+def _projected(feat, homography, ground_size):
+    "Sample the features at the places of the ground's cells; the mask is 0 outside the image and behind the camera."
     h, w = feat.shape[2:]
     place = cell_centers(ground_size).to(homography).flatten(0, 1) @ homography.mT
     depth = place[..., 2:]
     pixel = place[..., :2] / torch.where(depth > 1e-6, depth, 1.0)
-    limit = torch.tensor([w, h]).to(pixel)
+    limit = pixel.new_tensor([w, h])
     fov = (depth > 1e-6) & (pixel >= 0) & (pixel <= limit)
     fov = fov.all(-1).unflatten(1, ground_size)[:, None].to(feat.dtype)
     grid = (2 * pixel / limit - 1).clamp(-2, 2).unflatten(1, ground_size).to(feat.dtype)
     return F.grid_sample(feat, grid, padding_mode="border", align_corners=False) * fov, fov
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #2e306180
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #e33f25f7
 def location_map(
     place: Tensor,  # places of people (B, P, 2), column and row, ground cells
     keep: Tensor,  # 1 for people who count, 0 for the others, float (B, P)
     ground_size: tuple[int, int],  # rows and columns
     sigma: float = 1.0,  # standard deviation of a person's Gaussian, cells, positive
 ) -> Tensor:  # (B, Hg, Wg) in [0, 1]
-    "Draw a Gaussian of height one for every person; the largest wins. Raises `ValueError` for wrong shapes, ranges or NaN."
-    _check("place", place, "(B, P, 2)")
-    _check("keep", keep, "(B, P)", low=0, high=1)
-    _fits("keep", keep, place.shape[:2])
-    _fits("place", place, (*keep.shape, 2))
-    if not 0 < sigma < float("inf"):
-        raise ValueError(f"sigma={sigma!r}: expected a positive number of cells")
+    "Draw a Gaussian of height one for every person; the largest wins. Raises `ValueError` for wrong shapes or values."
+    sizes = check_tensor("place", place, "(B, P, 2)")
+    check_tensor("keep", keep, "(B, P)", low=0, high=1, sizes=sizes)
+    check_number("sigma", sigma, above=0, hint="it is in cells")
     centers = cell_centers(ground_size)[..., :2].to(place)
     distance = ((centers - place[:, :, None, None]) ** 2).sum(-1)
     return (torch.exp(-distance / (2 * sigma**2)) * keep[:, :, None, None]).amax(1)
@@ -84,26 +66,30 @@ def single_view_loss(  # Eq. 1, mean over pixels
     scene: Tensor,  # true map of the scene (B, Hg, Wg)
     fov: Tensor,  # fields of view (B, n, Hg, Wg), 0 or 1
 ) -> Tensor:  # scalar
-    "Compute the loss of the single views (Zhang et al., AAAI-24, Eq. 1). Raises `ValueError` for wrong shapes, types or NaN."
-    _check("views", views, "(B, n, Hg, Wg)")
-    _check("scene", scene, "(B, Hg, Wg)")
-    _check("fov", fov, "(B, n, Hg, Wg)", low=0, high=1)
-    _fits("fov", fov, views.shape)
-    _fits("scene", scene, (len(views), *views.shape[2:]))
+    """Compute the loss of the single views (Zhang et al., AAAI-24, Eq. 1).
+
+    Raises `ValueError` for wrong shapes, types or NaN."""
+    sizes = check_tensor("views", views, "(B, n, Hg, Wg)")
+    check_tensor("scene", scene, "(B, Hg, Wg)", sizes=sizes)
+    check_tensor("fov", fov, "(B, n, Hg, Wg)", low=0, high=1, sizes=sizes)
     return ((views - scene[:, None] * fov) ** 2).mean()
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #251db704
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #3dad7381
 def view_contribution_weights(  # Eq. 2
     w_hat: Tensor,  # raw weights (B, n, Hg, Wg), at least 0
     fov: Tensor,  # fields of view (B, n, Hg, Wg), 0 or 1
     eps: float = 1e-6,  # sigma, positive
 ) -> Tensor:  # weights (B, n, Hg, Wg), over views they add up to 1 where somebody sees, to 0 elsewhere
-    "Normalize raw weights over the views that see a spot (Zhang et al., AAAI-24, Eq. 2). Raises `ValueError` for wrong shapes, signs or NaN."
-    _check("w_hat", w_hat, "(B, n, Hg, Wg)", low=0)
-    _check("fov", fov, "(B, n, Hg, Wg)", low=0, high=1)
-    _fits("fov", fov, w_hat.shape)
-    if not 0 < eps < float("inf"):
-        raise ValueError(f"eps={eps!r}: expected a small positive number")
+    """Normalize raw weights over the views that see a spot (Zhang et al., AAAI-24, Eq. 2).
+
+    Raises `ValueError` for wrong shapes, signs or NaN."""
+    sizes = check_tensor("w_hat", w_hat, "(B, n, Hg, Wg)", low=0)
+    check_tensor("fov", fov, "(B, n, Hg, Wg)", low=0, high=1, sizes=sizes)
+    check_number("eps", eps, above=0)
+    return _normalized(w_hat, fov, eps)
+
+
+def _normalized(w_hat, fov, eps=1e-6):
     masked = w_hat * fov
     return masked / (masked.sum(1, keepdim=True) + eps)
 
@@ -113,10 +99,13 @@ def fuse_views(
     weights: Tensor,  # (B, n, Hg, Wg)
 ) -> Tensor:  # (B, C, Hg, Wg)
     "Add up the views with their weights. Raises `ValueError` for wrong shapes, types or NaN."
-    _check("features", features, "(B, n, C, Hg, Wg)")
-    _check("weights", weights, "(B, n, Hg, Wg)")
-    _fits("weights", weights, (*features.shape[:2], *features.shape[3:]))
-    return torch.einsum("bnchw,bnhw->bchw", features, weights)
+    sizes = check_tensor("features", features, "(B, n, C, Hg, Wg)")
+    check_tensor("weights", weights, "(B, n, Hg, Wg)", sizes=sizes)
+    return _fused(features, weights)
+
+
+def _fused(features, weights):
+    return torch.einsum("bnchw,bnhw->bchw", features, weights.to(features.dtype))
 
 # %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #b7b62de1
 def _convolutions(*channels, stride=1, last=3):
@@ -127,21 +116,24 @@ def _convolutions(*channels, stride=1, last=3):
         layers += [nn.Conv2d(i, o, size, stride if k == 0 else 1, size // 2), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #5787c5fe
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #0459998b
 class SupervisedViewWeightingMVD(nn.Module):
-    "Detect people on the ground from any number of calibrated views (Zhang et al., AAAI-24). Raises `ValueError` for wrong shapes, types or NaN, and for an unknown fusion."
+    """Detect people on the ground from any number of calibrated views (Zhang et al., AAAI-24).
+
+    Raises `ValueError` for wrong shapes, types or NaN, and for an unknown fusion."""
 
     def __init__(
         self,
         ground_size: tuple[int, int] = (32, 32),  # rows and columns of the ground
         channels: int = 16,  # channels of the features
         weight_channels: int = 8,  # channels of the subnet C
-        fusion: str = "weights",  # "weights" (Eq. 2), "seeing" (mean over views that see) or "all" (mean over all views)
+        fusion: str = "weights",  # "weights" (Eq. 2), "seeing" (mean over views that see) or "all" (mean of all)
         seed: int = 0,  # of the initial weights
     ):
         super().__init__()
-        if fusion not in ("weights", "seeing", "all"):
-            raise ValueError(f"fusion={fusion!r}: expected weights, seeing or all")
+        check_choice("fusion", fusion, ("weights", "seeing", "all"))
+        check_number("channels", channels, 1, whole=True)
+        check_number("weight_channels", weight_channels, 1, whole=True)
         self.ground_size, self.fusion = ground_size, fusion
         with initialized_from(seed):
             self.features = _convolutions(3, channels, channels, stride=2)
@@ -150,82 +142,68 @@ class SupervisedViewWeightingMVD(nn.Module):
             self.scene_decoder = _convolutions(channels, 2 * channels, 1)
 
     def _weights(self, views, fov, order):
-        "Return the weights of the views, (B, n, Hg, Wg); `order` names whose prediction weights each view, None its own."
+        "Return weights (B, n, Hg, Wg); `order` names whose prediction weights each view, None its own."
         if self.fusion == "all":
             return torch.full_like(fov, 1 / fov.shape[1])
         if self.fusion == "seeing":
-            return view_contribution_weights(torch.ones_like(fov), fov)
+            return _normalized(torch.ones_like(fov), fov)
         source = views if order is None else views[:, list(order)]
         w_hat = F.softplus(self.subnet(source.flatten(0, 1)[:, None]))
-        return view_contribution_weights(w_hat.unflatten(0, views.shape[:2])[:, :, 0], fov)
+        return _normalized(w_hat.unflatten(0, views.shape[:2])[:, :, 0], fov)
 
     def forward(self, images, homographies, order=None):
-        "Return maps and weights of images (B, n, 3, h, w) whose homographies (B, n, 3, 3) lead from ground cells to pixels."
+        "Return maps and weights of images (B, n, 3, h, w); homographies (B, n, 3, 3) lead from ground cells to pixels."
+        sizes = check_tensor("images", images, "(B, n, 3, h, w)", low=0, high=1)
+        check_tensor("homographies", homographies, "(B, n, 3, 3)", sizes=sizes)
         return _detect(self, images, homographies, order)
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #436288f2
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #3553276a
 def _detect(model, images, homographies, order):
     "Run the four parts of the model; returns scene (B, Hg, Wg), views, weights and fov (B, n, Hg, Wg)."
-    _check("images", images, "(B, n, 3, h, w)", low=0, high=1)
-    _check("homographies", homographies, "(B, n, 3, 3)")
-    _fits("images", images, (*images.shape[:2], 3, *images.shape[3:]))
-    _fits("homographies", homographies, (*images.shape[:2], 3, 3))
     lead = images.shape[:2]
     features = F.relu(model.features(images.flatten(0, 1) - 0.6))
-    scale = torch.diag(
-        torch.tensor([features.shape[3] / images.shape[4], features.shape[2] / images.shape[3], 1.0])
-    ).to(homographies)
-    ground, fov = project_to_ground(features, scale @ homographies.flatten(0, 1), model.ground_size)
+    shrink = torch.tensor([features.shape[3] / images.shape[4], features.shape[2] / images.shape[3], 1.0])
+    scale = torch.diag(shrink).to(homographies)
+    ground, fov = _projected(features, scale @ homographies.flatten(0, 1), model.ground_size)
     views, fov = model.view_decoder(ground).unflatten(0, lead)[:, :, 0], fov.unflatten(0, lead)[:, :, 0]
     weights = model._weights(views, fov, order)
-    scene = model.scene_decoder(fuse_views(ground.unflatten(0, lead), weights))[:, 0]
+    scene = model.scene_decoder(_fused(ground.unflatten(0, lead), weights))[:, 0]
     return {"scene": scene, "views": views, "weights": weights, "fov": fov}
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #a8d76e7a
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #a319cb50
 def map_peaks(
     scene: Tensor,  # map of people (Hg, Wg)
     threshold: float = 0.4,  # least height of a peak
 ) -> Tensor:  # (N, 2) float, column and row of the centers of peak cells
     "Return the maxima over 3 x 3 cells above a threshold. Raises `ValueError` for wrong shapes, types or NaN."
-    _check("scene", scene, "(Hg, Wg)")
+    check_tensor("scene", scene, "(Hg, Wg)")
+    check_number("threshold", threshold)
     top = F.max_pool2d(scene[None], 3, 1, 1)[0]
     return ((scene == top) & (scene > threshold)).nonzero().flip(1) + 0.5
 
-
-def _points(name, x):
-    "Raise `ValueError` unless x is a finite float tensor (N, 2); N may be 0."
-    if (
-        not isinstance(x, Tensor)
-        or x.ndim != 2
-        or x.shape[1] != 2
-        or not x.is_floating_point()
-        or not torch.isfinite(x).all()
-    ):
-        raise ValueError(f"{name}: expected finite floats of shape (N, 2)")
-    return x
-
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #aefd700d
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #47044e5f
 def mvd_metrics(
     pred_points: Tensor | Sequence[Tensor],  # detections (N, 2), or a list with those of every scene; N may be 0
     gt_points: Tensor | Sequence[Tensor],  # people (M, 2), or a list
     t: float,  # distance below which a detection may be a person, in the units of the points, positive
 ) -> dict[str, float]:  # moda, modp, precision, recall, f1; modp is 0 without a match
-    "Match detections and people, and score them. Raises `ValueError` for wrong shapes or types, NaN, no people at all, or t out of range."
+    """Match detections and people, and score them.
+
+    Raises `ValueError` for wrong shapes or types, NaN, no people at all, or t out of range."""
     from scipy.optimize import linear_sum_assignment
 
-    if not 0 < t < float("inf"):
-        raise ValueError(f"t={t!r}: expected a positive distance")
+    check_number("t", t, above=0)
     pred, gt = ([x] if isinstance(x, Tensor) else list(x) for x in (pred_points, gt_points))
-    if len(pred) != len(gt):
-        raise ValueError(f"pred_points: got {len(pred)} scenes, expected {len(gt)} as in gt_points")
+    check(len(pred) == len(gt), "pred_points", f"{len(pred)} scenes", f"{len(gt)}, as in gt_points")
     matches, found, people = [], 0, 0
     for p, q in zip(pred, gt):
-        distance = torch.cdist(_points("pred_points", p).double(), _points("gt_points", q).double())
+        check_tensor("pred_points", p, "(N, 2)", empty=True)
+        check_tensor("gt_points", q, "(M, 2)", empty=True)
+        distance = torch.cdist(p.double().cpu(), q.double().cpu())
         row, column = linear_sum_assignment(torch.where(distance < t, distance, 1e6 * t).numpy())
         matches += [d for d in distance[row, column].tolist() if d < t]
         found, people = found + len(p), people + len(q)
-    if people == 0:
-        raise ValueError("gt_points: no people at all, expected at least one, (M, 2)")
+    check(people > 0, "gt_points", "no people at all", "at least one, (M, 2)")
     tp = len(matches)
     precision, recall = tp / max(found, 1), tp / people
     return {
@@ -236,7 +214,7 @@ def mvd_metrics(
         "f1": 2 * tp / (found + people),
     }
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #d9e52ea2
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #e7d9010d
 GROUND, CELL = (32, 32), 0.5
 ARMS = {
     "mean of all": ("all", 0.0),
@@ -244,6 +222,7 @@ ARMS = {
     "mean of seeing, supervised": ("seeing", 1.0),
     "unsupervised weights": ("weights", 0.0),
     "supervised weights": ("weights", 1.0),
+    "foreign weights": ("weights", 1.0),
 }
 
 
@@ -281,7 +260,7 @@ def _fit(scenes, fusion, weight, seed, steps, batch=4):
         schedule.step()
     return model
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #01a64f90
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #0a55bea4
 @torch.no_grad()
 def _test(model, scenes, foreign=False):
     "Score a model on scenes."
@@ -291,27 +270,30 @@ def _test(model, scenes, foreign=False):
     return {**found, "error": F.mse_loss(out["scene"], scenes["truth"]).item()}
 
 
-def claim_rows(
-    seeds: Sequence[int],  # each draws its scenes and trains all arms
-    train: int = 200,  # training scenes
-    test: int = 60,  # test scenes, with four cameras, and as many with six
-    steps: int = 300,  # of each arm
-) -> list[dict]:  # sealed rows: arm, seed, metrics with four cameras and, with _six, with six
-    "Run all arms of the claims. Raises `ValueError` for fewer than one scene or step."
-    if min(train, test, steps) < 1:
-        raise ValueError(f"got train={train}, test={test}, steps={steps}; expected at least 1")
-    rows = []
-    for seed in seeds:
-        g = torch.Generator().manual_seed(seed)
-        scenes, four, six = _scenes(train, 4, g), _scenes(test, 4, g), _scenes(test, 6, g)
-        models = {arm: (_fit(scenes, *choice, seed, steps), False) for arm, choice in ARMS.items()}
-        models["foreign weights"] = models["supervised weights"][0], True
-        for arm, (model, foreign) in models.items():
-            scores = {**_test(model, four, foreign), **{f"{k}_six": v for k, v in _test(model, six, foreign).items()}}
-            rows.append(sealed({"arm": arm, "seed": seed, **{k: round(v, 6) for k, v in scores.items()}}))
-    return rows
+def _drawn(seed, train, test):
+    "Draw the scenes of a seed: for training, with four cameras, with six."
+    g = torch.Generator().manual_seed(seed)
+    return _scenes(train, 4, g), _scenes(test, 4, g), _scenes(test, 6, g)
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #a1320ba1
+
+def run(
+    arm: str,  # what to train and test, one of `ARMS`
+    seed: int,  # of the scenes, the weights and the batches
+    train: int = 200,  # training scenes, at least 1
+    test: int = 60,  # test scenes with four cameras, and as many with six, at least 1
+    steps: int = 300,  # of training, at least 1
+) -> dict[str, float]:  # the metrics and the error of the map with four cameras and, with _six, with six
+    "Train and test one arm. Raises `ValueError` for an unknown arm, and for fewer than one scene or step."
+    choice = ARMS[check_choice("arm", arm, ARMS)]
+    for name, value in dict(train=train, test=test, steps=steps).items():
+        check_number(name, value, 1, whole=True)
+    scenes, four, six = _drawn(seed, train, test)
+    model, foreign = _fit(scenes, *choice, seed, steps), arm == "foreign weights"
+    scores = _test(model, four, foreign)
+    scores |= {f"{name}_six": value for name, value in _test(model, six, foreign).items()}
+    return {name: round(value, 6) for name, value in scores.items()}
+
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #99b2af6a
 def _looking_down(g):
     "Return two scenes of three cameras whose homographies stretch the ground over the image."
     maps = torch.diag(torch.tensor([1.5, 1.0, 1.0])).repeat(2, 3, 1, 1) + 0.01 * torch.rand(2, 3, 3, 3, generator=g)
@@ -364,13 +346,17 @@ EXAMPLES = [
         gives={"scene": (2, 32, 32), "views": (2, 3, 32, 32), "weights": (2, 3, 32, 32)},
         differentiable=("images",),
     ),
+]
+
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #7e59c586
+EXAMPLES += [
     Example(map_peaks, lambda g: dict(scene=torch.rand(8, 9, generator=g))),
     Example(
         mvd_metrics,
         lambda g: dict(
             pred_points=5 * torch.rand(4, 2, generator=g), gt_points=5 * torch.rand(3, 2, generator=g), t=1.0
         ),
-        free=("pred_points",),
-    ),  # no detection is a result, too
+        free=("pred_points",),  # no detection is a result, too
+    ),
 ]
-NO_EXAMPLE = {"claim_rows": "the experiment, run by this notebook"}
+NO_EXAMPLE = {"run": "the experiment, run by this notebook"}

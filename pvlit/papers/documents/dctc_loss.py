@@ -7,56 +7,47 @@ Docs: https://pvlit.github.io/pvlit/papers/documents/dctc_loss.html.md"""
 # %% auto #0
 __all__ = ['RULES', 'REPETITION', 'ARMS', 'EXAMPLES', 'NO_EXAMPLE', 'ctc_collapse', 'ctc_posterior', 'fits',
            'ctc_latent_alignment', 'alignment_hits', 'alignment_accuracy', 'repetition', 'distillation_loss',
-           'dctc_loss', 'TinyReader', 'claim_rows']
+           'dctc_loss', 'TinyReader', 'run']
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #bcabb38e
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #5cd391c9
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract import Example
-from ...core.files import sealed
+from ...core.checks import check_choice, check_number, check_tensor, checking, refuse
 from ...core.nets import initialized_from
+from ..contract import Example
 from ...worlds.text_lines import TextLines, text_lines
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #ebc9f858
-def _check(name, x, shape, dtype, low=None, high=None):
-    "Raise `ValueError` unless x is a non-empty tensor of the rank, kind and range, finite."
-    axes = [axis.strip() for axis in shape.strip("()").split(",") if axis.strip()]
-    expected = f"expected {dtype} of shape {shape}"
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: got {type(x).__name__}, {expected}")
-    fits = x.is_floating_point() if dtype == "float" else x.dtype == torch.int64
-    if x.ndim != len(axes) or x.numel() == 0 or not fits:
-        raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, {expected}, with no empty axis")
-    if any(axis.isdigit() and int(axis) != n for axis, n in zip(axes, x.shape)):
-        raise ValueError(f"{name}: got shape {tuple(x.shape)}, {expected}")
-    if x.is_floating_point() and not x.isfinite().all():
-        raise ValueError(f"{name}: got NaN or infinite values, {expected}, finite")
-    if low is not None and (x.min() < low or x.max() > high):
-        raise ValueError(f"{name}: got values from {x.min()} to {x.max()}, {expected} within [{low}, {high}]")
-
-
-def _check_labels(targets, target_lengths, batch, blank, classes):
-    "Raise `ValueError` unless labels are padded rows of characters other than blank."
-    _check("targets", targets, f"({batch}, L)", "int64")
-    _check("target_lengths", target_lengths, f"({batch},)", "int64", 1, targets.shape[1])
-    used = targets[torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]]
-    if (used == blank).any() or used.min() < 0 or used.max() >= classes:
-        raise ValueError(
-            f"targets: got characters from {used.min()} to {used.max()}, expected int64 within [0, {classes - 1}] and not blank, {blank}"
-        )
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #d35f7c14
+def _check_labels(targets, target_lengths, sizes, blank, classes):
+    "Raise `ValueError` unless labels are padded rows of characters other than blank; behind their end all is free."
+    check_tensor("targets", targets, "(B, L)", "int", sizes=sizes)
+    check_tensor("target_lengths", target_lengths, "(B,)", "int", 1, sizes["L"], sizes)
+    if checking():
+        used = targets[torch.arange(sizes["L"], device=targets.device) < target_lengths[:, None]]
+        if ((used == blank) | (used < 0) | (used >= classes)).any():
+            expected = f"int (B, L) within [0, {classes - 1}] and not the blank, {blank}"
+            refuse("targets", f"characters from {used.min()} to {used.max()}", expected)
 
 
 def _check_ctc(logits, targets, input_lengths, target_lengths, blank):
     "Raise `ValueError` unless the four tensors and the blank belong together."
-    _check("logits", logits, "(T, B, C)", "float")
-    if type(blank) is not int or not 0 <= blank < logits.shape[2]:
-        raise ValueError(f"blank={blank!r}: expected a character of the {logits.shape[2]}")
-    _check_labels(targets, target_lengths, logits.shape[1], blank, logits.shape[2])
-    _check("input_lengths", input_lengths, f"({logits.shape[1]},)", "int64", 1, len(logits))
+    sizes = check_tensor("logits", logits, "(T, B, C)")
+    check_number("blank", blank, 0, sizes["C"] - 1, whole=True)
+    check_tensor("input_lengths", input_lengths, "(B,)", "int", 1, sizes["T"], sizes)
+    _check_labels(targets, target_lengths, sizes, blank, sizes["C"])
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #b6a67764
+
+def _check_lengths(targets, input_lengths, target_lengths, sizes):
+    "Raise `ValueError` unless labels and lengths belong together, whatever the characters are."
+    check_tensor("targets", targets, "(B, L)", "int", sizes=sizes)
+    check_tensor("input_lengths", input_lengths, "(B,)", "int", 1, sizes.get("T"), sizes)
+    check_tensor("target_lengths", target_lengths, "(B,)", "int", 1, sizes["L"], sizes)
+
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #470c088d
 def ctc_collapse(
     path: Tensor | list[int],  # characters of one line's frames (T,)
     length: int | None = None,  # frames that count; all by default
@@ -64,22 +55,29 @@ def ctc_collapse(
 ) -> list[int]:  # the text that is read
     "Merge equal neighbors, then drop blanks. Raises `ValueError` for another shape or a wrong length."
     if isinstance(path, Tensor):
-        _check("path", path, "(T,)", "int64")
+        check_tensor("path", path, "(T,)", "int")
     path = path.tolist() if isinstance(path, Tensor) else list(path)
-    if length is not None and (type(length) is not int or not 0 <= length <= len(path)):
-        raise ValueError(f"length={length!r}: expected a whole number within [0, {len(path)}]")
-    path = path[:length]
+    if length is not None:
+        path = path[: check_number("length", length, 0, len(path), whole=True)]
     return [c for t, c in enumerate(path) if c != blank and (t == 0 or c != path[t - 1])]
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #7b2f9fa1
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #a0a3793d
 def _ctc(logits, targets, input_lengths, target_lengths, blank):
     "CTC loss of each line (B,); zero where the label does not fit."
-    padded = targets.masked_fill(
-        torch.arange(targets.shape[1], device=targets.device) >= target_lengths[:, None], 0 if blank else 1
-    )
-    return F.ctc_loss(
-        logits.log_softmax(2), padded, input_lengths, target_lengths, blank, reduction="none", zero_infinity=True
-    )
+    behind = torch.arange(targets.shape[1], device=targets.device) >= target_lengths[:, None]
+    padded = targets.long().masked_fill(behind, 0 if blank else 1)
+    logp = (logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits).log_softmax(2)
+    return F.ctc_loss(logp, padded, input_lengths, target_lengths, blank, reduction="none", zero_infinity=True)
+
+
+def _posterior(logits, targets, input_lengths, target_lengths, blank):
+    "Give P - G and P of every frame, padded ones included (T, B, C), float64."
+    copy = logits.detach().double().requires_grad_()
+    with torch.enable_grad():
+        loss = _ctc(copy, targets, input_lengths, target_lengths, blank)
+    (gradient,) = torch.autograd.grad(loss.sum(), copy)
+    P = copy.detach().softmax(2)
+    return P - gradient, P
 
 
 def ctc_posterior(
@@ -89,37 +87,38 @@ def ctc_posterior(
     target_lengths: Tensor,  # characters of each line (B,), int64
     blank: int = 0,  # the blank
 ) -> Tensor:  # (T, B, C), float64; zero in padded frames and in lines whose label does not fit
-    "Give the probability of each character at each frame given the label, P - G (Eqs. 6 to 8). Raises `ValueError` for wrong shapes, types or values."  # Eqs. 6-8
-    _check_ctc(logits, targets, input_lengths, target_lengths, blank)
-    copy = logits.detach().double().requires_grad_()
-    with torch.enable_grad():
-        loss = _ctc(copy, targets, input_lengths, target_lengths, blank)
-    (gradient,) = torch.autograd.grad(loss.sum(), copy)
-    return (copy.detach().softmax(2) - gradient) * _frames(len(logits), targets, input_lengths, target_lengths)[
-        ..., None
-    ]
+    """Give the probability of each character at each frame given the label, P - G (Eqs. 6 to 8).
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #e9095516
+    Raises `ValueError` for wrong shapes, types or values."""
+    _check_ctc(logits, targets, input_lengths, target_lengths, blank)
+    gamma, _ = _posterior(logits, targets, input_lengths, target_lengths, blank)  # Eqs. 6-8
+    return gamma * _frames(len(logits), targets, input_lengths, target_lengths)[..., None]
+
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #64699157
 def fits(
     targets: Tensor,  # labels (B, L), int64
     input_lengths: Tensor,  # frames of each line (B,), int64, at least 1
     target_lengths: Tensor,  # characters of each line (B,), int64, at least 1
 ) -> Tensor:  # (B,) bool
-    "Tell which labels fit into their frames, a blank between equal neighbors included. Raises `ValueError` for wrong shapes or types."
-    _check("targets", targets, "(B, L)", "int64")
-    _check("input_lengths", input_lengths, f"({len(targets)},)", "int64", 1, 2**31)
-    _check("target_lengths", target_lengths, f"({len(targets)},)", "int64", 1, targets.shape[1])
+    """Tell which labels fit into their frames, a blank between equal neighbors included.
+
+    Raises `ValueError` for wrong shapes or types."""
+    _check_lengths(targets, input_lengths, target_lengths, {})
+    return _fits(targets, input_lengths, target_lengths)
+
+
+def _fits(targets, input_lengths, target_lengths):
     inside = torch.arange(1, targets.shape[1], device=targets.device) < target_lengths[:, None]
-    return input_lengths >= target_lengths + ((targets[:, 1:] == targets[:, :-1]) & inside).sum(1)
+    neighbors = (targets[:, 1:] == targets[:, :-1]) & inside
+    return input_lengths >= target_lengths + neighbors.sum(1)
 
 
 def _frames(count, targets, input_lengths, target_lengths):
     "Frames (T, B) that count: not padding, in a line whose label fits."
-    return (torch.arange(count, device=targets.device)[:, None] < input_lengths) & fits(
-        targets, input_lengths, target_lengths
-    )
+    inside = torch.arange(count, device=targets.device)[:, None] < input_lengths
+    return inside & _fits(targets, input_lengths, target_lengths)
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #5a0d6b9f
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #61f94bfa
 RULES = ("ratio", "posterior", "argmax")
 
 
@@ -129,17 +128,27 @@ def ctc_latent_alignment(
     input_lengths: Tensor,  # frames of each line (B,), int64
     target_lengths: Tensor,  # characters of each line (B,), int64
     blank: int = 0,  # the blank
-    rule: str = "ratio",  # "ratio": Eq. 9; "posterior": the likeliest given the label; "argmax": the model's own prediction
+    rule: str = "ratio",  # "ratio": Eq. 9; "posterior": likeliest given the label; "argmax": the model's own prediction
 ) -> Tensor:  # characters (T, B), int64; blank in padded frames and where the label does not fit
-    "Estimate the character of each frame (Zhang et al., AAAI-24, Eqs. 3 and 9). Raises `ValueError` for wrong shapes, types, values or rule."  # Eqs. 3, 9
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r}: expected one of {', '.join(RULES)}")
-    gamma = ctc_posterior(logits, targets, input_lengths, target_lengths, blank)
-    P = logits.detach().double().softmax(2)
-    score = {"ratio": gamma / P.clamp(min=1e-300), "posterior": gamma, "argmax": P}[rule]
+    """Estimate the character of each frame (Zhang et al., AAAI-24, Eqs. 3 and 9).
+
+    Raises `ValueError` for wrong shapes, types, values or rule."""
+    check_choice("rule", rule, RULES)
+    _check_ctc(logits, targets, input_lengths, target_lengths, blank)
+    return _alignment(logits, targets, input_lengths, target_lengths, blank, rule)
+
+
+def _alignment(logits, targets, input_lengths, target_lengths, blank, rule):
+    "Choose the character of every frame by a rule (Eqs. 3, 9)."
+    if rule == "argmax":
+        score = logits.detach().double().softmax(2)
+    else:
+        score, P = _posterior(logits, targets, input_lengths, target_lengths, blank)
+        if rule == "ratio":
+            score = score / P.clamp(min=1e-300)
     return score.argmax(2).masked_fill(~_frames(len(logits), targets, input_lengths, target_lengths), blank)
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #25a7f4da
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #780f4cb0
 def alignment_hits(
     z: Tensor,  # alignments (T, B), int64
     targets: Tensor,  # labels (B, L), int64
@@ -148,18 +157,19 @@ def alignment_hits(
     blank: int = 0,  # the blank
 ) -> Tensor:  # (B,) bool
     "Tell which alignments read as their label. Raises `ValueError` for wrong shapes or types."
-    _check("z", z, "(T, B)", "int64")
-    _check("targets", targets, f"({z.shape[1]}, L)", "int64")
-    _check("input_lengths", input_lengths, f"({z.shape[1]},)", "int64", 1, len(z))
-    _check("target_lengths", target_lengths, f"({z.shape[1]},)", "int64", 1, targets.shape[1])
+    _check_lengths(targets, input_lengths, target_lengths, check_tensor("z", z, "(T, B)", "int"))
+    return _hits(z, targets, input_lengths, target_lengths, blank)
+
+
+def _hits(z, targets, input_lengths, target_lengths, blank=0):
+    "Read all alignments at once: scatter the characters that are read to their places, then compare."
     before = torch.cat((torch.full_like(z[:1], blank), z[:-1]))
     read = (z != blank) & (z != before) & (torch.arange(len(z), device=z.device)[:, None] < input_lengths)
     place = torch.where(read, read.cumsum(0) - 1, len(z)).T
-    text = torch.full((z.shape[1], len(z) + 1), -1, device=z.device).scatter(1, place, z.T)
+    text = torch.full((z.shape[1], len(z) + 1), -1, device=z.device).scatter(1, place, z.T.long())
     inside = torch.arange(min(len(z), targets.shape[1]), device=z.device) < target_lengths[:, None]
-    return (read.sum(0) == target_lengths) & (
-        (text[:, : inside.shape[1]] == targets[:, : inside.shape[1]]) | ~inside
-    ).all(1)
+    agrees = text[:, : inside.shape[1]] == targets[:, : inside.shape[1]]
+    return (read.sum(0) == target_lengths) & (agrees | ~inside).all(1)
 
 
 def alignment_accuracy(
@@ -172,7 +182,7 @@ def alignment_accuracy(
     "Give the share of alignments that read as their label (AACC). Raises `ValueError` for wrong shapes or types."
     return alignment_hits(z, targets, input_lengths, target_lengths, blank).double().mean().item()
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #0731aca8
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #52e83ec1
 REPETITION = ("all different", "repeats apart", "equal neighbors")
 
 
@@ -181,28 +191,30 @@ def repetition(
     target_lengths: Tensor,  # characters of each line (B,), int64, at least 1
 ) -> Tensor:  # kind of each label (B,), index into `REPETITION`
     "Sort labels by how their characters repeat. Raises `ValueError` for wrong shapes or types."
-    _check("targets", targets, "(B, L)", "int64")
-    _check("target_lengths", target_lengths, f"({len(targets)},)", "int64", 1, targets.shape[1])
+    sizes = check_tensor("targets", targets, "(B, L)", "int")
+    check_tensor("target_lengths", target_lengths, "(B,)", "int", 1, sizes["L"], sizes)
     inside = torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]
     both = inside[:, :, None] & inside[:, None] & (targets[:, :, None] == targets[:, None])
     return both.triu(1).any((1, 2)).long() + both.diagonal(1, 1, 2).any(1).long()
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #4f9a09e4
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #02012e08
 def distillation_loss(
     logits: Tensor,  # (T, B, C), before softmax
     z: Tensor,  # alignments (T, B), int64, constants
     counted: Tensor | None = None,  # frames that count (T, B), bool; all by default
 ) -> Tensor:  # cross-entropy of each line, summed over its frames (B,)
-    "Sum the cross-entropy towards an alignment over the frames of each line (Eq. 1). Raises `ValueError` for wrong shapes or types."  # Eq. 1
-    _check("logits", logits, "(T, B, C)", "float")
-    _check("z", z, f"({len(logits)}, {logits.shape[1]})", "int64", 0, logits.shape[2] - 1)
-    if counted is not None and (
-        not isinstance(counted, Tensor) or counted.dtype != torch.bool or counted.shape != z.shape
-    ):
-        raise ValueError(
-            f"counted: got {getattr(counted, 'dtype', type(counted))} of shape {tuple(getattr(counted, 'shape', ()))}, expected bool of shape {tuple(z.shape)}"
-        )
-    terms = F.cross_entropy(logits.flatten(0, 1), z.flatten(), reduction="none").view(z.shape)
+    """Sum the cross-entropy towards an alignment over the frames of each line (Eq. 1).
+
+    Raises `ValueError` for wrong shapes or types."""
+    sizes = check_tensor("logits", logits, "(T, B, C)")
+    check_tensor("z", z, "(T, B)", "int", 0, sizes["C"] - 1, sizes)
+    if counted is not None:
+        check_tensor("counted", counted, "(T, B)", "bool", sizes=sizes)
+    return _distillation(logits, z, counted)
+
+
+def _distillation(logits, z, counted=None):
+    terms = F.cross_entropy(logits.flatten(0, 1), z.long().flatten(), reduction="none").view(z.shape)  # Eq. 1
     return (terms if counted is None else terms.masked_fill(~counted, 0)).sum(0)
 
 
@@ -216,17 +228,20 @@ def dctc_loss(
     rule: str = "ratio",  # where the alignment comes from, see `ctc_latent_alignment`
     reduction: str = "mean",  # over lines: "mean", "sum" or "none"
 ) -> Tensor:  # nats, a scalar, or (B,) for "none"
-    "Compute CTC plus lam times the distillation towards its own alignment (Zhang et al., AAAI-24, Eqs. 2 and 10). Raises `ValueError` for wrong shapes, types or values."  # Eqs. 2, 10
-    if not isinstance(lam, (int, float)) or not 0 <= lam < float("inf"):
-        raise ValueError(f"lam={lam!r}: expected a number of at least 0")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction={reduction!r}: expected mean, sum or none")
-    z = ctc_latent_alignment(logits, targets, input_lengths, target_lengths, blank, rule)
+    """Compute CTC plus lam times the distillation towards its own alignment (Zhang et al., AAAI-24, Eqs. 2 and 10).
+
+    Raises `ValueError` for wrong shapes, types or values."""
+    check_number("lam", lam, 0)
+    check_choice("reduction", reduction, ("mean", "sum", "none"))
+    check_choice("rule", rule, RULES)
+    _check_ctc(logits, targets, input_lengths, target_lengths, blank)
+    z = _alignment(logits, targets, input_lengths, target_lengths, blank, rule)
+    counted = _frames(len(logits), targets, input_lengths, target_lengths)
     loss = _ctc(logits, targets, input_lengths, target_lengths, blank)
-    loss = loss + lam * distillation_loss(logits, z, _frames(len(logits), targets, input_lengths, target_lengths))
+    loss = loss + lam * _distillation(logits, z, counted)  # Eqs. 2, 10
     return {"mean": loss.mean, "sum": loss.sum, "none": lambda: loss}[reduction]()
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #8e843564
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #c136d667
 class TinyReader(nn.Module):
     "Read pictures of lines, 10 pixels high, into logits of one frame for every four columns."
 
@@ -237,6 +252,8 @@ class TinyReader(nn.Module):
         seed: int | None = 0,  # of the weights
     ):
         super().__init__()
+        check_number("width", width, 1, whole=True)
+        check_number("characters", characters, 1, whole=True)
         wide = 2 * width
         with initialized_from(seed):
             self.net = nn.Sequential(
@@ -255,21 +272,24 @@ class TinyReader(nn.Module):
             )
 
     def forward(self, images):  # (B, 1, 10, W) float -> (W / 4, B, characters + 1)
-        _check("images", images, "(B, 1, 10, W)", "float")
+        check_tensor("images", images, "(B, 1, 10, W)")
         return self.net(images)[:, :, 0].permute(2, 0, 1)
 
 
 def _lines(count, split, generator):
     "Pictures, labels from 1, lengths and frames of drawn lines."
     lines = text_lines(TextLines(split=split), count, generator)
-    return (
-        lines.images,
-        (lines.labels + 1).clamp(min=1),
-        torch.full_like(lines.lengths, lines.images.shape[3] // 4),
-        lines.lengths,
-    )
+    frames = torch.full_like(lines.lengths, lines.images.shape[3] // 4)
+    return lines.images, (lines.labels + 1).clamp(min=1), frames, lines.lengths
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #9ad5fbbb
+
+@lru_cache(maxsize=16)
+def _training_and_test(seed, lines, test_lines):
+    "Draw the lines of a seed; all arms of a seed in one process share them."
+    generator = torch.Generator().manual_seed(seed)
+    return _lines(lines, "train", generator), _lines(test_lines, "test", generator)
+
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #eac9be22
 ARMS = ("DCTC", "CTC", "CTC, more steps", "own prediction", "posterior", "other labels")
 _RULE = {"DCTC": "ratio", "own prediction": "argmax", "posterior": "posterior", "other labels": "ratio"}
 
@@ -277,7 +297,6 @@ _RULE = {"DCTC": "ratio", "own prediction": "argmax", "posterior": "posterior", 
 def _train(arm, seed, train, steps, lam, batch=32):
     "Train one reader; returns it and its alignments' accuracy on the batch of each step."
     net, generator, aacc = TinyReader(seed=seed), torch.Generator().manual_seed(seed), []
-    steps = round(1.25 * steps) if arm == "CTC, more steps" else steps
     optimizer = torch.optim.Adam(net.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, steps)
     for _ in range(steps):
@@ -287,55 +306,45 @@ def _train(arm, seed, train, steps, lam, batch=32):
         label = (targets, *lengths)
         if arm == "other labels":
             label = (targets.roll(1, 0), lengths[0], lengths[1].roll(1, 0))
-        z = ctc_latent_alignment(logits, *label, rule=_RULE.get(arm, "argmax"))
-        aacc.append(alignment_accuracy(z, targets, *lengths))
-        loss = _ctc(logits, targets, *lengths, 0) + (lam * distillation_loss(logits, z) if arm in _RULE else 0)
+        z = _alignment(logits, *label, 0, _RULE.get(arm, "argmax"))
+        aacc.append(_hits(z, targets, *lengths).double().mean().item())
+        loss = _ctc(logits, targets, *lengths, 0) + (lam * _distillation(logits, z) if arm in _RULE else 0)
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
         schedule.step()
     return net.eval(), aacc
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #0bbefa21
-def claim_rows(
-    seeds: list[int],  # each draws its own lines and weights
-    lines: int = 1000,  # training lines
-    test_lines: int = 1000,  # test lines
-    steps: int = 300,  # of training, batches of 32
-    early: int = 50,  # last of the ten steps whose alignments count as early
-    lam: float = 0.025,  # weight of the distillation
-    arms: tuple[str, ...] = ARMS,  # to train
-) -> list[dict]:  # sealed rows: arm, seed, accuracy, by kind of label, aacc_early, aacc
-    "Train a reader for each seed and arm. Raises `ValueError` for unknown arms or too few steps."
-    if unknown := set(arms) - {*ARMS}:
-        raise ValueError(f"arms: got {sorted(unknown)}, expected some of {ARMS}")
-    if not 10 <= early <= steps:
-        raise ValueError(f"early={early}: expected a step from 10 to {steps}")
-    rows = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        train, test = _lines(lines, "train", generator), _lines(test_lines, "test", generator)
-        for arm in arms:
-            net, aacc = _train(arm, seed, train, steps, lam)
-            with torch.no_grad():
-                hits = alignment_hits(net(test[0]).argmax(2), *test[1:]).double()
-            kinds = repetition(test[1], test[3])
-            rows.append(
-                sealed(
-                    {
-                        "arm": arm,
-                        "seed": seed,
-                        "accuracy": hits.mean().item(),
-                        "accuracy_neighbors": hits[kinds == 2].mean().item(),
-                        "accuracy_by_kind": [hits[kinds == k].mean().item() for k in range(3)],
-                        "aacc_early": sum(aacc[early - 10 : early]) / 10,
-                        "aacc": [sum(aacc[i : i + 10]) / 10 for i in range(0, steps - 9, 10)],
-                    }
-                )
-            )
-    return rows
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #ad442729
+def run(
+    arm: str,  # what to train, one of `ARMS`
+    seed: int,  # of the lines, the weights and the batches
+    lines: int = 1000,  # training lines, at least 1
+    test_lines: int = 1000,  # test lines, at least 1
+    steps: int = 300,  # of training, batches of 32; a quarter more for "CTC, more steps"
+    early: int = 50,  # last of the ten steps whose alignments count as early, 10 to steps
+    lam: float = 0.025,  # weight of the distillation, at least 0
+) -> (
+    dict
+):  # accuracy, accuracy_neighbors and aacc_early in [0, 1]; accuracy_by_kind (None without such a line) and aacc, lists
+    "Train one reader and read the test lines. Raises `ValueError` for an unknown arm or too few steps."
+    check_choice("arm", arm, ARMS)
+    check_number("early", early, 10, steps, whole=True)
+    train, test = _training_and_test(seed, lines, test_lines)
+    net, aacc = _train(arm, seed, train, round(1.25 * steps) if arm == "CTC, more steps" else steps, lam)
+    with torch.no_grad():
+        hits = _hits(net(test[0]).argmax(2), *test[1:]).double()
+    of_kind = [hits[repetition(test[1], test[3]) == kind] for kind in range(3)]
+    by_kind = [found.mean().item() if len(found) else None for found in of_kind]
+    return {
+        "accuracy": hits.mean().item(),
+        "accuracy_neighbors": by_kind[2],
+        "accuracy_by_kind": by_kind,
+        "aacc_early": sum(aacc[early - 10 : early]) / 10,
+        "aacc": [sum(aacc[i : i + 10]) / 10 for i in range(0, steps - 9, 10)],
+    }
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #fefe286a
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #5a51edd4
 def _example(g):
     "Three lines of 4 to 6 frames over 5 characters."
     return dict(
@@ -347,14 +356,16 @@ def _example(g):
 
 
 def _aligned(g):
-    return dict(
-        z=torch.randint(0, 3, (6, 3), generator=g), **{name: x for name, x in _example(g).items() if name != "logits"}
-    )
+    return dict(z=torch.randint(0, 3, (6, 3), generator=g), **_labels(g))
+
+
+def _labels(g):
+    return {name: x for name, x in _example(g).items() if name != "logits"}
 
 
 EXAMPLES = [
     Example(ctc_posterior, _example, gives=(6, 3, 5)),
-    Example(fits, lambda g: {name: x for name, x in _example(g).items() if name != "logits"}, gives=(3,)),
+    Example(fits, _labels, gives=(3,)),
     Example(ctc_latent_alignment, _example, gives=(6, 3)),
     Example(alignment_hits, _aligned, gives=(3,)),
     Example(alignment_accuracy, _aligned),
@@ -379,4 +390,4 @@ EXAMPLES = [
         differentiable=("images",),
     ),
 ]
-NO_EXAMPLE = {"claim_rows": "the experiment, run by this notebook"}
+NO_EXAMPLE = {"run": "the experiment, run by this notebook"}

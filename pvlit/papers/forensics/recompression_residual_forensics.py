@@ -8,51 +8,33 @@ Docs: https://pvlit.github.io/pvlit/papers/forensics/recompression_residual_fore
 __all__ = ['MAPS', 'NETWORKS', 'EXAMPLES', 'NO_EXAMPLE', 'quality_table', 'tile_qtable', 'block_dct', 'block_idct', 'jpeg_encode',
            'jpeg_decode', 'octave_images', 'recompress', 'expected_changes', 'residual_dct', 'spliced_files',
            'block_score', 'dct_volume', 'block_to_channels', 'artifact_features', 'ArtifactProjection',
-           'InteractiveAttention', 'soft_select', 'TinyLocalizer', 'claim_rows']
+           'InteractiveAttention', 'soft_select', 'TinyLocalizer', 'run']
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #005ee485
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #1d1bf4b7
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract import Example
-from ...core.files import sealed
+from ...core.checks import check, check_choice, check_number, check_tensor
 from ...core.nets import initialized_from
+from ..contract import Example
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #d88b481e
-def _check(name, x, shape, dtype, low=None, high=None):
-    "Raise `ValueError` unless x is a non-empty tensor of the given rank, kind of numbers and range, H and W multiples of 8."
-    kinds = {
-        "float": lambda d: d.is_floating_point,
-        "int": lambda d: d in (torch.int16, torch.int32, torch.int64),
-        "uint8": lambda d: d == torch.uint8,
-        "bool": lambda d: d == torch.bool,
-    }
-    axes = [axis.strip() for axis in shape.strip("()").split(",")]
-    expected = f"expected {dtype} of shape {shape}"
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: got {type(x).__name__}, {expected}")
-    if x.ndim != len(axes) or x.numel() == 0 or not kinds[dtype](x.dtype):
-        raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, {expected}, with no empty axis")
-    for axis, length in zip(axes, x.shape):
-        if axis.isdigit() and length != int(axis):
-            raise ValueError(f"{name}: got shape {tuple(x.shape)}, {expected}")
-        if axis in ("H", "W") and length % 8:
-            raise ValueError(f"{name}: got shape {tuple(x.shape)}, {expected} with H and W multiples of 8")
-    if x.is_floating_point() and not x.isfinite().all():
-        raise ValueError(f"{name}: got NaN or infinite values, {expected}, finite")
-    if low is not None and (x.min() < low or x.max() > high):
-        raise ValueError(f"{name}: got values in [{x.min():g}, {x.max():g}], {expected} within [{low}, {high}]")
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #f246aba2
+def _check_blocks(name, x, shape, kind, low=None, high=None, sizes=None):
+    "Return the sizes of maps whose last two axes are multiples of 8. Raises `ValueError` for anything else."
+    sizes = check_tensor(name, x, shape, kind, low, high, sizes)
+    whole = x.shape[-2] % 8 == x.shape[-1] % 8 == 0
+    check(whole, name, lambda: tuple(x.shape), f"{shape} with H and W multiples of 8", "crop or pad it")
+    return sizes
 
 
-def _whole(name, value, low, high):
-    "Raise `ValueError` unless value is a whole number in [low, high]."
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name}={value!r}: expected a whole number in [{low}, {high}]")
+def _check_steps(qtable):
+    "Raise `ValueError` unless `qtable` is a table of quantization steps."
+    check_tensor("qtable", qtable, "(8, 8)", "int", 1, 255)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #7a850a44
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #bbff57ee
 _LUMA_STEPS = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -69,7 +51,7 @@ def quality_table(
     quality: int,  # JPEG quality factor, 1 to 100
 ) -> Tensor:  # steps (8, 8), int64, 1 to 255; row is the vertical frequency
     "Scale the standard's luma table as libjpeg does. Raises `ValueError` for a quality outside 1 to 100."
-    _whole("quality", quality, 1, 100)
+    check_number("quality", quality, 1, 100, whole=True)
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return ((torch.tensor(_LUMA_STEPS) * scale + 50) // 100).clamp(1, 255)
 
@@ -80,11 +62,14 @@ def tile_qtable(
     width: int,  # of the picture, a multiple of 8
 ) -> Tensor:  # steps (height, width)
     "Repeat the table over all blocks. Raises `ValueError` for a wrong table or size."
-    _check("qtable", qtable, "(8, 8)", "int", 1, 255)
+    _check_steps(qtable)
     for name, value in (("height", height), ("width", width)):
-        _whole(name, value, 8, 65535)
-        if value % 8:
-            raise ValueError(f"{name}={value}: expected a multiple of 8")
+        check_number(name, value, 8, 65535, whole=True)
+        check(value % 8 == 0, name, value, "a multiple of 8")
+    return _tiled(qtable, height, width)
+
+
+def _tiled(qtable, height, width):
     return qtable.repeat(height // 8, width // 8)
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #9c597d76
@@ -105,12 +90,12 @@ def _blockwise(x: Tensor, matrix: Tensor) -> Tensor:
 def _round(x: Tensor) -> Tensor:
     return x.sign() * torch.floor(x.abs() + 0.5 + 1e-6)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #eb932b53
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #6bf7f4a8
 def block_dct(
     x: Tensor,  # shifted pixels (B, H, W), float, H and W multiples of 8
 ) -> Tensor:  # coefficients (B, H, W), float64, each block in its place
     "Transform every 8 x 8 block by the orthonormal DCT-II. Raises `ValueError` for another shape, integers or NaN."
-    _check("x", x, "(B, H, W)", "float")
+    _check_blocks("x", x, "(B, H, W)", "float")
     return _blockwise(x.double(), _cosines().to(x.device))
 
 
@@ -118,30 +103,48 @@ def block_idct(
     D: Tensor,  # coefficients (B, H, W), float, H and W multiples of 8
 ) -> Tensor:  # shifted pixels (B, H, W), float64
     "Undo `block_dct`. Raises `ValueError` for another shape, integers or NaN."
-    _check("D", D, "(B, H, W)", "float")
+    _check_blocks("D", D, "(B, H, W)", "float")
     return _blockwise(D.double(), _cosines().T.to(D.device))
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #80963558
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #c2aff0f4
 def jpeg_encode(
     image: Tensor,  # luma (B, H, W), uint8, H and W multiples of 8
     qtable: Tensor,  # steps (8, 8), integers, 1 to 255
 ) -> Tensor:  # quantized coefficients (B, H, W), int64
-    "Shift, transform, divide and round (Eq. 4, last line). Raises `ValueError` for wrong shapes or types."  # Eq. 4
-    _check("image", image, "(B, H, W)", "uint8")
-    steps = tile_qtable(qtable, *image.shape[1:])
-    return _round(block_dct(image.double() - 128) / steps).long()
+    "Shift, transform, divide and round (Eq. 4, last line). Raises `ValueError` for wrong shapes, types or values."
+    _check_blocks("image", image, "(B, H, W)", "int", 0, 255)
+    _check_steps(qtable)
+    return _encoded(image, qtable)
+
+
+def _encoded(image, qtable):
+    steps = _tiled(qtable.to(image.device), *image.shape[1:])
+    return _round(_blockwise(image.double() - 128, _cosines().to(image.device)) / steps).long()  # Eq. 4
 
 
 def jpeg_decode(
     Q: Tensor,  # quantized coefficients (B, H, W), integers
     qtable: Tensor,  # steps (8, 8), integers, 1 to 255
 ) -> Tensor:  # luma (B, H, W), uint8
-    "Multiply, transform back, shift, round and truncate (Eq. 4, first lines). Raises `ValueError` for wrong shapes or types."  # Eq. 4
-    _check("Q", Q, "(B, H, W)", "int", -32768, 32767)
-    steps = tile_qtable(qtable, *Q.shape[1:])
-    return _round(block_idct((Q * steps).double()) + 128).clamp(0, 255).to(torch.uint8)
+    """Multiply, transform back, shift, round and truncate (Eq. 4, first lines).
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #e7ab301e
+    Raises `ValueError` for wrong shapes, types or values."""
+    _check_blocks("Q", Q, "(B, H, W)", "int", -32768, 32767)
+    _check_steps(qtable)
+    return _decoded(Q, qtable)
+
+
+def _decoded(Q, qtable):
+    steps = _tiled(qtable.to(Q.device), *Q.shape[1:])
+    pixels = _blockwise((Q * steps).double(), _cosines().T.to(Q.device)) + 128  # Eq. 4
+    return _round(pixels).clamp(0, 255).to(torch.uint8)
+
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #076dc8cf
+def _check_size(size, least):
+    check_number("size", size, least, 8192, whole=True)
+    check(size % 8 == 0, "size", size, "a multiple of 8")
+
+
 def octave_images(
     count: int,  # pictures
     size: int,  # height and width in pixels, a multiple of 8
@@ -149,10 +152,9 @@ def octave_images(
     mean: float = 128.0,  # brightness, 0 to 255
 ) -> Tensor:  # (count, size, size), uint8
     "Draw pictures of smooth noise in five octaves with grain. Raises `ValueError` for a wrong count, size or mean."
-    _whole("count", count, 1, 100000)
-    _whole("size", size, 8, 8192)
-    if size % 8 or not 0 <= mean <= 255:
-        raise ValueError(f"size={size}, mean={mean}: expected a multiple of 8, and brightness within 0 to 255")
+    check_number("count", count, 1, 100000, whole=True)
+    check_number("mean", mean, 0, 255)
+    _check_size(size, 8)
     return _octaves(count, size, generator, mean)
 
 
@@ -165,43 +167,48 @@ def _octaves(count, size, generator, level):
     x = level + 30 * (x / x.std((2, 3), keepdim=True))[:, 0] + 4 * torch.randn(count, size, size, generator=generator)
     return x.round().clamp(0, 255).to(torch.uint8)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #da2ca712
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #bead1e6c
 def recompress(
     Q0: Tensor,  # quantized coefficients of the file (B, H, W), integers
     qtable: Tensor,  # steps of the file (8, 8), integers, 1 to 255
     k: int = 7,  # further savings, at least 1
 ) -> Tensor:  # coefficients of all generations (k + 1, B, H, W), int64
-    "Save a file k more times with its own table (Zhang et al., AAAI-24, Eq. 4). Raises `ValueError` for wrong shapes, types or k."  # Eq. 4
-    _whole("k", k, 1, 1000)
-    _check("Q0", Q0, "(B, H, W)", "int", -32768, 32767)
+    """Save a file k more times with its own table (Zhang et al., AAAI-24, Eq. 4).
+
+    Raises `ValueError` for wrong shapes, types or k."""
+    check_number("k", k, 1, 1000, whole=True)
+    _check_blocks("Q0", Q0, "(B, H, W)", "int", -32768, 32767)
+    _check_steps(qtable)
     generations = [Q0.long()]
-    for _ in range(k):
-        generations.append(jpeg_encode(jpeg_decode(generations[-1], qtable), qtable))
+    for _ in range(k):  # Eq. 4
+        generations.append(_encoded(_decoded(generations[-1], qtable), qtable))
     return torch.stack(generations)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #d33c2a61
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #e2bcc655
 def expected_changes(
     qtable: Tensor,  # steps (8, 8), integers, 1 to 255
 ) -> Tensor:  # chance to move (8, 8), float64
-    "Give the chance that a coefficient of a file saved once moves when it is saved again, without truncation. Raises `ValueError` for a wrong table."
-    _check("qtable", qtable, "(8, 8)", "int", 1, 255)
+    """Give the chance that a coefficient of a file saved once moves when it is saved again, without truncation.
+
+    Raises `ValueError` for a wrong table."""
+    _check_steps(qtable)
     return torch.special.erfc(qtable.double() * math.sqrt(6) / 2)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #e42b620d
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #e1178f5d
 def residual_dct(
     Q: Tensor,  # coefficients of all generations (k + 1, B, H, W), integers, k at least 1
     mode: str = "abs",  # "abs": mean absolute change; "signed": Eq. 5 as printed
 ) -> Tensor:  # residual map (B, H, W), float32
-    "Average the changes from one generation to the next (Zhang et al., AAAI-24, Eq. 5). Raises `ValueError` for a wrong shape, type or mode."  # Eq. 5
-    _check("Q", Q, "(K, B, H, W)", "int")
-    if len(Q) < 2:
-        raise ValueError(f"Q: got {len(Q)} generation, expected int of shape (k + 1, B, H, W) with k of at least 1")
-    if mode not in ("abs", "signed"):
-        raise ValueError(f'mode={mode!r}: expected "abs" or "signed"')
-    changes = Q.diff(dim=0).float()
-    return (changes.abs() if mode == "abs" else changes).mean(0)
+    """Average the changes from one generation to the next (Zhang et al., AAAI-24, Eq. 5).
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #f41d2a0b
+    Raises `ValueError` for a wrong shape, type or mode."""
+    check_choice("mode", mode, ("abs", "signed"))
+    _check_blocks("Q", Q, "(K, B, H, W)", "int")
+    check(len(Q) >= 2, "Q", f"{len(Q)} generation", "an int tensor (k + 1, B, H, W) with k of at least 1")
+    changes = Q.long().diff(dim=0).float()
+    return (changes.abs() if mode == "abs" else changes).mean(0)  # Eq. 5
+
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #10dcf745
 def spliced_files(
     quality: int,  # JPEG quality factor of both savings, 1 to 100
     count: int,  # files
@@ -211,72 +218,78 @@ def spliced_files(
     aligned: bool = False,  # take the patch from a JPEG of the same quality and grid: nothing to find
     mean: tuple[float, float] = (80.0, 220.0),  # range of brightness; host and patch of a file share theirs
 ) -> tuple[Tensor, Tensor]:  # Q0 (count, size, size) int64, and the forged blocks (count, size / 8, size / 8) bool
-    "Paste a square into decoded JPEGs and save them again. Raises `ValueError` for a patch that does not fit and other wrong settings."
+    """Paste a square into decoded JPEGs and save them again.
+
+    Raises `ValueError` for a patch that does not fit and other wrong settings."""
     table, blocks = quality_table(quality), size // 8
-    for name, value, low, high in (
-        ("count", count, 1, 100000),
-        ("size", size, 16, 8192),
-        ("patch", patch, 1, max(1, blocks - 1)),
-    ):
-        _whole(name, value, low, high)
-    if size % 8 or not 0 <= mean[0] <= mean[1] <= 255:
-        raise ValueError(
-            f"size={size}, mean={mean}: expected a multiple of 8, and a range of brightness within 0 to 255"
-        )
+    check_number("count", count, 1, 100000, whole=True)
+    _check_size(size, 16)
+    check_number("patch", patch, 1, blocks - 1, whole=True)
+    check(0 <= mean[0] <= mean[1] <= 255, "mean", mean, "a range of brightness within 0 to 255")
     level = mean[0] + (mean[1] - mean[0]) * torch.rand(count, 1, 1, generator=generator)
     host, other = (_octaves(count, size, generator, level) for _ in range(2))
-    other = jpeg_decode(jpeg_encode(other, table), table) if aligned else other
+    other = _decoded(_encoded(other, table), table) if aligned else other
     mask = torch.zeros(count, blocks, blocks, dtype=torch.bool)
     for forged in mask:
         row, column = torch.randint(blocks - patch + 1, (2,), generator=generator).tolist()
         forged[row : row + patch, column : column + patch] = True
     pixels = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    host = jpeg_decode(jpeg_encode(host, table), table)
-    return jpeg_encode(torch.where(pixels, other, host), table), mask
+    host = _decoded(_encoded(host, table), table)
+    return _encoded(torch.where(pixels, other, host), table), mask
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #4d331c3d
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #5e7d8024
 def block_score(
     R: Tensor,  # residual map (B, H, W), float
 ) -> Tensor:  # mean absolute residual of each block (B, H/8, W/8)
     "Average the absolute residual over every 8 x 8 block. Raises `ValueError` for another shape, integers or NaN."
-    _check("R", R, "(B, H, W)", "float")
+    _check_blocks("R", R, "(B, H, W)", "float")
     return F.avg_pool2d(R.abs()[:, None], 8)[:, 0]
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #9fc2e689
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #44f1ee23
 def dct_volume(
     Q0: Tensor,  # quantized coefficients (B, H, W), integers
     T: int = 20,  # last bin; larger values fall into it
 ) -> Tensor:  # bits (B, T + 1, H, W), float32
     "Spread clipped absolute coefficients over T + 1 binary channels. Raises `ValueError` for a wrong shape, type or T."
-    _whole("T", T, 1, 1024)
-    _check("Q0", Q0, "(B, H, W)", "int", -32768, 32767)
-    return F.one_hot(Q0.abs().clamp(max=T).long(), T + 1).movedim(-1, 1).float()
+    check_number("T", T, 1, 1024, whole=True)
+    _check_blocks("Q0", Q0, "(B, H, W)", "int", -32768, 32767)
+    return _volume(Q0, T)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #4adb5973
+
+def _volume(Q0, T):
+    return F.one_hot(Q0.long().abs().clamp(max=T), T + 1).movedim(-1, 1).float()
+
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #41194faf
 def block_to_channels(
     x: Tensor,  # maps (B, C, H, W), float, H and W multiples of 8
 ) -> Tensor:  # (B, 64 C, H/8, W/8); channel 64 c + 8 u + v holds frequency (u, v) of map c
     "Turn every 8 x 8 block into one place with 64 channels. Raises `ValueError` for another shape, integers or NaN."
-    _check("x", x, "(B, C, H, W)", "float")
+    _check_blocks("x", x, "(B, C, H, W)", "float")
     return F.pixel_unshuffle(x, 8)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #83c7776a
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #6bad5249
 def artifact_features(
     Q0: Tensor,  # quantized coefficients (B, H, W), integers
     q: Tensor,  # tiled steps of each file (B, H, W), integers, 1 to 255
     R: Tensor,  # residual map (B, H, W), float
     T: int = 20,  # last bin of the volume
 ) -> Tensor:  # (B, 192 (T + 1), H/8, W/8), float32; steps are divided by 16
-    "Concatenate the plain, the de-quantized and the residual-guided volume, blocks as channels (Fig. 5). Raises `ValueError` for wrong shapes or types."
-    _check("q", q, "(B, H, W)", "int", 1, 255)
-    _check("R", R, "(B, H, W)", "float")
-    volume = dct_volume(Q0, T)
-    for name, x in (("q", q), ("R", R)):
-        if x.shape != Q0.shape:
-            raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected that of Q0, {tuple(Q0.shape)}")
-    return block_to_channels(torch.cat([volume, volume * (q / 16)[:, None], volume * R.float()[:, None]], 1))
+    """Concatenate the plain, the de-quantized and the residual-guided volume, blocks as channels (Fig. 5).
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #c0be27a0
+    Raises `ValueError` for wrong shapes or types."""
+    check_number("T", T, 1, 1024, whole=True)
+    _check_file(Q0, q, R)
+    volume = _volume(Q0, T)
+    return F.pixel_unshuffle(torch.cat([volume, volume * (q / 16)[:, None], volume * R.float()[:, None]], 1), 8)
+
+
+def _check_file(Q0, q, R):
+    "Raise `ValueError` unless coefficients, steps and residual are maps of one size."
+    sizes = _check_blocks("Q0", Q0, "(B, H, W)", "int", -32768, 32767)
+    check_tensor("q", q, "(B, H, W)", "int", 1, 255, sizes)
+    check_tensor("R", R, "(B, H, W)", sizes=sizes)
+
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #42745ca7
 class ArtifactProjection(nn.Module):
     "Apply a 1x1 convolution to `artifact_features` without building them."
 
@@ -287,40 +300,34 @@ class ArtifactProjection(nn.Module):
         seed: int | None = 0,  # of the weights
     ):
         super().__init__()
-        _whole("width", width, 1, 4096)
-        _whole("T", T, 1, 1024)
+        check_number("width", width, 1, 4096, whole=True)
+        check_number("T", T, 1, 1024, whole=True)
         self.T = T
         with initialized_from(seed):
             self.weight = nn.Parameter(0.02 * torch.randn(3, T + 1, 64, width))
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, Q0, q, R):  # as in `artifact_features` -> (B, width, H/8, W/8)
-        _check("Q0", Q0, "(B, H, W)", "int", -32768, 32767)
-        _check("q", q, "(B, H, W)", "int", 1, 255)
-        _check("R", R, "(B, H, W)", "float")
-        for name, x in (("q", q), ("R", R)):
-            if x.shape != Q0.shape:
-                raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected that of Q0, {tuple(Q0.shape)}")
+        _check_file(Q0, q, R)
         rows = lambda x: F.pixel_unshuffle(x[:, None], 8).flatten(2).transpose(1, 2).reshape(-1, 64)
-        index = rows(Q0.abs().clamp(max=self.T).float()).long() * 64 + torch.arange(64, device=Q0.device)
+        index = rows(Q0.long().abs().clamp(max=self.T).float()).long() * 64 + torch.arange(64, device=Q0.device)
         factors = (torch.ones_like(index, dtype=torch.float32), rows(q / 16), rows(R.float()))
-        out = self.bias + sum(
-            F.embedding_bag(index, w.flatten(0, 1), mode="sum", per_sample_weights=f)
-            for w, f in zip(self.weight, factors)
-        )
+        sums = []
+        for weight, factor in zip(self.weight, factors):
+            factor = factor.to(weight.dtype)
+            sums.append(F.embedding_bag(index, weight.flatten(0, 1), mode="sum", per_sample_weights=factor))
+        out = self.bias + sum(sums)
         return out.view(len(Q0), Q0.shape[1] // 8, Q0.shape[2] // 8, -1).movedim(-1, 1)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #c127e0f9
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #2d5c9647
 class _ChannelAttention(nn.Module):
     "Weights of the finer map's channels from the coarser map (in Eq. 1)."
 
     def __init__(self, coarse, fine):
         super().__init__()
         hidden = max(1, fine // 4)
-        self.match, self.excite = (
-            nn.Conv2d(coarse, fine, 1),
-            nn.Sequential(nn.Linear(fine, hidden), nn.ReLU(), nn.Linear(hidden, fine)),
-        )
+        self.match = nn.Conv2d(coarse, fine, 1)
+        self.excite = nn.Sequential(nn.Linear(fine, hidden), nn.ReLU(), nn.Linear(hidden, fine))
 
     def forward(self, x):
         return self.excite(self.match(x).mean((2, 3))).sigmoid()[:, :, None, None]
@@ -336,7 +343,7 @@ class _SpatialAttention(nn.Module):
     def forward(self, x):
         return self.mix(torch.stack((x.amax(1), x.mean(1)), 1)).sigmoid()
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #558474ac
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #d0e7781d
 class InteractiveAttention(nn.Module):
     "Weight the maps of a pyramid by each other and concatenate them (Zhang et al., AAAI-24, Eqs. 1 and 2)."
 
@@ -347,20 +354,19 @@ class InteractiveAttention(nn.Module):
         seed: int | None = 0,  # of the weights
     ):
         super().__init__()
-        if len(channels) < 2 or min(channels) < 1:
-            raise ValueError(f"channels={channels!r}: expected at least two positive numbers, finest map first")
+        right = len(channels) >= 2 and min(channels) >= 1
+        check(right, "channels", channels, "at least two positive numbers, those of the finest map first")
         self.channels, self.updated = tuple(channels), updated
+        pairs = list(zip(channels, channels[1:]))
         with initialized_from(seed):
-            self.channel = nn.ModuleList(
-                _ChannelAttention(coarse, fine) for fine, coarse in zip(channels, channels[1:])
-            )
+            self.channel = nn.ModuleList(_ChannelAttention(coarse, fine) for fine, coarse in pairs)
             self.spatial = nn.ModuleList(_SpatialAttention() for _ in channels[1:])
 
     def forward(self, features):  # list of (B, C_i, H_i, W_i), finest first -> (B, sum of C_i, H_1, W_1)
-        if len(features) != len(self.channels):
-            raise ValueError(f"features: got {len(features)} maps, expected {len(self.channels)}")
+        check(len(features) == len(self.channels), "features", f"{len(features)} maps", f"{len(self.channels)}")
+        sizes = {}
         for i, (x, c) in enumerate(zip(features, self.channels)):
-            _check(f"features[{i}]", x, f"(B, {c}, h, w)", "float")
+            check_tensor(f"features[{i}]", x, f"(B, {c}, H_{i}, W_{i})", sizes=sizes)
         maps = list(features)
         for n in reversed(range(len(maps) - 1)):  # Eq. 1
             maps[n] = self.channel[n]((maps if self.updated else features)[n + 1]) * maps[n]
@@ -370,24 +376,22 @@ class InteractiveAttention(nn.Module):
             maps[m] = self.spatial[m - 1]((maps if self.updated else given)[m - 1]) * maps[m]
         return torch.cat(maps, 1)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #688a5057
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #b7537d84
 def soft_select(
     h_rgb: Tensor,  # heatmap of the RGB stream (B, h, w), probabilities
     h_freq: Tensor,  # heatmap of the frequency stream (B, h, w), probabilities
 ) -> Tensor:  # fused heatmap (B, h, w)
-    "Fuse two heatmaps, the one with the larger maximum first (Zhang et al., AAAI-24, Eq. 3). Raises `ValueError` for unequal shapes or values outside [0, 1]."  # Eq. 3
-    _check("h_rgb", h_rgb, "(B, h, w)", "float", 0, 1)
-    _check("h_freq", h_freq, "(B, h, w)", "float", 0, 1)
-    if h_rgb.shape != h_freq.shape:
-        raise ValueError(
-            f"h_freq: got shape {tuple(h_freq.shape)}, expected that of h_rgb, {tuple(h_rgb.shape)}; resize it first"
-        )
+    """Fuse two heatmaps, the one with the larger maximum first (Zhang et al., AAAI-24, Eq. 3).
+
+    Raises `ValueError` for unequal shapes or values outside [0, 1]."""
+    sizes = check_tensor("h_rgb", h_rgb, "(B, h, w)", low=0, high=1)
+    check_tensor("h_freq", h_freq, "(B, h, w)", low=0, high=1, sizes=sizes)
     rgb_first = (h_rgb.amax((1, 2)) >= h_freq.amax((1, 2)))[:, None, None]
     main, other = torch.where(rgb_first, h_rgb, h_freq), torch.where(rgb_first, h_freq, h_rgb)
     weight = main.amax((1, 2), keepdim=True)
-    return weight * main + (1 - weight) * other
+    return weight * main + (1 - weight) * other  # Eq. 3
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #a6d0e851
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #72a505d5
 class TinyLocalizer(nn.Module):
     "Give each block two logits, authentic and forged, from coefficients, steps and residual."
 
@@ -409,10 +413,10 @@ class TinyLocalizer(nn.Module):
                 nn.Conv2d(width, 2, 1),
             )
 
-    def forward(self, Q0, q, R):
-        return self.body(self.projection(Q0, q, R))  # as in `artifact_features` -> (B, 2, H/8, W/8)
+    def forward(self, Q0, q, R):  # as in `artifact_features` -> (B, 2, H/8, W/8)
+        return self.body(self.projection(Q0, q, R))
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #b87bd089
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #68e9e7d3
 def _auc(score, mask):
     "Mean over pictures of the area under the ROC curve of block scores."
     from sklearn.metrics import roc_auc_score
@@ -431,25 +435,22 @@ def _best_f1(score, mask):
     return total / len(mask)
 
 
-def _map_scores(quality, images, size, patch, k, generator):
-    "Areas under the curve of the arms without training, at one quality."
+def _map_score(arm, quality, images, size, patch, k, generator):
+    "Area under the curve of an arm without training, at one quality; every arm draws the same two sets of files."
     table, other = quality_table(quality), quality_table(quality - 3)
-    (Q0, mask), (A0, aligned) = (
-        spliced_files(quality, images, size, patch, generator, aligned=flag) for flag in (False, True)
-    )
-    Q, texture = recompress(Q0, table, k), Q0.float()
-    texture[:, ::8, ::8] = 0  # the mean of a block is its brightness, not its texture
-    elsewhere = recompress(jpeg_encode(jpeg_decode(Q0, table), other), other, k)
-    scores = {
-        "residual": residual_dct(Q),
-        "coefficients": texture,
-        "other table": residual_dct(elsewhere),
-        "one pass": residual_dct(Q[:2]),
-    }
-    found = {arm: _auc(block_score(R), mask) for arm, R in scores.items()}
-    return {**found, "aligned paste": _auc(block_score(residual_dct(recompress(A0, table, k))), aligned)}
+    Q0, mask = spliced_files(quality, images, size, patch, generator)
+    A0, aligned = spliced_files(quality, images, size, patch, generator, aligned=True)
+    if arm == "aligned paste":
+        return _auc(block_score(residual_dct(recompress(A0, table, k))), aligned)
+    if arm == "coefficients":
+        texture = Q0.float()
+        texture[:, ::8, ::8] = 0  # the mean of a block is its brightness, not its texture
+        return _auc(block_score(texture), mask)
+    if arm == "other table":
+        Q0, table = _encoded(_decoded(Q0, table), other), other
+    return _auc(block_score(residual_dct(recompress(Q0, table, 1 if arm == "one pass" else k))), mask)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #80f83957
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #d612e769
 def _files(qualities, count, size, patch, k, generator):
     "Coefficients, steps, summed residual, the same in shuffled blocks, and masks of forgeries of all qualities."
     parts = []
@@ -466,9 +467,12 @@ def _files(qualities, count, size, patch, k, generator):
 
 def _network_scores(arm, train, test, steps, seed, batch=16):
     "Train one localizer; F1 and area under the curve on the test files."
-    pick = {"network": lambda f: f[2], "network without R": lambda f: 0 * f[2], "network, shuffled R": lambda f: f[3]}[
-        arm
-    ]
+    choices = {
+        "network": lambda f: f[2],
+        "network without R": lambda f: 0 * f[2],
+        "network, shuffled R": lambda f: f[3],
+    }
+    pick = choices[arm]
     net, generator = TinyLocalizer(seed=seed), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.1)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / steps))
@@ -484,60 +488,36 @@ def _network_scores(arm, train, test, steps, seed, batch=16):
         heat = net.eval()(test[0], test[1], pick(test)).softmax(1)[:, 1]
     return {"f1": _best_f1(heat, test[4]), "auc": _auc(heat, test[4])}
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #990a7cfc
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #22aa7c09
 MAPS = ("residual", "coefficients", "other table", "one pass", "aligned paste")
 NETWORKS = ("network", "network without R", "network, shuffled R")
 
 
-def claim_rows(
-    seeds: list[int],  # each draws its own pictures, places and weights
+def run(
+    arm: str,  # what to score, one of `MAPS` or `NETWORKS`
+    seed: int,  # of the pictures, the places and the weights
     high: list[int],  # qualities of the first claim, and of the network
     low: list[int],  # qualities of the second claim
     images: int = 6,  # test files of each quality
     size: int = 256,  # of the pictures, pixels, a multiple of 8
     patch: int = 4,  # side of the pasted square, blocks
-    train_images: int = 48,  # training files of each quality; their size is 128
+    train_images: int = 48,  # training files of each quality; their size is at most 128
     steps: int = 100,  # of training
     k: int = 7,  # passes
-    arms: tuple[str, ...] = MAPS + NETWORKS,  # to run
-) -> list[dict]:  # sealed rows: arm, seed, auc_high and auc_low, or f1 and auc
-    "Score the maps without training and train the small networks. Raises `ValueError` for unknown arms."
-    if unknown := set(arms) - {*MAPS, *NETWORKS}:
-        raise ValueError(f"arms: got {sorted(unknown)}, expected some of {MAPS + NETWORKS}")
-    rows = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        scores = (
-            {quality: _map_scores(quality, images, size, patch, k, generator) for quality in (*low, *high)}
-            if {*arms} & {*MAPS}
-            else {}
-        )
-        for arm in (arm for arm in MAPS if arm in arms):
-            mean = lambda qualities: sum(scores[quality][arm] for quality in qualities) / len(qualities)
-            rows.append(
-                sealed(
-                    {
-                        "arm": arm,
-                        "seed": seed,
-                        "auc_high": mean(high),
-                        "auc_low": mean(low),
-                        "auc_at": {str(quality): score[arm] for quality, score in scores.items()},
-                    }
-                )
-            )
-        generator = torch.Generator().manual_seed(1000 + seed)
-        train, test = (
-            _files(high, train_images, min(128, size), patch, k, generator) if {*arms} & {*NETWORKS} else None
-            for _ in range(2)
-        )
-        rows += [
-            sealed({"arm": arm, "seed": seed, **_network_scores(arm, train, test, steps, seed)})
-            for arm in NETWORKS
-            if arm in arms
-        ]
-    return rows
+) -> dict:  # auc_high, auc_low, and auc_at by quality; or f1 and auc; all in [0, 1]
+    "Score a map without training, or train a small network and score it. Raises `ValueError` for an unknown arm."
+    check_choice("arm", arm, MAPS + NETWORKS)
+    if arm in MAPS:
+        g = torch.Generator().manual_seed(seed)
+        found = {quality: _map_score(arm, quality, images, size, patch, k, g) for quality in (*low, *high)}
+        mean = lambda qualities: sum(found[quality] for quality in qualities) / len(qualities)
+        by_name = {str(quality): area for quality, area in found.items()}
+        return {"auc_high": mean(high), "auc_low": mean(low), "auc_at": by_name}
+    g = torch.Generator().manual_seed(1000 + seed)
+    train, test = (_files(high, train_images, min(128, size), patch, k, g) for _ in range(2))
+    return _network_scores(arm, train, test, steps, seed)
 
-# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #9e585275
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #81534c74
 def _coefficients(g):
     return dict(
         Q0=torch.randint(-30, 31, (2, 16, 24), generator=g),
@@ -570,6 +550,10 @@ EXAMPLES = [
         gives=[(2, 32, 32), (2, 4, 4)],
     ),
     Example(block_score, lambda g: dict(R=torch.rand(2, 16, 8, generator=g)), gives=(2, 2, 1), differentiable=("R",)),
+]
+
+# %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #6d263a73
+EXAMPLES += [
     Example(dct_volume, lambda g: dict(Q0=torch.randint(-30, 31, (2, 16, 8), generator=g)), gives=(2, 21, 16, 8)),
     Example(
         block_to_channels,
@@ -601,5 +585,5 @@ EXAMPLES = [
 ]
 NO_EXAMPLE = {
     "quality_table": "a number in, a table out; tried at every quality beside Pillow",
-    "claim_rows": "the experiment, run by this notebook",
+    "run": "the experiment, run by this notebook",
 }

@@ -7,131 +7,117 @@ Docs: https://pvlit.github.io/pvlit/papers/pose/oeformer_laplace_orientation.htm
 # %% auto #0
 __all__ = ['ARMS', 'EXAMPLES', 'NO_EXAMPLE', 'orientation_angles', 'orientation_pictures', 'body_orientation', 'angle_to_bin',
            'bin_to_angle', 'laplace_label', 'gaussian_label', 'weighted_smooth_l1', 'circular_error',
-           'orientation_metrics', 'WindowAttention', 'OEFormer', 'orientation_sets', 'claim_rows']
+           'orientation_metrics', 'WindowAttention', 'OEFormer', 'orientation_sets', 'run']
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #c03433f2
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #377909a7
 import math
+from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..contract import Example
-from ...core.files import sealed
+from ...core.checks import check, check_choice, check_number, check_tensor, checking
 from ...core.nets import initialized_from
+from ..contract import Example
 from ...worlds.figures import palettes, pose_joints, random_angles, render_figures, subjects, turn
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #749c243d
-def _check(name, x, shape, kind="float", last=None):
-    "Raise `ValueError` unless x has the rank of `shape`, no empty axis, the right kind of numbers, and no NaN."
-    if not isinstance(x, Tensor) or (not x.is_floating_point() if kind == "float" else x.dtype != torch.int64):
-        raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)}, expected a {kind} tensor {shape}")
-    rank = len([axis for axis in shape.strip("()").split(",") if axis.strip()])
-    if x.ndim != rank or x.numel() == 0 or last and x.shape[-1] != last:
-        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
-    if kind == "float" and not torch.isfinite(x).all():
-        raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
-
-
-def _positive(**numbers):
-    "Raise `ValueError` unless all are finite numbers above 0."
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(f"{name}: got {value!r}, expected a finite number above 0")
-
-
-def _whole(**numbers):
-    "Raise `ValueError` unless all are whole numbers of at least 1."
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #ff2d77a3
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5bb7cd28
 def orientation_angles(
     count: int,  # angles B, at least 1
     generator: torch.Generator,  # CPU generator
     peaked: bool = True,  # mostly within 40 degrees of 0 and 180, as in photographs; False is uniform
 ) -> Tensor:  # yaw (B,), degrees in [0, 360)
     "Draw directions of bodies. Raises `ValueError` for a count below 1."
-    _whole(count=count)
-    uniform, near = 360 * torch.rand(count, generator=generator), 20 * torch.randn(count, generator=generator)
-    side, rare = 180 * torch.randint(2, (count,), generator=generator), torch.rand(count, generator=generator) < 0.08
+    check_number("count", count, 1, whole=True)
+    uniform = 360 * torch.rand(count, generator=generator)
+    near = 20 * torch.randn(count, generator=generator)
+    side = 180 * torch.randint(2, (count,), generator=generator)
+    rare = torch.rand(count, generator=generator) < 0.08
     return torch.where(rare, uniform, side + near) % 360 if peaked else uniform
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #56191651
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #d68cb953
 def orientation_pictures(
     yaw: Tensor,  # direction of every figure (B,), degrees
     generator: torch.Generator,  # CPU generator
     real: bool = True,  # textured background, blur and occlusion; False is rendered before one color
     height: int = 32,  # pixels, at least 8
     width: int = 24,  # pixels, at least 8
-) -> Tensor:  # pictures (B, 3, H, W) in [0, 1]
-    "Draw people who face given directions. Raises `ValueError` for wrong shapes, types, NaN or pictures smaller than 8."
-    _check("yaw", yaw, "(B,)")
-    if min(height, width) < 8:
-        raise ValueError(f"height, width: got {height} x {width}, expected at least 8 x 8")
-    n, g = len(yaw), generator
-    joints = turn(pose_joints(subjects(n, g), random_angles(n, g, 0.8)), yaw.float())
-    picture, mask = render_figures(joints, yaw.float(), palettes(n, g, 0.06), height, width, oversample=1)
+) -> Tensor:  # pictures (B, 3, H, W) in [0, 1], on the device of `yaw`
+    "Draw people who face given directions. Raises `ValueError` for wrong shapes, NaN or pictures smaller than 8."
+    check_tensor("yaw", yaw, "(B,)")
+    check_number("height", height, 8, whole=True)
+    check_number("width", width, 8, whole=True)
+    return _drawn(yaw.float().cpu(), generator, real, height, width).to(yaw.device)
+
+
+def _drawn(yaw, g, real, height, width):
+    "Draw the pictures of `orientation_pictures` on the CPU, where a seed means the same draw everywhere."
+    n = len(yaw)
+    joints = turn(pose_joints(subjects(n, g), random_angles(n, g, 0.8)), yaw)
+    picture, mask = render_figures(joints, yaw, palettes(n, g, 0.06), height, width, oversample=1)
     if not real:
         return picture + (1 - mask) * torch.rand(n, 3, 1, 1, generator=g)
     noise = F.interpolate(torch.rand(n, 3, 8, 6, generator=g), size=(height, width), mode="bilinear")
     blurred = F.avg_pool2d(F.pad(picture + (1 - mask) * noise, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    top, left = torch.randint(height, (n, 1, 1, 1), generator=g), torch.randint(width, (n, 1, 1, 1), generator=g)
+    top = torch.randint(height, (n, 1, 1, 1), generator=g)
+    left = torch.randint(width, (n, 1, 1, 1), generator=g)
     row, column = torch.arange(height)[:, None], torch.arange(width)
     covered = (row >= top) & (row < top + height // 4) & (column >= left) & (column < left + width // 3)
     return torch.where(covered, torch.rand(n, 3, 1, 1, generator=g), blurred)
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #6caf1438
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #f2aef6e3
 def body_orientation(
     left_shoulder: Tensor,  # (B, 3), z up
     right_shoulder: Tensor,  # (B, 3)
     hip: Tensor,  # middle of the hips (B, 3)
     neck: Tensor,  # (B, 3)
 ) -> Tensor:  # direction of the chest (B,), degrees in [0, 360), counterclockwise from +y
-    "Compute the direction in which a chest faces (Eq. 1, with sign). Raises `ValueError` for wrong shapes, types, NaN, or a chest that faces straight up or down."
-    for name, x in dict(left_shoulder=left_shoulder, right_shoulder=right_shoulder, hip=hip, neck=neck).items():
-        _check(name, x, "(B, 3)", last=3)
-    if len({len(x) for x in (left_shoulder, right_shoulder, hip, neck)}) > 1:
-        raise ValueError(
-            "left_shoulder, right_shoulder, hip, neck: got different numbers of points, expected (B, 3) each"
-        )
+    """Compute the direction in which a chest faces (Eq. 1, with sign).
+
+    Raises `ValueError` for wrong shapes, types, NaN, or a chest that faces straight up or down."""
+    sizes = check_tensor("left_shoulder", left_shoulder, "(B, 3)")
+    for name, points in dict(right_shoulder=right_shoulder, hip=hip, neck=neck).items():
+        check_tensor(name, points, "(B, 3)", sizes=sizes)
     x, y, _ = torch.cross(neck - hip, right_shoulder - left_shoulder, dim=1).unbind(1)  # Eq. 1, H x S
-    if (torch.hypot(x, y) < 1e-6).any():
-        raise ValueError("neck: a chest has no horizontal direction; shoulders and spine must not be parallel")
+    if checking():
+        level = not (torch.hypot(x, y) < 1e-6).any()
+        check(level, "neck", "a chest without a horizontal direction", "shoulders and spine that are not parallel")
     angle = torch.rad2deg(torch.atan2(-x, y))
     return torch.where(angle < 0, angle + 360, angle) % 360
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #4d63650b
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #db3540f9
 def angle_to_bin(
     phi_deg: Tensor,  # directions (B,), degrees, any finite value
     bins: int = 72,  # bins of the circle, at least 1
 ) -> Tensor:  # nearest bin (B,), int64, 0 to bins - 1
-    "Find the bin of a direction (Eq. 2, around the circle). Raises `ValueError` for wrong shapes, types, NaN or no bins."
-    _check("phi_deg", phi_deg, "(B,)"), _whole(bins=bins)
+    "Find the bin of a direction (Eq. 2, around the circle). Raises `ValueError` for wrong shapes, NaN or no bins."
+    check_tensor("phi_deg", phi_deg, "(B,)")
+    check_number("bins", bins, 1, whole=True)
     return torch.floor(phi_deg * bins / 360 + 0.5).long() % bins  # Eq. 2
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5c8bf94a
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #01339f76
 def bin_to_angle(
     index: Tensor,  # bins (B,), int64, 0 to bins - 1
     bins: int = 72,  # bins of the circle, at least 1
 ) -> Tensor:  # direction of their centers (B,), degrees in [0, 360)
     "Return the direction at the center of bins. Raises `ValueError` for wrong shapes, types or bins out of range."
-    _whole(bins=bins), _check_index(index, bins)
+    check_number("bins", bins, 1, whole=True)
+    check_tensor("index", index, "(B,)", "int", 0, bins - 1)
     return index * (360 / bins)
 
-
-def _check_index(index, bins):
-    "Raise `ValueError` unless index holds bins."
-    _check("index", index, "(B,)", "int64")
-    if index.min() < 0 or index.max() >= bins:
-        raise ValueError(
-            f"index: got {index.min().item()} to {index.max().item()}, expected bins (B,) from 0 to {bins - 1}"
-        )
-
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #82ac86c5
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #eda9adb8
 def _circular_distance(index, bins):
     "Return how many bins every bin is from `index`, the short way, (B, bins)."
     away = (torch.arange(bins, device=index.device) - index[:, None]).abs()
     return torch.minimum(away, bins - away).float()
+
+
+def _check_label(index, bins, sigma, window, widest):
+    "Raise `ValueError` unless a label of these settings can be made."
+    check_number("bins", bins, 1, whole=True)
+    check_number("sigma", sigma, above=0)
+    check_number("window", window, 1, whole=True)
+    check(window % 2 == 1 and window <= widest, "window", window, f"an odd number of bins, at most {widest}")
+    check_tensor("index", index, "(B,)", "int", 0, bins - 1)
 
 
 def laplace_label(
@@ -142,50 +128,51 @@ def laplace_label(
     literal: bool = False,  # take Eq. 5 at its letter: two bins more
     normalise: bool = False,  # divide by the sum, so that the label is a distribution; the paper does not
 ) -> Tensor:  # labels (B, bins), at most 1 / (2 sigma)
-    "Smooth one-hot labels around the circle with a Laplace kernel (Eqs. 3 to 5). Raises `ValueError` for bins, sigma or window out of range."
-    _whole(bins=bins, window=window), _positive(sigma=sigma), _check_index(index, bins)
-    if window % 2 == 0 or window + 2 * literal > bins:
-        raise ValueError(f"window: got {window}, expected an odd number of bins, at most {bins - 2 * literal}")
+    """Smooth one-hot labels around the circle with a Laplace kernel (Eqs. 3 to 5).
+
+    Raises `ValueError` for bins, sigma or window out of range."""
+    _check_label(index, bins, sigma, window, bins - 2 * literal)
     away = _circular_distance(index, bins)
     label = torch.exp(-away / sigma) / (2 * sigma) * (away <= window // 2 + literal)  # Eqs. 3 to 5
     return label / label.sum(1, keepdim=True) if normalise else label
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #b23adb1a
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #3dda6c51
 def gaussian_label(
     index: Tensor,  # true bins (B,), int64, 0 to bins - 1
     bins: int = 72,  # bins of the circle, at least 1
     sigma: float = 2.0,  # standard deviation, bins, > 0
     window: int = 9,  # bins that get anything, odd, at most `bins`
 ) -> Tensor:  # labels (B, bins), at most 0.4 / sigma
-    "Smooth one-hot labels with a Gaussian kernel, for comparison. Raises `ValueError` for bins, sigma or window out of range."
-    _whole(bins=bins, window=window), _positive(sigma=sigma), _check_index(index, bins)
-    if window % 2 == 0 or window > bins:
-        raise ValueError(f"window: got {window}, expected an odd number of bins, at most {bins}")
+    """Smooth one-hot labels with a Gaussian kernel, for comparison.
+
+    Raises `ValueError` for bins, sigma or window out of range."""
+    _check_label(index, bins, sigma, window, bins)
     away = _circular_distance(index, bins)
     return torch.exp(-away.square() / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi)) * (away <= window // 2)
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #39c41931
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #1d851cab
 def weighted_smooth_l1(
     p: Tensor,  # probabilities (B, bins), after softmax
     y: Tensor,  # smoothed labels (B, bins)
     beta: float = 0.2,  # where the square turns straight, > 0
 ) -> Tensor:  # scalar, summed over bins, averaged over the batch
-    "Compute the Smooth-L1 loss between probabilities and smoothed labels (Eq. 6). Raises `ValueError` for wrong or unequal shapes, types, NaN or beta."
-    _check("p", p, "(B, bins)"), _check("y", y, "(B, bins)"), _positive(beta=beta)
-    if p.shape != y.shape:
-        raise ValueError(f"y: got {tuple(y.shape)} beside p {tuple(p.shape)}, expected the same (B, bins)")
+    """Compute the Smooth-L1 loss between probabilities and smoothed labels (Eq. 6).
+
+    Raises `ValueError` for wrong or unequal shapes, types, NaN or beta."""
+    sizes = check_tensor("p", p, "(B, bins)")
+    check_tensor("y", y, "(B, bins)", sizes=sizes)
+    check_number("beta", beta, above=0)
     away = (p - y).abs()
     return torch.where(away < beta, away.square() / (2 * beta), away - beta / 2).sum(1).mean()  # Eq. 6
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #8a9859bb
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5aad1d34
 def circular_error(
     pred_deg: Tensor,  # predicted directions (B,), degrees
     true_deg: Tensor,  # true directions (B,), degrees
 ) -> Tensor:  # errors (B,), degrees in [0, 180]
-    "Compute the angle between directions, the short way. Raises `ValueError` for wrong or unequal shapes, types or NaN."
-    _check("pred_deg", pred_deg, "(B,)"), _check("true_deg", true_deg, "(B,)")
-    if len(pred_deg) != len(true_deg):
-        raise ValueError(f"true_deg: got {len(true_deg)} beside {len(pred_deg)} predictions, expected (B,)")
+    "Compute the angle between directions, the short way. Raises `ValueError` for wrong or unequal shapes or NaN."
+    sizes = check_tensor("pred_deg", pred_deg, "(B,)")
+    check_tensor("true_deg", true_deg, "(B,)", sizes=sizes)
     away = (pred_deg - true_deg).abs() % 360
     return torch.minimum(away, 360 - away)
 
@@ -194,7 +181,9 @@ def orientation_metrics(
     pred_deg: Tensor,  # predicted directions (B,), degrees
     true_deg: Tensor,  # true directions (B,), degrees
 ) -> dict[str, float]:  # mae in degrees; acc5, acc15, acc22, acc30 and acc45 as shares
-    "Measure predicted directions: mean error and shares within 5, 15, 22.5, 30 and 45 degrees. Raises `ValueError` for wrong or unequal shapes, types or NaN."
+    """Measure predicted directions: mean error and shares within 5, 15, 22.5, 30 and 45 degrees.
+
+    Raises `ValueError` for wrong or unequal shapes, types or NaN."""
     error = circular_error(pred_deg, true_deg)
     return {"mae": error.mean().item()} | {
         f"acc{int(most)}": (error <= most).float().mean().item() for most in (5, 15, 22.5, 30, 45)
@@ -211,9 +200,11 @@ def _merged(tokens, K, B, H, W):
     "Undo `_windows`."
     return tokens.view(B, H // K, W // K, K, K, -1).permute(0, 5, 1, 3, 2, 4).reshape(B, -1, H, W)
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #3fd3ddfc
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #57318db4
 class WindowAttention(nn.Module):
-    "Attend inside windows of a map (B, C, H, W), multi-head. Raises `ValueError` for a dim that heads do not divide, or a wrong map."
+    """Attend inside windows of a map (B, C, H, W), multi-head.
+
+    Raises `ValueError` for a dim that heads do not divide, or a wrong map."""
 
     def __init__(
         self,
@@ -223,17 +214,19 @@ class WindowAttention(nn.Module):
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        _whole(dim=dim, heads=heads, window=window)
-        if dim % heads:
-            raise ValueError(f"dim: got {dim}, expected a multiple of the {heads} heads")
+        for name, value in dict(dim=dim, heads=heads, window=window).items():
+            check_number(name, value, 1, whole=True)
+        check(dim % heads == 0, "dim", dim, f"a multiple of the {heads} heads")
         self.heads, self.window = heads, window
         with initialized_from(seed):
             self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x):  # (B, C, H, W) -> (B, C, H, W)
-        _check("x", x, "(B, C, H, W)")
-        if x.shape[1] != self.out.in_features:
-            raise ValueError(f"x: got {x.shape[1]} channels, expected (B, {self.out.in_features}, H, W)")
+        check_tensor("x", x, f"(B, {self.out.in_features}, H, W)")
+        return self._attend(x)
+
+    def _attend(self, x):
+        "Attend without looking at the argument, for the blocks of a network that has looked."
         (B, C, H, W), K = x.shape, self.window
         pad = (0, -W % K, 0, -H % K)
         tokens = _windows(F.pad(x, pad), K)
@@ -244,7 +237,7 @@ class WindowAttention(nn.Module):
         )
         return _merged(self.out(mixed.transpose(2, 3).flatten(-2)), K, B, H + pad[3], W + pad[1])[:, :, :H, :W]
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #ff4555b8
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #6ea353da
 def _conv(inside, outside, stride=1):
     return nn.Sequential(nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU())
 
@@ -254,10 +247,8 @@ class _Block(nn.Module):
 
     def __init__(self, dim, heads, window):
         super().__init__()
-        self.attention, self.norms = (
-            WindowAttention(dim, heads, window, seed=None),
-            nn.ModuleList([nn.GroupNorm(1, dim), nn.GroupNorm(1, dim)]),
-        )
+        self.attention = WindowAttention(dim, heads, window, seed=None)
+        self.norms = nn.ModuleList([nn.GroupNorm(1, dim), nn.GroupNorm(1, dim)])
         self.forward_layer = nn.Sequential(
             nn.Conv2d(dim, 2 * dim, 1),
             nn.Conv2d(2 * dim, 2 * dim, 3, padding=1, groups=2 * dim),
@@ -266,7 +257,7 @@ class _Block(nn.Module):
         )
 
     def forward(self, x):
-        x = x + self.attention(self.norms[0](x))
+        x = x + self.attention._attend(self.norms[0](x))
         return x + self.forward_layer(self.norms[1](x))
 
 
@@ -280,9 +271,11 @@ class _Residual(nn.Module):
     def forward(self, x):
         return F.relu(x + self.body(x))
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #955f5bc4
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #1c597dcc
 class OEFormer(nn.Module):
-    "Estimate body orientation with two branches, early convolutions and window attention (Zhao et al., AAAI-24). Raises `ValueError` for wrong pictures or numbers out of range."
+    """Estimate body orientation with two branches, early convolutions and window attention (Zhao et al., AAAI-24).
+
+    Raises `ValueError` for wrong pictures or numbers out of range."""
 
     def __init__(
         self,
@@ -293,20 +286,16 @@ class OEFormer(nn.Module):
         seed: int = 0,  # of the initial weights
     ):
         super().__init__()
-        _whole(bins=bins, width=width, window=window, heads=heads)
-        if width % heads:
-            raise ValueError(f"width: got {width}, expected a multiple of the {heads} heads")
+        for name, value in dict(bins=bins, width=width, window=window, heads=heads).items():
+            check_number(name, value, 1, whole=True)
+        check(width % heads == 0, "width", width, f"a multiple of the {heads} heads")
         with initialized_from(seed):
-            self.stem, self.fine, self.coarse = (
-                nn.Sequential(_conv(3, width, 2), _conv(width, width, 2)),
-                _conv(width, width),
-                _conv(width, 2 * width, 2),
-            )
-            self.down, self.up, self.last = (
-                _conv(width, 2 * width, 2),
-                nn.Conv2d(2 * width, width, 1),
-                _conv(width, 2 * width, 2),
-            )
+            self.stem = nn.Sequential(_conv(3, width, 2), _conv(width, width, 2))
+            self.fine = _conv(width, width)
+            self.coarse = _conv(width, 2 * width, 2)
+            self.down = _conv(width, 2 * width, 2)
+            self.up = nn.Conv2d(2 * width, width, 1)
+            self.last = _conv(width, 2 * width, 2)
             self.blocks = nn.ModuleList([_Block(width, heads, window), _Block(2 * width, heads, window)])
             self.fuse = nn.Sequential(
                 _conv(6 * width, 4 * width),
@@ -317,15 +306,14 @@ class OEFormer(nn.Module):
             )
 
     def forward(self, x):  # pictures (B, 3, H, W), at least 8 pixels each way -> logits (B, bins)
-        _check("x", x, "(B, 3, H, W)")
-        if x.shape[1] != 3 or min(x.shape[2:]) < 8:
-            raise ValueError(f"x: got {tuple(x.shape)}, expected (B, 3, H, W) of at least 8 x 8")
+        check_tensor("x", x, "(B, 3, H, W)")
+        check(min(x.shape[2:]) >= 8, "x", tuple(x.shape), "(B, 3, H, W) of at least 8 x 8")
         stem = self.stem(x - 0.5)
         fine, coarse = self.fine(stem), self.coarse(stem)
         fine, early = fine + F.interpolate(self.up(coarse), size=fine.shape[2:]), coarse + self.down(fine)
         return self.fuse(torch.cat((early, self.blocks[1](early), self.last(self.blocks[0](fine))), 1))
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5b417708
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #95d9ca24
 def _targets(index, kind, bins=72):
     "Return the labels (B, bins) that an arm trains on."
     if kind == "one-hot" or kind == "cross-entropy":
@@ -334,30 +322,30 @@ def _targets(index, kind, bins=72):
         return gaussian_label(index, bins)
     if kind != "Laplace, permuted":
         return laplace_label(index, bins)
-    order = torch.randperm(bins, generator=torch.Generator().manual_seed(99))
+    order = torch.randperm(bins, generator=torch.Generator().manual_seed(99)).to(index.device)
     return laplace_label(order[index], bins)[:, order]
 
 
 def _loss(logits, yaw, kind):
     if kind == "regression":
-        return F.mse_loss(logits, torch.stack((torch.deg2rad(yaw).cos(), torch.deg2rad(yaw).sin()), 1))
+        angle = torch.deg2rad(yaw)
+        return F.mse_loss(logits, torch.stack((angle.cos(), angle.sin()), 1))
     target = _targets(angle_to_bin(yaw), kind)
     return F.cross_entropy(logits, target) if kind == "cross-entropy" else weighted_smooth_l1(logits.softmax(1), target)
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #8fe852e0
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #e177e78a
 def _train(pictures, yaw, kind, steps, seed, batch=64, rate=3e-3):
     "Train a network for an arm; return it in evaluation mode."
     model = OEFormer(2 if kind == "regression" else 72, seed=seed).train()
     optimizer = torch.optim.Adam(model.parameters(), rate)
-    schedule, generator = (
-        torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps),
-        torch.Generator().manual_seed(seed),
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         chosen = torch.randint(len(yaw), (batch,), generator=generator)
         optimizer.zero_grad()
         _loss(model(pictures[chosen]), yaw[chosen], kind).backward()
-        optimizer.step(), schedule.step()
+        optimizer.step()
+        schedule.step()
     return model.eval()
 
 
@@ -365,11 +353,11 @@ def _train(pictures, yaw, kind, steps, seed, batch=64, rate=3e-3):
 def _directions(model, pictures, kind):
     "Predict directions (B,): the center of the most probable bin, or the angle of the regressed vector."
     out = torch.cat([model(part) for part in pictures.split(256)])
-    return (
-        torch.rad2deg(torch.atan2(out[:, 1], out[:, 0])) % 360 if kind == "regression" else bin_to_angle(out.argmax(1))
-    )
+    if kind == "regression":
+        return torch.rad2deg(torch.atan2(out[:, 1], out[:, 0])) % 360
+    return bin_to_angle(out.argmax(1))
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5448bdd0
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #05034964
 ARMS = (
     "Laplace",
     "one-hot",
@@ -389,7 +377,8 @@ def orientation_sets(
     tests: int = 600,  # test pictures, at least 1
 ) -> dict[str, tuple[Tensor, Tensor]]:  # real, rendered, more (real as well) and test -> pictures and yaw
     "Draw the pictures of one seed. Raises `ValueError` for counts below 1."
-    _whole(count=count, tests=tests)
+    check_number("count", count, 1, whole=True)
+    check_number("tests", tests, 1, whole=True)
     g, sets = torch.Generator().manual_seed(seed), {}
     for name, n, peaked, real in (
         ("real", count, True, True),
@@ -401,47 +390,39 @@ def orientation_sets(
         sets[name] = orientation_pictures(yaw, g, real), yaw
     return sets
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #04b3ff5f
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5219c4b4
 def _training_set(sets, arm, seed):
     "Return the pictures and angles that an arm trains on."
     names = {"real": ("real",), "real, twice as many": ("real", "more")}.get(arm, ("real", "rendered"))
     pictures, yaw = (torch.cat(parts) for parts in zip(*(sets[name] for name in names)))
     if arm == "rendered, wrong angles":
         half = len(sets["real"][1])
-        yaw[half:] = yaw[half:][torch.randperm(len(yaw) - half, generator=torch.Generator().manual_seed(seed))]
+        order = torch.randperm(len(yaw) - half, generator=torch.Generator().manual_seed(seed))
+        yaw[half:] = yaw[half:][order]
     return pictures, yaw
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #62739a8e
-def claim_rows(
-    seeds: list[int],  # each draws its own people, weights and batches
-    arms: tuple[str, ...] = ARMS,  # arms to train, of ARMS
-    count: int = 800,  # pictures of each kind for training
-    tests: int = 600,  # test pictures
-    steps: int = 150,  # training steps of 64 pictures
-) -> list[dict]:  # sealed rows: arm, seed, mae, acc5, ..., and the same of rare directions
-    "Train and test all arms for every seed. Raises `ValueError` for no seeds or unknown arms."
-    if not seeds or not set(arms) <= set(ARMS):
-        raise ValueError(f"seeds, arms: got {seeds!r} and {arms!r}, expected seeds and some of {ARMS}")
-    rows = []
-    for seed in seeds:
-        sets = orientation_sets(seed, count, tests)
-        pictures, yaw = sets["test"]
-        rare = torch.deg2rad(yaw).sin().abs() > 0.8
-        for arm in arms:
-            found = _directions(_train(*_training_set(sets, arm, seed), arm, steps, seed), pictures, arm)
-            rows.append(
-                sealed(
-                    {
-                        "arm": arm,
-                        "seed": seed,
-                        **orientation_metrics(found, yaw),
-                        **{f"{k}_rare": v for k, v in orientation_metrics(found[rare], yaw[rare]).items()},
-                    }
-                )
-            )
-    return rows
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #43c2b787
+_sets = lru_cache(maxsize=8)(orientation_sets)
 
-# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #e62abd25
+
+def run(
+    arm: str,  # what to train, one of `ARMS`
+    seed: int,  # of the people, the weights and the batches
+    count: int = 800,  # pictures of each kind for training, at least 1
+    tests: int = 600,  # test pictures, at least 1
+    steps: int = 150,  # training steps of 64 pictures, at least 1
+) -> dict[str, float]:  # mae in degrees, acc5, ... as shares, and the same of rare directions with _rare
+    "Train and test one arm. Raises `ValueError` for an unknown arm or counts below 1."
+    check_choice("arm", arm, ARMS)
+    check_number("steps", steps, 1, whole=True)
+    sets = _sets(seed, count, tests)
+    pictures, yaw = sets["test"]
+    rare = torch.deg2rad(yaw).sin().abs() > 0.8
+    found = _directions(_train(*_training_set(sets, arm, seed), arm, steps, seed), pictures, arm)
+    in_rare = orientation_metrics(found[rare], yaw[rare])
+    return orientation_metrics(found, yaw) | {f"{name}_rare": value for name, value in in_rare.items()}
+
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #37cd3dd5
 EXAMPLES = [
     Example(
         orientation_pictures, lambda g: dict(yaw=360 * torch.rand(3, generator=g), generator=g), gives=(3, 3, 32, 24)
@@ -490,5 +471,5 @@ EXAMPLES = [
 NO_EXAMPLE = {
     "orientation_angles": "draws from a generator, takes no tensor",
     "orientation_sets": "draws the experiment's pictures from a seed",
-    "claim_rows": "the experiment, run by this notebook",
+    "run": "the experiment, run by this notebook",
 }

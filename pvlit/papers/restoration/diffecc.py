@@ -6,48 +6,33 @@ Docs: https://pvlit.github.io/pvlit/papers/restoration/diffecc.html.md"""
 
 # %% auto #0
 __all__ = ['ARMS', 'EXAMPLES', 'NO_EXAMPLE', 'to_x0', 'to_eps', 'noised', 'Schedule', 'respace', 'invert_step', 'correct_noise',
-           'correct_x0', 'restart', 'diffecc', 'arm_name', 'tuning_rows', 'best_strengths', 'claim_rows']
+           'correct_x0', 'restart', 'diffecc', 'arm_names', 'tune', 'run']
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #7ed17a41
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #82c2a867
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from ...core.checks import check, check_generator, check_number, check_tensor
 from ...core.data import load_images
+from ..contract import Example
 from ...worlds.denoisers import GaussianMixture, check_schedule, fit_mixture, linear_alphas_bar
-from ...core.files import sealed
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #b115cd21
-def _check(name: str, x, shape: str = "(B, C, H, W)", like=None) -> None:
-    "Raise `ValueError` naming the argument unless `x` is a finite, non-empty float tensor of this rank, and of the shape of `like`."
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
-    if x.ndim != 4 or x.numel() == 0 or not x.is_floating_point():
-        raise ValueError(f"{name}: got {x.dtype} of shape {tuple(x.shape)}, expected float {shape} with no empty axis")
-    if like is not None and tuple(x.shape) != tuple(like):
-        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} = {tuple(like)}")
-    if not x.isfinite().all():
-        raise ValueError(f"{name}: holds NaN or infinite values, expected finite float {shape}")
-
-
-def _number(name: str, value, low: float, high: float = math.inf, whole: bool = False) -> None:
-    "Raise `ValueError` unless `value` is a number in [low, high]."
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name}={value!r}: expected a {'whole ' if whole else ''}number from {low} to {high}")
-
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #5077a4e9
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #f7a2090b
 def to_x0(
     x_t: Tensor,  # noisy samples (B, C, H, W)
     eps: Tensor,  # their noise, same shape
     share: float,  # of signal, in (0, 1)
 ) -> Tensor:  # image that goes with this noise, same shape
-    "Compute the image from the noise. Raises `ValueError` for other shapes or a share outside (0, 1)."  # Algorithm 1, line 8
-    _check("x_t", x_t)
-    _check("eps", eps, like=x_t.shape)
-    _number("share", share, 1e-12, 1 - 1e-12)
-    return (x_t - math.sqrt(1 - share) * eps) / math.sqrt(share)
+    """Compute the image from the noise.
+
+    Raises `ValueError` for other shapes or a share outside (0, 1)."""  # Algorithm 1, line 8
+    _check_two("x_t", x_t, "eps", eps)
+    check_number("share", share, above=0, below=1)
+    return _to_x0(x_t, eps, share)
 
 
 def to_eps(
@@ -55,25 +40,45 @@ def to_eps(
     x0: Tensor,  # their image, same shape
     share: float,  # of signal, in (0, 1)
 ) -> Tensor:  # noise that goes with this image, same shape
-    "Compute the noise from the image. Raises `ValueError` for other shapes or a share outside (0, 1)."  # Algorithm 1, line 10
-    _check("x_t", x_t)
-    _check("x0", x0, like=x_t.shape)
-    _number("share", share, 1e-12, 1 - 1e-12)
+    """Compute the noise from the image.
+
+    Raises `ValueError` for other shapes or a share outside (0, 1)."""  # Algorithm 1, line 10
+    _check_two("x_t", x_t, "x0", x0)
+    check_number("share", share, above=0, below=1)
+    return _to_eps(x_t, x0, share)
+
+
+def _check_two(name: str, x: Tensor, other: str, y: Tensor) -> None:
+    "Raise `ValueError` unless both are finite pictures of one shape (B, C, H, W)."
+    sizes = check_tensor(name, x, "(B, C, H, W)")
+    check_tensor(other, y, "(B, C, H, W)", sizes=sizes)
+
+
+def _to_x0(x_t, eps, share):
+    return (x_t - math.sqrt(1 - share) * eps) / math.sqrt(share)
+
+
+def _to_eps(x_t, x0, share):
     return (x_t - math.sqrt(share) * x0) / math.sqrt(1 - share)
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #20fe4df6
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #879d21cf
 def noised(
     x0: Tensor,  # images (B, C, H, W)
     eps: Tensor,  # noise, same shape
     share: float,  # of signal, in (0, 1]
 ) -> Tensor:  # noisy samples, same shape
-    "Mix image and noise: the forward process, and one deterministic reverse step (Eqs. 8, 18, 21). Raises `ValueError` for other shapes or a share outside (0, 1]."
-    _check("x0", x0)
-    _check("eps", eps, like=x0.shape)
-    _number("share", share, 1e-12, 1)
+    """Mix image and noise: the forward process, and one deterministic reverse step (Eqs. 8, 18, 21).
+
+    Raises `ValueError` for other shapes or a share outside (0, 1]."""
+    _check_two("x0", x0, "eps", eps)
+    check_number("share", share, high=1, above=0)
+    return _noised(x0, eps, share)
+
+
+def _noised(x0, eps, share):
     return math.sqrt(share) * x0 + math.sqrt(1 - share) * eps
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #526f1c43
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #7819500b
 @dataclass(frozen=True)
 class Schedule:
     "Some times of a model's schedule, upwards from 0, with their shares of signal."
@@ -86,13 +91,15 @@ def respace(
     alphas_bar: Tensor,  # the model's schedule (T + 1,), first entry 1, decreasing
     steps: int,  # of the new chain, in 1..T
 ) -> Schedule:  # times and shares, both (steps + 1,)
-    "Choose evenly spaced times of a schedule. Raises `ValueError` for a faulty schedule or a number of steps outside 1..T."
-    alphas_bar = check_schedule(alphas_bar)
-    _number("steps", steps, 1, len(alphas_bar) - 1, whole=True)
+    """Choose evenly spaced times of a schedule.
+
+    Raises `ValueError` for a faulty schedule or a number of steps outside 1..T."""
+    alphas_bar = check_schedule(alphas_bar).cpu()
+    check_number("steps", steps, 1, len(alphas_bar) - 1, whole=True)
     times = torch.linspace(0, len(alphas_bar) - 1, steps + 1, dtype=torch.float64).round().long()
     return Schedule(tuple(times.tolist()), tuple(alphas_bar[times].tolist()))
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #5190c7ee
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #9c6ac2e1
 def invert_step(
     x_t: Tensor,  # sample at the lower time (B, C, H, W)
     eps: Tensor,  # noise predicted there, same shape
@@ -100,26 +107,34 @@ def invert_step(
     then: float,  # share of signal at the higher time, in (0, now)
     printed: bool = False,  # leave the factor out, as in print
 ) -> Tensor:  # sample at the higher time, same shape
-    "Take one deterministic step towards noise (Eq. 31). Raises `ValueError` for other shapes or shares that do not fall."  # Eq. 31
-    _check("x_t", x_t)
-    _check("eps", eps, like=x_t.shape)
-    if not 0 < then < now <= 1:
-        raise ValueError(f"now={now!r}, then={then!r}: expected 0 < then < now <= 1")
+    """Take one deterministic step towards noise (Eq. 31).
+
+    Raises `ValueError` for other shapes or shares that do not fall."""  # Eq. 31
+    _check_two("x_t", x_t, "eps", eps)
+    check_number("now", now, high=1, above=0)
+    check_number("then", then, above=0, below=now, hint="the share of signal falls towards noise")
     bracket = math.sqrt(1 / then - 1) - math.sqrt(1 / now - 1)
     return math.sqrt(then / now) * x_t + (1.0 if printed else math.sqrt(then)) * bracket * eps
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #24c38ddf
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #a0f76ca7
 def correct_noise(
     eps: Tensor,  # noise predicted now (B, C, H, W)
     eps_prev: Tensor,  # noise of the step before, same shape
     steps: int,  # of Adam, at least 0
     lr: float,  # Adam's learning rate, about the change of an entry in a step, > 0
 ) -> Tensor:  # corrected noise, same shape, without gradient
-    "Pull the noise towards the previous one by a few Adam steps on their L1 distance (Eq. 28). Raises `ValueError` for other shapes or numbers out of range."  # Eq. 28
-    _check("eps", eps)
-    _check("eps_prev", eps_prev, like=eps.shape)
-    _number("steps", steps, 0, whole=True)
-    _number("lr", lr, 1e-12)
+    """Pull the noise towards the previous one by a few Adam steps on their L1 distance (Eq. 28).
+
+    Raises `ValueError` for other shapes or numbers out of range."""  # Eq. 28
+    _check_two("eps", eps, "eps_prev", eps_prev)
+    check_number("steps", steps, 0, whole=True)
+    check_number("lr", lr, above=0)
+    return _correct_noise(eps, eps_prev, steps, lr)
+
+
+def _correct_noise(eps, eps_prev, steps, lr):
+    if eps.dtype in (torch.float16, torch.bfloat16):  # Adam's 1e-8 is 0 in half precision
+        return _correct_noise(eps.float(), eps_prev.float(), steps, lr).to(eps.dtype)
     eps, eps_prev = eps.detach(), eps_prev.detach()
     change = torch.zeros_like(eps, requires_grad=True)
     adam = torch.optim.Adam([change], lr)
@@ -128,7 +143,7 @@ def correct_noise(
         adam.step()
     return eps + change.detach()
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #0be93860
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #8450190d
 def correct_x0(
     x_t: Tensor,  # noisy samples (B, C, H, W)
     t: int,  # time of the model's schedule, in 1..T
@@ -137,31 +152,35 @@ def correct_x0(
     forward_op: Callable,  # known degradation, differentiable, (B, C, H, W) -> (B, c, h, w)
     scale: float,  # step size zeta / sigma_y**2, at least 0
     correct: Callable | None = None,  # corrected noise from predicted noise; its change counts as a constant
-) -> tuple[
-    Tensor, Tensor, Tensor
-]:  # corrected image, noise that goes with it, and predicted (corrected) noise; without gradients
-    "Take one data step and recompute the noise (Eqs. 27, 23). Raises `ValueError` for other shapes, times or scales."  # Eqs. 22, 23, 27
-    _check("x_t", x_t)
-    _check("y", y, "(B, c, h, w)")
-    _number("t", t, 1, len(eps_model.alphas_bar) - 1, whole=True)
-    _number("scale", scale, 0)
+) -> tuple[Tensor, Tensor, Tensor]:  # corrected image, noise that goes with it, predicted noise; no gradients
+    """Take one data step and recompute the noise (Eqs. 27, 23).
+
+    Raises `ValueError` for other shapes, times or scales."""  # Eqs. 22, 23, 27
+    sizes = check_tensor("x_t", x_t, "(B, C, H, W)")
+    check_tensor("y", y, "(B, c, h, w)", sizes=sizes)
+    check_number("t", t, 1, len(eps_model.alphas_bar) - 1, whole=True)
+    check_number("scale", scale, 0)
+    return _correct_x0(x_t, t, eps_model, y, forward_op, scale, correct)
+
+
+def _correct_x0(x_t, t, eps_model, y, forward_op, scale, correct):
     share = eps_model.alphas_bar[t].item()
     with torch.enable_grad():
         leaf = x_t.detach().requires_grad_()
         eps = eps_model(leaf, t)
+        hint = "the gradient goes through the network, so it must not run under no_grad"
+        check(eps.requires_grad, "eps_model", "noise that is a constant", "noise that depends on x_t", hint)
         if correct is not None:
             eps = eps + (correct(eps.detach()) - eps.detach())
-        x0 = to_x0(leaf, eps, share)
+        x0 = _to_x0(leaf, eps, share)
         seen = forward_op(x0)
-        if seen.shape != y.shape:
-            raise ValueError(
-                f"y: got shape {tuple(y.shape)}, expected that of forward_op's result, {tuple(seen.shape)}"
-            )
+        expected = f"that of forward_op's result, {tuple(seen.shape)}"
+        check(seen.shape == y.shape, "y", f"shape {tuple(y.shape)}", expected)
         (slope,) = torch.autograd.grad((y - seen).square().sum(), leaf)
     moved = (x0 - scale * slope).detach()
-    return moved, to_eps(x_t.detach(), moved, share), eps.detach()
+    return moved, _to_eps(x_t.detach(), moved, share), eps.detach()
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #f3700bf7
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #60e3c923
 def restart(
     x0: Tensor,  # images (B, C, H, W), in the model's range
     eps_model: Callable,  # noise predictor with `alphas_bar`
@@ -169,40 +188,50 @@ def restart(
     k_skip: int,  # steps skipped, in 0..K; K - k_skip are taken
     generator: torch.Generator,  # CPU generator of the noise
 ) -> Tensor:  # images, same shape
-    "Add noise and take it away by unguided deterministic steps (Eq. 20; Algorithm 1, lines 13 to 21). Raises `ValueError` for numbers out of range."  # Eq. 20
-    _check("x0", x0)
-    chain = respace(eps_model.alphas_bar, K)
-    _number("k_skip", k_skip, 0, K, whole=True)
-    x = noised(x0, torch.randn(x0.shape, generator=generator, dtype=x0.dtype), chain.shares[K - k_skip])
-    with torch.no_grad():
-        for k in range(K - k_skip, 0, -1):
-            eps = eps_model(x, chain.times[k])
-            x = noised(to_x0(x, eps, chain.shares[k]), eps, chain.shares[k - 1])
-    return x
+    """Add noise and take it away by unguided deterministic steps (Eq. 20; Algorithm 1, lines 13 to 21).
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #647961ae
-def _check_plan(eps_model, y, init, steps, start, cond_until, restart_at, K, k_skip, zeta, sigma_y) -> Schedule:
-    "Return the main chain. Raises `ValueError` when an argument of `diffecc` is wrong."
-    chain = respace(getattr(eps_model, "alphas_bar", None), steps)
-    _check("y", y, "(B, c, h, w)")
-    _check("init", init)
-    if len(init) != len(y):
-        raise ValueError(f"init: got {len(init)} images for {len(y)} measurements y, expected one each")
-    _number("start", start, 1, steps, whole=True)
-    _number("cond_until", cond_until, 1, start + 1, whole=True)
-    if restart_at is not None:
-        _number("restart_at", restart_at, cond_until, start, whole=True)
-        respace(eps_model.alphas_bar, K)
-        _number("k_skip", k_skip, 0, K, whole=True)
-    _number("zeta", zeta, 0)
-    _number("sigma_y", sigma_y, 1e-12)
-    return chain
+    Raises `ValueError` for numbers out of range."""  # Eq. 20
+    check_tensor("x0", x0, "(B, C, H, W)")
+    chain = respace(eps_model.alphas_bar, K)
+    check_number("k_skip", k_skip, 0, K, whole=True)
+    check_generator(generator)
+    return _restart(x0, eps_model, chain, K - k_skip, generator)
+
+
+def _restart(x0, eps_model, chain, top, generator):
+    x = _noised(x0, _noise(x0, generator), chain.shares[top])
+    with torch.no_grad():
+        for k in range(top, 0, -1):
+            eps = eps_model(x, chain.times[k])
+            x = _noised(_to_x0(x, eps, chain.shares[k]), eps, chain.shares[k - 1])
+    return x
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    "Draw standard normal noise on the CPU and bring it to where `like` is."
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #98b1ea99
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #fe2f5d77
+def _check_plan(
+    eps_model, y, init, steps, start, cond_until, restart_at, K, k_skip, zeta, sigma_y, adam_steps, adam_lr
+) -> Schedule:
+    "Return the main chain. Raises `ValueError` when an argument of `diffecc` is wrong."
+    chain = respace(getattr(eps_model, "alphas_bar", None), steps)
+    sizes = check_tensor("y", y, "(B, c, h, w)")
+    check_tensor("init", init, "(B, C, H, W)", sizes=sizes, hint="every measurement y needs a first image")
+    check_number("start", start, 1, steps, whole=True)
+    check_number("cond_until", cond_until, 1, start + 1, whole=True)
+    if restart_at is not None:
+        check_number("restart_at", restart_at, cond_until, start, whole=True)
+        check_number("K", K, 1, len(eps_model.alphas_bar) - 1, whole=True)
+        check_number("k_skip", k_skip, 0, K, whole=True)
+    check_number("zeta", zeta, 0)
+    check_number("sigma_y", sigma_y, above=0)
+    check_number("adam_steps", adam_steps, 0, whole=True)
+    check_number("adam_lr", adam_lr, above=0)
+    return chain
+
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #97d3c681
 def diffecc(
     eps_model: Callable,  # noise predictor with `alphas_bar`, as in pvlit.worlds.denoisers
     y: Tensor,  # measurements (B, c, h, w), in the model's range
@@ -222,34 +251,37 @@ def diffecc(
     recompute: bool = True,  # whether the noise is recomputed after the data step
     generator: torch.Generator | None = None,  # CPU generator of all noise; seed 0 when None
 ) -> Tensor:  # restored images (B, C, H, W)
-    "Restore images with error contraction and error correction (Bao et al., AAAI-24, Algorithm 1). Raises `ValueError` for other shapes or numbers out of range."
-    chain = _check_plan(eps_model, y, init, steps, start, cond_until, restart_at, K, k_skip, zeta, sigma_y)
-    generator = generator or torch.Generator().manual_seed(0)
-    x, last = noised(init, _noise(init, generator), chain.shares[start]), None
+    """Restore images with error contraction and error correction (Bao et al., AAAI-24, Algorithm 1).
+
+    Raises `ValueError` for other shapes or numbers out of range."""
+    plan = (steps, start, cond_until, restart_at, K, k_skip, zeta, sigma_y, adam_steps, adam_lr)
+    chain = _check_plan(eps_model, y, init, *plan)
+    second = None if restart_at is None else respace(eps_model.alphas_bar, K)
+    generator = check_generator(0 if generator is None else generator)
+    x, last = _noised(init, _noise(init, generator), chain.shares[start]), None
     for i in range(start, 0, -1):
 
         def correct(eps):
-            return eps if last is None or adam_steps == 0 else correct_noise(eps, last, adam_steps, adam_lr)
+            return eps if last is None or adam_steps == 0 else _correct_noise(eps, last, adam_steps, adam_lr)
 
-        x0, eps, last = _one_step(
-            x, chain, i, eps_model, y, forward_op, zeta / sigma_y**2, correct, recompute, i >= cond_until
-        )
-        x = noised(x0, eps, chain.shares[i - 1])
+        scale, guided = zeta / sigma_y**2, i >= cond_until
+        x0, eps, last = _one_step(x, chain, i, eps_model, y, forward_op, scale, correct, recompute, guided)
+        x = _noised(x0, eps, chain.shares[i - 1])
         if i == restart_at:
-            x0, last = restart(x0, eps_model, K, k_skip, generator), None
-            x = noised(x0, _noise(x0, generator), chain.shares[i - 1])
+            x0, last = _restart(x0, eps_model, second, K - k_skip, generator), None
+            x = _noised(x0, _noise(x0, generator), chain.shares[i - 1])
     return x
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #f48e97b4
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #2f6d172f
 def _one_step(x, chain, i, eps_model, y, forward_op, scale, correct, recompute, guided):
     "Return the image and the noise to go on with, and the predicted noise to remember."
     t, share = chain.times[i], chain.shares[i]
     if guided:
-        x0, eps_hat, eps = correct_x0(x, t, eps_model, y, forward_op, scale, correct)
+        x0, eps_hat, eps = _correct_x0(x, t, eps_model, y, forward_op, scale, correct)
         return x0, eps_hat if recompute else eps, eps
     with torch.no_grad():
         eps = eps_model(x, t)
-    return to_x0(x, eps, share), eps, eps
+    return _to_x0(x, eps, share), eps, eps
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #3c4aac26
 ARMS = {
@@ -288,114 +320,89 @@ def _components(x: Tensor, count: int = 16) -> Callable:
     center, basis = x.flatten(1).mean(0), torch.linalg.eigh(x.flatten(1).T.cov())[1][:, -count:]
     return lambda images: (images.flatten(1) - center) @ basis
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #d2112e92
-class _Bench:
-    "Priors, regression and projection from the first 1000 training digits; the others are held out."
-
-    def __init__(self, priors=(60, 1000)):
-        train, test = (load_images("digits", split, size=8) for split in ("train", "test"))
-        x = 2 * train.x.double() - 1
-        self.priors, self.f = (
-            {count: fit_mixture(x[:count], train.y[:count], 2 if count < 200 else 20) for count in priors},
-            _regression(x[:1000], torch.Generator().manual_seed(0)),
-        )
-        self.project, self.held_out, self.test = _components(x[:1000]), x[1000:], 2 * test.x.double() - 1
-
-    def measure(self, truth, generator):
-        return _degrade(truth) + 0.1 * _noise(_degrade(truth), generator)
-
-    def restore(self, arm, y, zeta, seed, prior=60):
-        start = {"from upsampled": _enlarge(y), "stranger": self.f(y.roll(1, 0))}.get(arm, self.f(y))
-        return diffecc(
-            self.priors[prior],
-            y,
-            _degrade,
-            start,
-            zeta=zeta,
-            sigma_y=0.1,
-            generator=torch.Generator().manual_seed(seed),
-            **ARMS[arm],
-        )
-
-    def score(self, restored, truth):
-        from pvlit.core.metrics import frechet_distance
-
-        restored = restored.clamp(-1, 1)
-        psnr = (10 * torch.log10(4 / (restored - truth).square().mean((1, 2, 3)))).mean().item()
-        return {"psnr": psnr, "frechet": frechet_distance(self.project(restored), self.project(truth))}
-
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #e5232d0a
-def arm_name(
-    arm: str,  # of `ARMS`
-    prior: int,  # digits that the prior is fitted to
-) -> str:  # its name in rows and claims
-    "Name an arm with its prior; the poor prior of 60 digits is not mentioned."
-    return arm if prior == 60 else f"{arm} ({prior})"
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #5d566f05
+@lru_cache(maxsize=1)
+def _bench() -> tuple[Callable, Callable, Tensor, Tensor]:
+    "Return regression and projection from the first 1000 training digits, the other ones, and the test digits."
+    x, test = (2 * load_images("digits", split, size=8).x.double() - 1 for split in ("train", "test"))
+    f = _regression(x[:1000], torch.Generator().manual_seed(0))
+    return f, _components(x[:1000]), x[1000:], test
 
 
-def tuning_rows(
+@lru_cache(maxsize=4)
+def _prior(count: int) -> GaussianMixture:
+    "Fit the prior to the first training digits."
+    train = load_images("digits", "train", size=8)
+    return fit_mixture(2 * train.x.double()[:count] - 1, train.y[:count], 2 if count < 200 else 20)
+
+
+def _measure(truth: Tensor, generator: torch.Generator) -> Tensor:
+    return _degrade(truth) + 0.1 * _noise(_degrade(truth), generator)
+
+
+def _restore(name: str, y: Tensor, zeta: float, seed: int) -> Tensor:
+    "Restore measurements with an arm and its prior."
+    arm, prior = _parts(name)
+    f = _bench()[0]
+    start = {"from upsampled": _enlarge(y), "stranger": f(y.roll(1, 0))}.get(arm, f(y))
+    draws = torch.Generator().manual_seed(seed)
+    return diffecc(_prior(prior), y, _degrade, start, zeta=zeta, sigma_y=0.1, generator=draws, **ARMS[arm])
+
+
+def _score(restored: Tensor, truth: Tensor) -> dict[str, float]:
+    "Return PSNR (dB) and the squared Fréchet distance on the projection."
+    from pvlit.core.metrics import frechet_distance
+
+    restored, project = restored.clamp(-1, 1), _bench()[1]
+    psnr = (10 * torch.log10(4 / (restored - truth).square().mean((1, 2, 3)))).mean().item()
+    return {"psnr": psnr, "frechet": frechet_distance(project(restored), project(truth))}
+
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #2148455d
+def arm_names(
+    priors: list[int],  # digits that a prior is fitted to, 40 to 1000
+) -> list[str]:  # every arm with every prior
+    "Name the arms of all priors; the poor prior of 60 digits is not mentioned in the name."
+    return [arm if prior == 60 else f"{arm} ({prior})" for prior in priors for arm in ARMS]
+
+
+def _parts(name: str) -> tuple[str, int]:
+    "Split a name into the arm and the digits of its prior."
+    arm, _, prior = name.partition(" (")
+    return arm, int(prior.rstrip(")") or 60)
+
+
+def tune(
+    arm: str,  # of `arm_names`
+    seed: int,  # of the draws of the restoration
     grid: list[float],  # strengths zeta to try, > 0
     held_out: int = 200,  # digits, at most 200
-    priors: list[int] = (60, 1000),  # digits that a prior is fitted to, 40 to 1000
-) -> list[dict]:  # arm, zeta, psnr, frechet
-    "Score every arm with every strength on held-out training digits. Raises `ValueError` for an empty grid or too many digits."
-    _number("held_out", held_out, 2, 200, whole=True)
-    if not grid:
-        raise ValueError("grid: got no strengths, expected at least one zeta > 0")
-    bench = _Bench(priors)
-    truth = bench.held_out[:held_out]
-    y = bench.measure(truth, torch.Generator().manual_seed(1))
-    return [
-        {"arm": arm_name(arm, prior), "zeta": zeta, **bench.score(bench.restore(arm, y, zeta, 2, prior), truth)}
-        for prior in priors
-        for arm in ARMS
-        for zeta in grid
-    ]
+) -> dict:  # psnr and frechet of every strength, and zeta, the best strength
+    "Score an arm with every strength on held-out training digits. Raises `ValueError` for no grid or too many digits."
+    check_number("held_out", held_out, 2, 200, whole=True)
+    check(len(grid) > 0, "grid", "no strengths", "at least one zeta > 0")
+    truth = _bench()[2][:held_out]
+    y = _measure(truth, torch.Generator().manual_seed(1))
+    scores = [_score(_restore(arm, y, zeta, seed), truth) for zeta in grid]
+    best = min(range(len(grid)), key=lambda i: scores[i]["frechet"])
+    return {name: [score[name] for score in scores] for name in ("psnr", "frechet")} | {"zeta": grid[best]}
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #f02ef299
-def best_strengths(
-    rows: list[dict],  # of `tuning_rows`
-) -> dict[str, float]:  # arm -> zeta
-    "Choose the strength of every arm by the smallest Fréchet distance. Raises `ValueError` without rows."
-    if not rows:
-        raise ValueError("rows: got none, expected those of tuning_rows")
-    return {
-        arm: min((r for r in rows if r["arm"] == arm), key=lambda r: r["frechet"])["zeta"]
-        for arm in dict.fromkeys(r["arm"] for r in rows)
-    }
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #64822c42
+def run(
+    arm: str,  # of `arm_names`, or "regression"
+    seed: int,  # of the set of test digits, their noise and the draws of the restoration
+    strengths: dict[str, float],  # arm -> zeta, as found by `tune`
+    digits: int = 200,  # test digits in the set
+) -> dict[str, float]:  # zeta, psnr (dB), frechet
+    "Restore a seed's measurements with one arm."
+    f, _, _, test = _bench()
+    generator = torch.Generator().manual_seed(seed)
+    truth = test[torch.randperm(len(test), generator=generator)[:digits]]
+    y = _measure(truth, generator)
+    if arm == "regression":
+        return {"zeta": 0.0, **_score(f(y), truth)}
+    return {"zeta": strengths[arm], **_score(_restore(arm, y, strengths[arm], seed), truth)}
 
-
-def claim_rows(
-    seeds: list[int],  # each is a set of test digits with its own noise
-    strengths: dict[str, float],  # of `best_strengths`
-    digits: int = 200,  # test digits in a set
-    priors: list[int] = (60, 1000),  # digits that a prior is fitted to, as for `tuning_rows`
-) -> list[dict]:  # sealed rows: arm, seed, zeta, psnr (dB), frechet
-    "Restore the same measurements with every arm and prior, once for each seed."
-    bench, rows = _Bench(priors), []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        truth = bench.test[torch.randperm(len(bench.test), generator=generator)[:digits]]
-        y = bench.measure(truth, generator)
-        rows.append(sealed({"arm": "regression", "seed": seed, "zeta": 0.0, **bench.score(bench.f(y), truth)}))
-        for prior, arm in ((prior, arm) for prior in priors for arm in ARMS):
-            zeta = strengths[arm_name(arm, prior)]
-            rows.append(
-                sealed(
-                    {
-                        "arm": arm_name(arm, prior),
-                        "seed": seed,
-                        "zeta": zeta,
-                        **bench.score(bench.restore(arm, y, zeta, seed, prior), truth),
-                    }
-                )
-            )
-    return rows
-
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #f4eb4504
-from ..contract import Example
-
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #7b43b372
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #0543cdb1
 def _rand(g, *shape):
     return torch.randn(shape, generator=g, dtype=torch.float64)
 
@@ -427,6 +434,10 @@ EXAMPLES = [
         gives=(2, 1, 4, 4),
         differentiable=("x0", "eps"),
     ),
+]
+
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #8acb00e3
+EXAMPLES += [
     Example(
         invert_step,
         lambda g: dict(x_t=_rand(g, 2, 1, 4, 4), eps=_rand(g, 2, 1, 4, 4), now=0.5, then=0.3),
@@ -469,8 +480,7 @@ EXAMPLES = [
     ),
 ]
 NO_EXAMPLE = {
-    "arm_name": "takes a name and a number, no tensors",
-    "tuning_rows": "a part of the experiment, run by this notebook",
-    "best_strengths": "takes rows of the experiment, no tensors",
-    "claim_rows": "the experiment, run by this notebook",
+    "arm_names": "takes numbers, no tensors",
+    "tune": "a part of the experiment, run by this notebook",
+    "run": "the experiment, run by this notebook",
 }

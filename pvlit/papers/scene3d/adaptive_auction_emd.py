@@ -6,71 +6,52 @@ Docs: https://pvlit.github.io/pvlit/papers/scene3d/adaptive_auction_emd.html.md"
 
 # %% auto #0
 __all__ = ['ARMS', 'EXAMPLES', 'NO_EXAMPLE', 'exact_emd', 'auction_assign', 'matched_cost', 'cloud_pairs', 'local_assignment',
-           'initial_prices', 'source_sorted_order', 'auction_rounds', 'adaptive_auction_emd', 'claim_rows']
+           'initial_prices', 'source_sorted_order', 'auction_rounds', 'adaptive_auction_emd', 'run']
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #52704c8f
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #2f22d029
 import math
 import torch
 from torch import Tensor
+from ...core.checks import check, check_choice, check_number, check_tensor, checking
 from ..contract import Example
-from ...core.files import sealed
 from ...worlds.points import sample_solid, sample_surface
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #8316ea7c
-def _check(name, x, shape, kind="float", last=None):
-    "Raise `ValueError` unless x has the rank of `shape`, no empty axis, the right kind of numbers, and no NaN."
-    if not isinstance(x, Tensor) or (not x.is_floating_point() if kind == "float" else x.dtype != torch.int64):
-        raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)}, expected a {kind} tensor {shape}")
-    rank = len([axis for axis in shape.strip("()").split(",") if axis.strip()])
-    if x.ndim != rank or x.numel() == 0 or last and x.shape[-1] != last:
-        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
-    if kind == "float" and not torch.isfinite(x).all():
-        raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #ce8c5a32
+def _check_table(dist):
+    "Return the sizes of a table of distances. Raises `ValueError` unless it is (s, n) with s <= n and at least 0."
+    sizes = check_tensor("dist", dist, "(s, n)", low=0)
+    expected = "a float tensor (s, n) with no more sources s than sinks n"
+    check(sizes.get("s", 0) <= sizes.get("n", 0), "dist", lambda: tuple(dist.shape), expected)
+    return sizes
 
 
-def _check_dist(dist):
-    "Raise `ValueError` unless dist is a table (s, n) of distances with s <= n."
-    _check("dist", dist, "(s, n)")
-    if dist.shape[0] > dist.shape[1]:
-        raise ValueError(f"dist: got shape {tuple(dist.shape)}, expected (s, n) with no more sources s than sinks n")
-    if (dist < 0).any():
-        raise ValueError(f"dist: smallest value {dist.min().item():g}, expected distances of at least 0 in (s, n)")
+def _check_distinct(name, index, count):
+    "Raise `ValueError` when a number stands twice in an index that was checked otherwise."
+    if checking():
+        check(len(index.unique()) == len(index), name, "repeated indices", f"different ones, 0 to {count - 1}")
 
-
-def _check_number(name, value, low, least=None):
-    "Raise `ValueError` unless value is a finite number above `low`, or at least `least`."
-    right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not right or (value <= low if least is None else value < least):
-        raise ValueError(
-            f"{name}: got {value!r}, expected a finite number "
-            + (f"above {low}" if least is None else f"of at least {least}")
-        )
-
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #a1b61b82
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #aa5f0564
 def _distances(pred, target):
     return torch.cdist(pred.detach().double(), target.detach().double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _check_clouds(pred, target):
     "Raise `ValueError` unless the two are float clouds (B, n, 3) of one shape."
-    _check("pred", pred, "(B, n, 3)", last=3), _check("target", target, "(B, n, 3)", last=3)
-    if pred.shape != target.shape:
-        raise ValueError(
-            f"target: got {tuple(target.shape)} beside pred {tuple(pred.shape)}, expected the same (B, n, 3)"
-        )
+    check_tensor("target", target, "(B, n, 3)", sizes=check_tensor("pred", pred, "(B, n, 3)"))
 
 
 def exact_emd(
     pred: Tensor,  # clouds (B, n, 3), float
     target: Tensor,  # clouds (B, n, 3), float
 ) -> Tensor:  # (B,) exact earth mover's distance, float64, without gradient
-    "Compute Eq. 1 by SciPy's assignment solver. Raises `ValueError` for clouds of different or wrong shapes, types or NaN."
+    "Compute Eq. 1 by SciPy's assignment solver. Raises `ValueError` for clouds of other or different shapes, or NaN."
     from scipy.optimize import linear_sum_assignment
 
-    _check_clouds(pred, target)  # Eq. 1
-    return torch.stack([d[linear_sum_assignment(d.numpy())].mean() for d in _distances(pred, target).cpu()])
+    _check_clouds(pred, target)
+    tables = _distances(pred, target).cpu()
+    return torch.stack([d[linear_sum_assignment(d.numpy())].mean() for d in tables]).to(pred.device)  # Eq. 1
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #dca6aee1
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #7e610f87
 def _auction_round(dist: Tensor, match: Tensor, owner: Tensor, prices: Tensor, eps: float) -> int:
     "Let all free sources bid once, change match, owner and prices in place, and return the number of edges looked at."
     free = (match < 0).nonzero()[:, 0]
@@ -87,10 +68,8 @@ def _auction_round(dist: Tensor, match: Tensor, owner: Tensor, prices: Tensor, e
 
 def _auction(dist, prices, eps, max_rounds=None, max_edges=None):
     "Bid until all are matched or a limit is met; return match, prices, rounds and edges."
-    match, owner = (
-        torch.full((dist.shape[0],), -1, device=dist.device),
-        torch.full((dist.shape[1],), -1, device=dist.device),
-    )
+    match = torch.full((dist.shape[0],), -1, device=dist.device)
+    owner = torch.full((dist.shape[1],), -1, device=dist.device)
     prices = dist.new_zeros(dist.shape[1]) if prices is None else prices.clone()
     rounds = edges = 0
     while (match < 0).any() and rounds != max_rounds and (max_edges is None or edges < max_edges):
@@ -98,66 +77,57 @@ def _auction(dist, prices, eps, max_rounds=None, max_edges=None):
         rounds += 1
     return match, prices, rounds, edges
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #7113f001
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #8eb9db1b
 def auction_assign(
     dist: Tensor,  # distances (s, n), float, at least 0, s <= n
     prices: Tensor | None = None,  # initial prices (n,), at least 0; None starts from 0
     eps: float = 0.005,  # least rise of a price, > 0, in the unit of dist
     max_rounds: int | None = None,  # rounds at most, at least 0; None until all are matched
 ) -> tuple[Tensor, Tensor, int]:  # sink of every source (s,), -1 if none; prices (n,); rounds
-    "Match sources to sinks in parallel auction rounds (Bertsekas 1979). Raises `ValueError` for wrong shapes, types, NaN, negative values or limits."
-    _check_dist(dist), _check_number("eps", eps, 0)
-    if prices is not None:
-        _check("prices", prices, "(n,)")
-        if len(prices) != dist.shape[1] or (prices < 0).any():
-            raise ValueError(
-                f"prices: got {len(prices)} values, the smallest {prices.min().item():g}, expected (n,) = ({dist.shape[1]},), at least 0"
-            )
-    if max_rounds is not None and (not isinstance(max_rounds, int) or isinstance(max_rounds, bool) or max_rounds < 0):
-        raise ValueError(f"max_rounds: got {max_rounds!r}, expected None or a whole number of at least 0")
-    with torch.no_grad():
-        return _auction(dist.detach(), None if prices is None else prices.to(dist.dtype), eps, max_rounds)[:3]
+    """Match sources to sinks in parallel auction rounds (Bertsekas 1979).
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #1ab940e0
+    Raises `ValueError` for wrong shapes, types, NaN, negative values or limits."""
+    sizes = _check_table(dist)
+    check_number("eps", eps, above=0)
+    if prices is not None:
+        check_tensor("prices", prices, "(n,)", low=0, sizes=sizes)
+    if max_rounds is not None:
+        check_number("max_rounds", max_rounds, 0, whole=True)
+    with torch.no_grad():
+        return _auction(dist.detach(), None if prices is None else prices.to(dist), eps, max_rounds)[:3]
+
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #a9a40e1c
 def matched_cost(
     dist: Tensor,  # distances (s, n), float, at least 0, s <= n
     match: Tensor,  # sink of every source (s,), int64; -1 takes the nearest sink
 ) -> Tensor:  # scalar, mean distance
-    "Average the distances of a matching, with the nearest sink for sources without one. Raises `ValueError` for wrong shapes, types, NaN or sinks out of range."
-    _check_dist(dist), _check_match(dist, match)
+    """Average the distances of a matching, with the nearest sink for sources without one.
+
+    Raises `ValueError` for wrong shapes, types, NaN or sinks out of range."""
+    sizes = _check_table(dist)
+    check_tensor("match", match, "(s,)", "int", -1, sizes["n"] - 1, sizes)
     return dist.gather(1, torch.where(match < 0, dist.argmin(1), match)[:, None]).mean()
-
-
-def _check_match(dist, match):
-    "Raise `ValueError` unless match gives every source a sink or -1."
-    _check("match", match, "(s,)", "int64")
-    if len(match) != len(dist) or match.min() < -1 or match.max() >= dist.shape[1]:
-        raise ValueError(
-            f"match: got {len(match)} values from {match.min().item()} to {match.max().item()}, expected (s,) = ({len(dist)},) between -1 and {dist.shape[1] - 1}"
-        )
 
 
 def cloud_pairs(
     seed: int,  # of the clouds
     points: int = 256,  # points n of every cloud
 ) -> dict[str, tuple[Tensor, Tensor]]:  # name -> prediction and target, (1, n, 3) each
-    "Draw the two pairs of the experiment: blob to cube, half sphere to sphere. Raises `ValueError` for fewer than one point."
+    "Draw the two pairs of the experiment: blob to cube, half sphere to sphere. Raises `ValueError` without a point."
     g = torch.Generator().manual_seed(seed)
-    return {
-        "blob to cube": (sample_solid("blob", 1, points, g), sample_solid("cube", 1, points, g)),
-        "half sphere to sphere": (
-            sample_surface("half_sphere", 1, points, g)[0],
-            sample_surface("sphere", 1, points, g)[0],
-        ),
-    }
+    blob, cube = sample_solid("blob", 1, points, g), sample_solid("cube", 1, points, g)
+    half, _ = sample_surface("half_sphere", 1, points, g)
+    whole, _ = sample_surface("sphere", 1, points, g)
+    return {"blob to cube": (blob, cube), "half sphere to sphere": (half, whole)}
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #4c25ca50
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #d9d22a23
 def _shortest_path(d, source, u, v, owner):
-    "Search from a source to the nearest free sink; return the sinks in the order reached, their distances, and where each came from."
+    "Search from a source to the nearest free sink; return the sinks in the order reached, how far, and from where."
     import numpy as np
 
     n = d.shape[1]
-    near, prev, seen, reached, i, low = np.full(n, np.inf), np.full(n, source), np.zeros(n, bool), [], source, 0.0
+    near, prev, seen = np.full(n, np.inf), np.full(n, source), np.zeros(n, bool)
+    reached, i, low = [], source, 0.0
     while True:
         through = low + d[i] - u[i] - v
         better = ~seen & (through < near)
@@ -181,34 +151,44 @@ def _augment(source, reached, near, prev, u, v, owner, match):
         i = prev[j]
         owner[j], match[i], j = i, j, match[i]
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #54caed18
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #160fe4c8
 def local_assignment(
     dist: Tensor,  # distances (s, n), float, at least 0, s <= n
-    order: Tensor,  # sources in the order in which they are added (m,), int64, different
+    order: Tensor,  # sources in the order in which they are added (m,), int64, each once
     count: int | None = None,  # sources at most, at least 1; None for all of `order`
     edge_limit: int | None = None,  # start no search after so many edges; None without a limit
 ) -> tuple[Tensor, Tensor, int]:  # the k sources (k,), their sinks (k,), edges relaxed
-    "Match the first sources exactly by successive shortest paths (Derigs 1981). Raises `ValueError` for wrong shapes, types, NaN, repeated sources or limits below 1."
+    """Match the first sources exactly by successive shortest paths (Derigs 1981).
+
+    Raises `ValueError` for wrong shapes, types, NaN, repeated sources or limits below 1."""
+    sizes = _check_table(dist)
+    check_tensor("order", order, "(m,)", "int", 0, sizes["s"] - 1)
+    _check_distinct("order", order, sizes["s"])
+    for name, limit in (("count", count), ("edge_limit", edge_limit)):
+        if limit is not None:
+            check_number(name, limit, 1, whole=True)
+    return _local(dist, order, count, edge_limit)
+
+
+def _local(dist, order, count=None, edge_limit=None):
+    "Add one source after the other, on the CPU."
     import numpy as np
 
-    _check_dist(dist), _check("order", order, "(m,)", "int64")
-    if order.min() < 0 or order.max() >= len(dist) or len(order.unique()) != len(order):
-        raise ValueError(f"order: expected different sources (m,) between 0 and {len(dist) - 1}")
-    for name, limit in (("count", count), ("edge_limit", edge_limit)):
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-            raise ValueError(f"{name}: got {limit!r}, expected None or a whole number of at least 1")
     d, (s, n) = dist.detach().cpu().double().numpy(), dist.shape
-    u, v, owner, match, edges, done = np.zeros(s), np.zeros(n), np.full(n, -1), np.full(s, -1), 0, 0
+    u, v = np.zeros(s), np.zeros(n)
+    owner, match = np.full(n, -1), np.full(s, -1)
+    edges = done = 0
     for source in order[:count].tolist():
         if edge_limit is not None and edges >= edge_limit:
             break
         reached, near, prev = _shortest_path(d, source, u, v, owner)
         _augment(source, reached, near, prev, u, v, owner, match)
-        edges, done = edges + n * len(reached) - len(reached) * (len(reached) - 1) // 2, done + 1
-    sources = order[:done].cpu()
-    return sources, torch.from_numpy(match)[sources], edges
+        edges += n * len(reached) - len(reached) * (len(reached) - 1) // 2
+        done += 1
+    sources = order[:done].to(dist.device)
+    return sources, torch.from_numpy(match).to(dist.device)[sources], edges
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #52226c43
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #3460bfec
 def initial_prices(
     dist: Tensor,  # distances (s, n), float, at least 0, s <= n
     sources: Tensor,  # sources matched beforehand (k,), int64, different
@@ -216,32 +196,42 @@ def initial_prices(
     eps: float = 0.005,  # least rise of a price in the auction, > 0
     slack: int = 1,  # factor of eps in Lemma 2: 1 as printed, 0 or -1
 ) -> Tensor:  # prices (n,), at least 0
-    "Derive initial prices from an exact matching of some sources (Lemma 2). Raises `ValueError` for wrong shapes, types, NaN, repeated or out-of-range indices, or another slack."
-    _check_dist(dist), _check_number("eps", eps, 0)
-    for name, index, size in (("sources", sources, dist.shape[0]), ("match", match, dist.shape[1])):
-        _check(name, index, "(k,)", "int64")
-        if index.min() < 0 or index.max() >= size or len(index.unique()) != len(index):
-            raise ValueError(f"{name}: expected different indices (k,) between 0 and {size - 1}")
-    if len(sources) != len(match):
-        raise ValueError(f"match: got {len(match)} sinks for {len(sources)} sources, expected (k,) each")
-    if slack not in (-1, 0, 1):
-        raise ValueError(f"slack: got {slack!r}, expected 1, 0 or -1")
+    """Derive initial prices from an exact matching of some sources (Lemma 2).
+
+    Raises `ValueError` for wrong shapes, types, NaN, repeated or out-of-range indices, or another slack."""
+    sizes = _check_table(dist)
+    check_number("eps", eps, above=0)
+    check_choice("slack", slack, (1, 0, -1))
+    check_tensor("sources", sources, "(k,)", "int", 0, sizes["s"] - 1, sizes)
+    check_tensor("match", match, "(k,)", "int", 0, sizes["n"] - 1, sizes)
+    _check_distinct("sources", sources, sizes["s"])
+    _check_distinct("match", match, sizes["n"])
+    return _prices(dist, sources, match, eps, slack)
+
+
+def _prices(dist, sources, match, eps, slack=1):
     among = dist.detach()[sources][:, match]  # Lemma 2
     envy = among.diagonal()[:, None] - among + slack * eps
     envy.fill_diagonal_(-math.inf)
     return dist.new_zeros(dist.shape[1]).index_put((match,), envy.amax(0).clamp(min=0))
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #4741ea2c
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #39fc6fd2
 def source_sorted_order(
     dist: Tensor,  # distances (s, n), float, at least 0, s <= n
 ) -> Tensor:  # all sources (s,), those that share their favorite sink first
-    "Order sources by whether others want the same sink, then by that sink (Algorithm 1). Raises `ValueError` for wrong shapes, types or NaN."
-    _check_dist(dist)
+    """Order sources by whether others want the same sink, then by that sink (Algorithm 1).
+
+    Raises `ValueError` for wrong shapes, types or NaN."""
+    _check_table(dist)
+    return _sorted_order(dist)
+
+
+def _sorted_order(dist):
     favorite = dist.argmin(1)
     alone = torch.bincount(favorite, minlength=dist.shape[1])[favorite] < 2
     return (alone.long() * dist.shape[1] + favorite).argsort(stable=True)
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #77585226
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #3a80e493
 def auction_rounds(
     points: int,  # sources |S|, at least 1
     count: int,  # sources matched within the budget k, 1 to |S|
@@ -249,20 +239,18 @@ def auction_rounds(
     least: float = 10.0,  # lambda, rounds, at least 0
 ) -> int:  # rounds, rounded up
     "Choose the number of rounds by how far the exact part came (Eq. 3). Raises `ValueError` for numbers out of range."
-    for name, value in (("points", points), ("count", count)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-    if count > points:
-        raise ValueError(f"count: got {count}, expected at most the {points} sources")
-    _check_number("scale", scale, None, 0), _check_number("least", least, None, 0)
+    check_number("points", points, 1, whole=True)
+    check_number("count", count, 1, points, whole=True)
+    check_number("scale", scale, 0)
+    check_number("least", least, 0)
     return math.ceil(scale * points / count + least)  # Eq. 3
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #fbbc8847
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #f093ad79
 def _matching(dist, eps, effort, scale, least):
     "Run Algorithm 2 on one table of distances; return the sink of every source, -1 replaced by the nearest."
     n = len(dist)
-    sources, match, _ = local_assignment(dist, source_sorted_order(dist), edge_limit=max(1, int(effort * n * n)))
-    prices = initial_prices(dist, sources.to(dist.device), match.to(dist.device), eps)
+    sources, match, _ = _local(dist, _sorted_order(dist), edge_limit=max(1, int(effort * n * n)))
+    prices = _prices(dist, sources, match, eps)
     found = _auction(dist, prices, eps, auction_rounds(n, len(sources), scale, least))[0]
     return torch.where(found < 0, dist.argmin(1), found)
 
@@ -275,24 +263,23 @@ def adaptive_auction_emd(
     scale: float = 30.0,  # omega of Eq. 3, at least 0
     least: float = 10.0,  # lambda of Eq. 3, at least 0
 ) -> Tensor:  # (B,) estimated earth mover's distance, differentiable in both clouds
-    """Estimate the earth mover's distance by an auction with initial prices and adaptive rounds (Zhang et al., AAAI-24, Algorithm 2).
+    """Estimate the earth mover's distance by an auction with initial prices (Zhang et al., AAAI-24, Algorithm 2).
 
     Raises `ValueError` for clouds of different or wrong shapes, types or NaN, and for numbers out of range."""
-    (
-        _check_clouds(pred, target),
-        _check_number("eps", eps, 0),
-        _check_number("effort", effort, 0),
-        _check_number("scale", scale, None, 0),
-        _check_number("least", least, None, 0),
-    )
+    _check_clouds(pred, target)
+    check_number("eps", eps, above=0)
+    check_number("effort", effort, above=0)
+    check_number("scale", scale, 0)
+    check_number("least", least, 0)
     with torch.no_grad():
         match = torch.stack([_matching(d, eps, effort, scale, least) for d in _distances(pred, target)])
     return torch.linalg.vector_norm(pred - target.gather(1, match[..., None].expand(-1, -1, 3)), dim=2).mean(1)
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #97edc343
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #72c96356
 def _nearest_free(dist, sources, match):
     "Keep a matching of some sources and give every other one its nearest free sink, in order."
-    found, free = torch.full((len(dist),), -1), torch.ones(dist.shape[1], dtype=torch.bool)
+    found = torch.full((len(dist),), -1, device=dist.device)
+    free = torch.ones(dist.shape[1], dtype=torch.bool, device=dist.device)
     found[sources], free[match] = match, False
     for i in (found < 0).nonzero()[:, 0].tolist():
         found[i] = torch.where(free, dist[i], math.inf).argmin()
@@ -300,52 +287,44 @@ def _nearest_free(dist, sources, match):
     return found
 
 
-def _errors(dist, exact, generator, rounds, share, eps=0.005):
-    "Estimate one pair in every way; return arm -> relative error, and the edges of the method."
+def _matched(arm, dist, rounds, share, generator, eps=0.005):
+    "Match one pair in the way of an arm; every arm draws both shuffles, so that the arms of a seed share them."
     n = len(dist)
-    order, mixed = source_sorted_order(dist), torch.randperm(n, generator=generator)
-    sources, match, edges = local_assignment(dist, order, count=round(share * n))
-    prices = initial_prices(dist, sources, match, eps)
-    other = initial_prices(dist, *local_assignment(dist, mixed, count=round(share * n))[:2], eps)
-    method, _, _, more = _auction(dist, prices, eps, rounds)
-    found = {
-        "initial prices": method,
-        "zero prices": _auction(dist, None, eps, rounds)[0],
-        "zero prices, equal edges": _auction(dist, None, eps, max_edges=edges + more)[0],
-        "random order": _auction(dist, other, eps, rounds)[0],
-        "shuffled prices": _auction(dist, prices[torch.randperm(n, generator=generator)], eps, rounds)[0],
-        "no auction": _nearest_free(dist, sources, match),
-    }
-    return {arm: abs(matched_cost(dist, m).item() / exact - 1) for arm, m in found.items()}, edges + more
+    mixed, dealt = torch.randperm(n, generator=generator), torch.randperm(n, generator=generator)
+    if arm == "zero prices":
+        return _auction(dist, None, eps, rounds)[0]
+    order = mixed if arm == "random order" else _sorted_order(dist)
+    sources, match, edges = _local(dist, order, count=round(share * n))
+    if arm == "no auction":
+        return _nearest_free(dist, sources, match)
+    prices = _prices(dist, sources, match, eps)
+    found, _, _, more = _auction(dist, prices[dealt] if arm == "shuffled prices" else prices, eps, rounds)
+    if arm == "zero prices, equal edges":
+        return _auction(dist, None, eps, max_edges=edges + more)[0]
+    return found
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #b87baeb8
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #9ccea40b
 ARMS = ("initial prices", "zero prices", "zero prices, equal edges", "random order", "shuffled prices", "no auction")
 
 
-def claim_rows(
-    seeds: list[int],  # each draws its own clouds and shuffles
-    points: int = 256,  # points of a cloud
+def run(
+    arm: str,  # how to match, one of `ARMS`
+    seed: int,  # of the clouds and shuffles
+    points: int = 256,  # points of a cloud, at least 1
     rounds: int = 50,  # rounds of every auction but the one of equal edges
     share: float = 0.75,  # of the sources in the exact part, in (0, 1)
-) -> list[dict]:  # sealed rows: arm, seed, error, and the error of either pair
-    "Estimate both pairs of every seed in every way. Raises `ValueError` for a share outside (0, 1) or no seeds."
-    if not seeds:
-        raise ValueError("seeds: got none, expected a list of whole numbers")
-    if not 0 < share < 1:
-        raise ValueError(f"share: got {share!r}, expected a number in (0, 1)")
-    rows = []
-    for seed in seeds:
-        generator, errors = torch.Generator().manual_seed(1000 + seed), {}
-        for name, (pred, target) in cloud_pairs(seed, points).items():
-            errors[name], edges = _errors(
-                _distances(pred, target)[0], exact_emd(pred, target).item(), generator, rounds, share
-            )
-        for arm in ARMS:
-            each = {f"error, {name}": errors[name][arm] for name in errors}
-            rows.append(sealed({"arm": arm, "seed": seed, "error": sum(each.values()) / len(each), **each}))
-    return rows
+) -> dict[str, float]:  # error, and the error of either pair, as shares of the true distance
+    "Estimate both pairs of a seed in one way. Raises `ValueError` for an unknown arm or a share outside (0, 1)."
+    check_choice("arm", arm, ARMS)
+    check_number("share", share, above=0, below=1)
+    generator, errors = torch.Generator().manual_seed(1000 + seed), {}
+    for name, (pred, target) in cloud_pairs(seed, points).items():
+        dist, exact = _distances(pred, target)[0], exact_emd(pred, target).item()
+        match = _matched(arm, dist, rounds, share, generator)
+        errors[f"error, {name}"] = abs(matched_cost(dist, match).item() / exact - 1)
+    return {"error": sum(errors.values()) / len(errors), **errors}
 
-# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #e6a48a6f
+# %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #b314aa37
 EXAMPLES = [
     Example(
         exact_emd,
@@ -371,7 +350,9 @@ EXAMPLES = [
     Example(
         initial_prices,
         lambda g: dict(
-            dist=torch.rand(5, 7, generator=g), sources=torch.tensor([0, 2, 3]), match=torch.tensor([1, 6, 2])
+            dist=torch.rand(5, 7, generator=g),
+            sources=torch.tensor([0, 2, 3]),
+            match=torch.tensor([1, 6, 2]),
         ),
         gives=(7,),
     ),
@@ -386,5 +367,5 @@ EXAMPLES = [
 NO_EXAMPLE = {
     "auction_rounds": "numbers in, a number out",
     "cloud_pairs": "draws the experiment's clouds from a seed",
-    "claim_rows": "the experiment, run by this notebook",
+    "run": "the experiment, run by this notebook",
 }

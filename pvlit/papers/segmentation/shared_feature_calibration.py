@@ -7,45 +7,20 @@ Docs: https://pvlit.github.io/pvlit/papers/segmentation/shared_feature_calibrati
 # %% auto #0
 __all__ = ['KINDS', 'WHEEL', 'ARMS', 'EXAMPLES', 'NO_EXAMPLE', 'class_scores', 'classification_loss', 'weight_cam',
            'confident_mask', 'class_prototypes', 'prototype_cam', 'extra_samples', 'distribution_coefficient',
-           'ImageBank', 'msdw_loss', 'calibrated_cam', 'shared_component', 'claim_rows']
+           'ImageBank', 'msdw_loss', 'calibrated_cam', 'shared_component', 'run']
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #db98455d
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #e1a574c1
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract import Example
-from ...core.files import sealed
+from ...core.checks import check, check_generator, check_number, check_tensor
 from ...core.nets import initialized_from
+from ..contract import Example
 from ...worlds.shapes import Kind, assign_classes, draw_scenes
-
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #758c15c5
-def _check(name, x, shape, kind="float", low=None, high=None):
-    "Raise `ValueError` unless x is a finite tensor with the axes of `shape`, of the kind float or bool, inside [low, high]."
-    came = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-    if (
-        not isinstance(x, Tensor)
-        or x.ndim != shape.count(",") + 1
-        or x.numel() == 0
-        or (x.dtype == torch.bool) != (kind == "bool")
-        or kind == "float"
-        and not x.is_floating_point()
-    ):
-        raise ValueError(f"{name}: got {came}, expected {kind} of shape {shape}, not empty")
-    if not torch.isfinite(x).all():
-        raise ValueError(f"{name}: holds NaN or infinite values, expected finite {shape}")
-    if low is not None and x.min() < low or high is not None and x.max() > high:
-        raise ValueError(
-            f"{name}: values from {x.min():g} to {x.max():g}, expected {low} to {high if high is not None else 'infinity'} in {shape}"
-        )
-
-
-def _fits(name, x, wanted):
-    "Raise `ValueError` when the shape of x is not the wanted one."
-    if tuple(x.shape) != tuple(wanted):
-        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {tuple(wanted)} to fit the other arguments")
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #bfd86016
 KINDS = (
@@ -56,15 +31,20 @@ KINDS = (
 WHEEL = Kind("ring", "plain", ((0.1, 0.1, 0.1), (0.1, 0.1, 0.1)))
 _OTHERS = (Kind("cross"), Kind("star", "rings"), Kind("bar", "stripes"), Kind("ell", "checks"))
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #4d132070
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #607b1aac
 def class_scores(
     features: Tensor,  # features (B, D, H, W)
     weights: Tensor,  # classifier weights (C, D)
 ) -> Tensor:  # logits z (B, C)
-    "Average the products of features and class weights over the picture. Raises `ValueError` for wrong shapes, types or NaN."
-    _check("features", features, "(B, D, H, W)")
-    _check("weights", weights, "(C, D)")
-    _fits("weights", weights, (len(weights), features.shape[1]))
+    """Average the products of features and class weights over the picture.
+
+    Raises `ValueError` for wrong shapes, types or NaN."""
+    sizes = check_tensor("features", features, "(B, D, H, W)")
+    check_tensor("weights", weights, "(C, D)", sizes=sizes)
+    return _class_scores(features, weights)
+
+
+def _class_scores(features, weights):
     return features.mean((2, 3)) @ weights.T
 
 
@@ -72,40 +52,48 @@ def classification_loss(  # Eq. 1, with its minus sign
     scores: Tensor,  # logits (B, C)
     labels: Tensor,  # float (B, C), 1 where the class is in the picture, 0 elsewhere
 ) -> Tensor:  # scalar, nats
-    "Compute the multi-label soft margin loss (Zhao et al., AAAI-24, Eq. 1). Raises `ValueError` for wrong shapes or labels."
-    _check("scores", scores, "(B, C)")
-    _check("labels", labels, "(B, C)", low=0, high=1)
-    _fits("labels", labels, scores.shape)
+    """Compute the multi-label soft margin loss (Zhao et al., AAAI-24, Eq. 1).
+
+    Raises `ValueError` for wrong shapes or labels."""
+    sizes = check_tensor("scores", scores, "(B, C)")
+    check_tensor("labels", labels, "(B, C)", low=0, high=1, sizes=sizes)
+    return _classification_loss(scores, labels)
+
+
+def _classification_loss(scores, labels):
     return -(labels * F.logsigmoid(scores) + (1 - labels) * F.logsigmoid(-scores)).mean()
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #15417a39
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #d3dbac06
 def weight_cam(  # Eq. 2, without the pixel correlation module
     features: Tensor,  # features (B, D, H, W)
     weights: Tensor,  # classifier weights (C, D)
-    labels: Tensor
-    | None = None,  # float (B, C), 1 for classes in the picture; the others get empty maps. None: all classes
+    labels: Tensor | None = None,  # float (B, C), 1 for classes in the picture, others get empty maps; None is all
 ) -> Tensor:  # maps (B, C+1, H, W) in [0, 1], the ground last
-    "Compute the normalized activation maps of classifier weights (Zhao et al., AAAI-24, Eq. 2). Raises `ValueError` for wrong shapes, types or NaN."
-    _check("features", features, "(B, D, H, W)")
-    _check("weights", weights, "(C, D)")
-    _fits("weights", weights, (len(weights), features.shape[1]))
+    """Compute the normalized activation maps of classifier weights (Zhao et al., AAAI-24, Eq. 2).
+
+    Raises `ValueError` for wrong shapes, types or NaN."""
+    sizes = check_tensor("features", features, "(B, D, H, W)")
+    check_tensor("weights", weights, "(C, D)", sizes=sizes)
+    if labels is not None:
+        check_tensor("labels", labels, "(B, C)", low=0, high=1, sizes=sizes)
+    return _weight_cam(features, weights, labels)
+
+
+def _weight_cam(features, weights, labels=None):
     raw = F.relu(torch.einsum("bdhw,cd->bchw", features, weights))
     cam = raw / raw.amax((2, 3), keepdim=True).clamp(min=1e-6)
     if labels is not None:
-        _check("labels", labels, "(B, C)", low=0, high=1)
-        _fits("labels", labels, (len(features), len(weights)))
         cam = cam * labels[:, :, None, None]
     return torch.cat((cam, 1 - cam.amax(1, keepdim=True)), 1)
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #72d8b80c
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #31c2a71d
 def confident_mask(
     cam: Tensor,  # maps (B, C+1, H, W) in [0, 1]
     threshold: float = 0.4,  # in (0, 1)
 ) -> Tensor:  # bool (B, C+1, H, W)
     "Mark the pixels whose activation exceeds a threshold. Raises `ValueError` for maps or thresholds out of range."
-    _check("cam", cam, "(B, C+1, H, W)", low=0, high=1)
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold={threshold!r}: expected a number in (0, 1)")
+    check_tensor("cam", cam, "(B, C+1, H, W)", low=0, high=1)
+    check_number("threshold", threshold, above=0, below=1)
     return cam > threshold
 
 
@@ -113,25 +101,39 @@ def class_prototypes(  # Eq. 3
     features: Tensor,  # projected features L(F), (B, D, H, W)
     mask: Tensor,  # bool (B, C+1, H, W), pixels of each class and of the ground
 ) -> Tensor:  # prototypes (B, C+1, D), zero for empty masks
-    "Average the features under each mask (Zhao et al., AAAI-24, Eq. 3). Raises `ValueError` for wrong shapes, types or NaN."
-    _check("features", features, "(B, D, H, W)")
-    _check("mask", mask, "(B, C+1, H, W)", kind="bool")
-    _fits("mask", mask, (len(features), mask.shape[1], *features.shape[2:]))
-    total = torch.einsum("bdhw,bchw->bcd", features, mask.to(features.dtype))
-    return total / mask.sum((2, 3)).clamp(min=1)[..., None]
+    """Average the features under each mask (Zhao et al., AAAI-24, Eq. 3).
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #84547cd5
+    Raises `ValueError` for wrong shapes, types or NaN."""
+    sizes = check_tensor("features", features, "(B, D, H, W)")
+    check_tensor("mask", mask, "(B, C+1, H, W)", "bool", sizes=sizes)
+    return _class_prototypes(features, mask)
+
+
+def _class_prototypes(features, mask):
+    wide = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features  # sums overflow in half
+    total = torch.einsum("bdhw,bchw->bcd", wide, mask.to(wide.dtype))
+    return (total / mask.sum((2, 3)).clamp(min=1)[..., None]).to(features.dtype)
+
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #d42559cc
 def prototype_cam(  # Eqs. 3 and 4
     features: Tensor,  # projected features L(F), (B, D, H, W); cut off from the encoder, as in the paper
     mask: Tensor,  # bool (B, C+1, H, W), as from `confident_mask`
 ) -> Tensor:  # maps (B, C+1, H, W) in [0, 1], the ground last
-    "Compute the cosine maps of class prototypes (Zhao et al., AAAI-24, Eq. 4). Raises `ValueError` for wrong shapes, types or NaN."
-    prototypes = class_prototypes(features, mask).detach()
+    """Compute the cosine maps of class prototypes (Zhao et al., AAAI-24, Eq. 4).
+
+    Raises `ValueError` for wrong shapes, types or NaN."""
+    sizes = check_tensor("features", features, "(B, D, H, W)")
+    check_tensor("mask", mask, "(B, C+1, H, W)", "bool", sizes=sizes)
+    return _prototype_cam(features, mask)
+
+
+def _prototype_cam(features, mask):
+    prototypes = _class_prototypes(features, mask).detach()
     features = F.normalize(features.detach(), dim=1, eps=1e-6)
     cosine = torch.einsum("bdhw,bcd->bchw", features, F.normalize(prototypes, dim=2, eps=1e-6))
     return F.relu(cosine).clamp(max=1)
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #612fb1d9
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #08259879
 def extra_samples(
     bank_size: int,  # pictures that a step takes from the bank, N_IBR, at least 0
     classes_per_image: float,  # mean number of classes in a picture, C_IBR, at least 1
@@ -139,14 +141,10 @@ def extra_samples(
     num_classes: int,  # |C|, at least 1
 ) -> float:  # N, pictures of each class that the bank adds in an epoch
     "Estimate how often the bank shows each class in an epoch. Raises `ValueError` for numbers out of range."
-    for name, value, least in (
-        ("bank_size", bank_size, 0),
-        ("classes_per_image", classes_per_image, 1),
-        ("iterations", iterations, 1),
-        ("num_classes", num_classes, 1),
-    ):
-        if not least <= value < float("inf"):
-            raise ValueError(f"{name}={value!r}: expected a number of at least {least}")
+    check_number("bank_size", bank_size, 0)
+    check_number("classes_per_image", classes_per_image, 1)
+    check_number("iterations", iterations, 1)
+    check_number("num_classes", num_classes, 1)
     return bank_size * classes_per_image * iterations / num_classes
 
 
@@ -154,25 +152,27 @@ def distribution_coefficient(  # Eq. 6
     counts: Tensor,  # pictures of each class, float (C,), positive
     extra: float = 0.0,  # N as from `extra_samples`, at least 0
 ) -> Tensor:  # (C,), mean 1
-    "Compute how much each class weighs in the consistency losses (Zhao et al., AAAI-24, Eq. 6). Raises `ValueError` for counts or extra out of range."
-    _check("counts", counts, "(C)", low=0)
-    if not 0 <= extra < float("inf"):
-        raise ValueError(f"extra={extra!r}: expected a number of at least 0")
-    if (counts + extra).min() <= 0:
-        raise ValueError("counts: a class without pictures, expected positive counts (C), or extra above 0")
+    """Compute how much each class weighs in the consistency losses (Zhao et al., AAAI-24, Eq. 6).
+
+    Raises `ValueError` for counts or extra out of range."""
+    check_tensor("counts", counts, "(C,)", low=0)
+    check_number("extra", extra, 0)
+    filled = bool((counts + extra).min() > 0)
+    check(filled, "counts", "a class without pictures", "positive counts (C,), or extra above 0")
     demand = (counts[:, None] - counts).abs().sum(1) / (counts + extra)
     return demand * len(counts) / demand.sum() if demand.sum() > 0 else torch.ones_like(counts)
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #65afebe9
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #1ba99eb2
 class ImageBank:
-    "Keep the latest image of every class and draw from them uniformly (Zhao et al., AAAI-24, image bank resampling). Raises `ValueError` for wrong shapes or an empty bank."
+    """Keep the latest image of every class and draw from them uniformly (Zhao et al., AAAI-24, image bank resampling).
+
+    Raises `ValueError` for wrong shapes or an empty bank."""
 
     def __init__(
         self,
         num_classes: int,  # number of classes, at least 1
     ):
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes={num_classes!r}: expected a whole number of at least 1")
+        check_number("num_classes", num_classes, 1, whole=True)
         self.num_classes, self.held = num_classes, {}
 
     def update(
@@ -181,11 +181,10 @@ class ImageBank:
         labels: Tensor,  # float (B, C), 1 for classes in the picture
     ) -> None:
         "Store the last image of each class that the batch holds."
-        _check("images", images, "(B, D, H, W)")
-        _check("labels", labels, "(B, C)", low=0, high=1)
-        _fits("labels", labels, (len(images), self.num_classes))
+        sizes = check_tensor("images", images, "(B, D, H, W)")
+        check_tensor("labels", labels, f"(B, {self.num_classes})", low=0, high=1, sizes=sizes)
         for b, c in labels.nonzero().tolist():
-            self.held[c] = images[b].clone(), labels[b].clone()
+            self.held[c] = images[b].detach().clone(), labels[b].detach().clone()
 
     def sample(
         self,
@@ -195,26 +194,30 @@ class ImageBank:
         "Draw classes that were seen, uniformly and with replacement, and return their images."
         if not self.held:
             raise ValueError("the bank is empty; call update before sample")
-        if n < 1:
-            raise ValueError(f"n={n!r}: expected a whole number of at least 1")
+        check_number("n", n, 1, whole=True)
+        check_generator(generator)
         seen = sorted(self.held)
         drawn = [self.held[seen[i]] for i in torch.randint(len(seen), (n,), generator=generator).tolist()]
         return torch.stack([image for image, _ in drawn]), torch.stack([label for _, label in drawn])
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #07064c59
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #a4378db0
 def msdw_loss(  # Eqs. 5 and 7
     m_w: Tensor,  # maps of the weights (B, C+1, H, W) in [0, 1]; gets the gradient
     m_p: Tensor,  # maps of the prototypes (B, C+1, H, W) in [0, 1]; a constant
     m_w_small: Tensor,  # maps of the weights on the pictures at half size, (B, C+1, h, w)
     dc: Tensor,  # distribution coefficients (C,), at least 0; ones for the plain loss
 ) -> dict[str, Tensor]:  # scalars p and w
-    "Compute the two distribution-weighted consistency losses (Zhao et al., AAAI-24, Eqs. 5 and 7). Raises `ValueError` for wrong shapes, types, ranges or NaN."
-    for name, x in (("m_w", m_w), ("m_p", m_p), ("m_w_small", m_w_small)):
-        _check(name, x, "(B, C+1, H, W)", low=0, high=1)
-    _check("dc", dc, "(C)", low=0)
-    _fits("m_p", m_p, m_w.shape)
-    _fits("m_w_small", m_w_small, (*m_w.shape[:2], *m_w_small.shape[2:]))
-    _fits("dc", dc, (m_w.shape[1] - 1,))
+    """Compute the two distribution-weighted consistency losses (Zhao et al., AAAI-24, Eqs. 5 and 7).
+
+    Raises `ValueError` for wrong shapes, types, ranges or NaN."""
+    sizes = check_tensor("m_w", m_w, "(B, C+1, H, W)", low=0, high=1)
+    check_tensor("m_p", m_p, "(B, C+1, H, W)", low=0, high=1, sizes=sizes)
+    check_tensor("m_w_small", m_w_small, "(B, C+1, h, w)", low=0, high=1, sizes=sizes)
+    check_tensor("dc", dc, f"({m_w.shape[1] - 1},)", low=0)
+    return _msdw_loss(m_w, m_p, m_w_small, dc)
+
+
+def _msdw_loss(m_w, m_p, m_w_small, dc):
     apart = (m_w - m_p.detach()).abs().mean((0, 2, 3))
     scaled = F.interpolate(m_w[:, :-1], size=m_w_small.shape[2:], mode="bilinear", align_corners=False)
     return {
@@ -228,24 +231,24 @@ def calibrated_cam(  # Eq. 9
     m_p: Tensor,  # maps of the prototypes (B, C+1, H, W)
 ) -> Tensor:  # final maps (B, C+1, H, W)
     "Add the two maps (Zhao et al., AAAI-24, Eq. 9). Raises `ValueError` for wrong shapes, types, ranges or NaN."
-    for name, x in (("m_w", m_w), ("m_p", m_p)):
-        _check(name, x, "(B, C+1, H, W)", low=0, high=1)
-    _fits("m_p", m_p, m_w.shape)
+    sizes = check_tensor("m_w", m_w, "(B, C+1, H, W)", low=0, high=1)
+    check_tensor("m_p", m_p, "(B, C+1, H, W)", low=0, high=1, sizes=sizes)
     return m_w + m_p
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #6215195f
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #10c9382b
 def shared_component(  # Eqs. 11 and 12 after one step from zero, for any number of classes
     counts: Tensor,  # pictures of each class, float (C,), at least 0
     shares: Tensor,  # share eta of the shared feature in pictures of each class, float (C,), at least 0
 ) -> Tensor:  # (C,), component of the weights along the shared feature
-    "Compute the shared component of every class's weights after one step of descent (Zhao et al., AAAI-24, Eqs. 11 and 12). Raises `ValueError` for wrong shapes, ranges or NaN."
-    _check("counts", counts, "(C)", low=0)
-    _check("shares", shares, "(C)", low=0)
-    _fits("shares", shares, counts.shape)
+    """Compute the shared component of all class weights after one step (Zhao et al., AAAI-24, Eqs. 11, 12).
+
+    Raises `ValueError` for wrong shapes, ranges or NaN."""
+    sizes = check_tensor("counts", counts, "(C,)", low=0)
+    check_tensor("shares", shares, "(C,)", low=0, sizes=sizes)
     mass = counts * shares
     return 0.5 * (2 * mass - mass.sum())
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #2d1f5c86
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #06f200b9
 class _Encoder(nn.Module):
     "Three convolutions at half resolution."
 
@@ -265,8 +268,9 @@ class _Encoder(nn.Module):
         return self.layers(images - 0.5)
 
 
+@lru_cache(maxsize=16)
 def _trained_encoder(seed, steps):
-    "Train an encoder to name the kind of each pixel in pictures of single parts; returns it with mean and deviation of its features."
+    "Train an encoder to name the kind of every pixel; return it with mean and deviation of its features."
     g = torch.Generator().manual_seed(1000 + seed)
     kinds = (*KINDS, WHEEL, *_OTHERS)
     scenes = draw_scenes(assign_classes([100] * 8, [0.5, 0.5], g), kinds, g, radius=(3.5, 5.5), clutter=0.3)
@@ -284,7 +288,7 @@ def _trained_encoder(seed, steps):
         features = net.eval()(scenes.images[:200])
     return net, features.mean((0, 2, 3), keepdim=True), features.std((0, 2, 3), keepdim=True).clamp(min=1e-4)
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #88e80d20
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #2c9aa037
 @torch.no_grad()
 def _features(encoder, images):
     "Return (classifier features, projected features) of images, both (B, 32, h, w)."
@@ -302,42 +306,39 @@ def _world(seed, counts, encoder, wheel, test):
     pairs = torch.tensor([[0, -1], [1, -1], [2, -1], [0, 1], [0, 2]]).repeat(test, 1)
     held_out = draw_scenes(pairs, KINDS, g, **options)
     half = F.interpolate(train.images, scale_factor=0.5, mode="bilinear", align_corners=False)
-    (f, l), (small, _), (tf, tl) = (_features(encoder, x) for x in (train.images, half, held_out.images))
-    return dict(
-        f=f,
-        l=l,
-        small=small,
-        y=train.labels(),
-        test_f=tf,
-        test_l=tl,
-        test_y=held_out.labels(),
-        truth=held_out.semantic(),
-        test_images=held_out.images,
-    )
+    (f, l), (small, _), (test_f, test_l) = (_features(encoder, x) for x in (train.images, half, held_out.images))
+    seen = dict(f=f, l=l, small=small, y=train.labels())
+    images, truth = held_out.images, held_out.semantic()
+    return seen | dict(test_f=test_f, test_l=test_l, test_y=held_out.labels(), truth=truth, test_images=images)
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #e0f8226d
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #8a892044
 def _loss(world, rows, weights, dc, losses, displaced):
     "Compute the loss of a batch of rows."
     f, l, small, y = (world[k][rows] for k in ("f", "l", "small", "y"))
-    loss = classification_loss(class_scores(f, weights), y)
+    loss = _classification_loss(_class_scores(f, weights), y)
     if not losses:
         return loss
-    m_w = weight_cam(f, weights, y)
+    m_w = _weight_cam(f, weights, y)
     mask = confident_mask(m_w.detach())
-    present = torch.cat((y, torch.ones(len(y), 1)), 1)[:, :, None, None]
-    m_p = prototype_cam(l, mask.roll((mask.shape[2] // 2, mask.shape[3] // 2), (2, 3)) if displaced else mask) * present
-    parts = msdw_loss(m_w, m_p, weight_cam(small, weights, y), dc)
+    if displaced:
+        mask = mask.roll((mask.shape[2] // 2, mask.shape[3] // 2), (2, 3))
+    m_p = _prototype_cam(l, mask) * _present(y)
+    parts = _msdw_loss(m_w, m_p, _weight_cam(small, weights, y), dc)
     return loss + parts["p"] + parts["w"]
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #4e4bbfd0
+
+def _present(labels):
+    "Return 1 for classes in the picture and for the ground, (B, C+1, 1, 1)."
+    return torch.cat((labels, labels.new_ones(len(labels), 1)), 1)[:, :, None, None]
+
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #6f8ced54
 def _train_weights(world, seed, steps, bank_size=0, losses=False, dc="ones", displaced=False, batch=32):
     "Train classifier weights (C, D) from zero."
     g, y = torch.Generator().manual_seed(seed + 77), world["y"]
     per_epoch = len(y) // batch
-    coefficients = distribution_coefficient(
-        y.sum(0), extra_samples(bank_size, max(1.0, y.sum(1).mean().item()), per_epoch, y.shape[1])
-    )
-    coefficients = {"ones": torch.ones_like(coefficients), "counts": coefficients, "reversed": coefficients.flip(0)}[dc]
+    extra = extra_samples(bank_size, max(1.0, y.sum(1).mean().item()), per_epoch, y.shape[1])
+    by_counts = distribution_coefficient(y.sum(0), extra)
+    coefficients = {"ones": torch.ones_like(by_counts), "counts": by_counts, "reversed": by_counts.flip(0)}[dc]
     weights = torch.zeros(y.shape[1], world["f"].shape[1], requires_grad=True)
     optimizer, bank = torch.optim.SGD([weights], lr=0.3), ImageBank(y.shape[1])
     for i in range(steps):
@@ -353,7 +354,7 @@ def _train_weights(world, seed, steps, bank_size=0, losses=False, dc="ones", dis
         optimizer.step()
     return weights.detach()
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #80aa15ab
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #d5b7f12a
 def _scores(cam, truth):
     "Return IoU and area ratio of every class, two lists."
     full = F.interpolate(cam, size=truth.shape[1:], mode="bilinear", align_corners=False)
@@ -366,9 +367,7 @@ def _evaluate(world, weights):
     "Score the maps of the weights and the final maps of the test pictures."
     y = world["test_y"]
     m_w = weight_cam(world["test_f"], weights, y)
-    m_p = (
-        prototype_cam(world["test_l"], confident_mask(m_w)) * torch.cat((y, torch.ones(len(y), 1)), 1)[:, :, None, None]
-    )
+    m_p = prototype_cam(world["test_l"], confident_mask(m_w)) * _present(y)
     found = {}
     for suffix, cam in (("", m_w), ("_final", calibrated_cam(m_w, m_p))):
         iou, area = _scores(cam, world["truth"])
@@ -382,7 +381,7 @@ def _evaluate(world, weights):
         }
     return found
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #6c27fc62
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #01223739
 _SFC = dict(bank_size=4, losses=True, dc="counts")
 ARMS = {
     "base": {},
@@ -398,34 +397,31 @@ ARMS = {
 }
 
 
-def claim_rows(
-    seeds: Sequence[int],  # each trains an encoder, draws its pictures and trains all arms
+def run(
+    arm: str,  # of `ARMS`
+    seed: int,  # of the encoder, the pictures and the training
     counts: Sequence[int] = (600, 40, 20),  # training objects of head and two tails
     steps: int = 160,  # of the classifier weights
     encoder_steps: int = 120,  # of the encoder
     test: int = 30,  # test pictures of each of five compositions
-) -> list[dict]:  # sealed rows: arm, seed, IoU and areas
-    "Run all arms of the claims. Raises `ValueError` for anything but three counts."
-    if len(counts) != 3:
-        raise ValueError(f"counts: got {len(counts)}, expected three, the head first")
-    rows, even = [], [sum(counts) // 3] * 3
-    for seed in seeds:
-        encoder = _trained_encoder(seed, encoder_steps)
-        worlds = {
-            "long": _world(seed, counts, encoder, True, test),
-            "balanced": _world(seed, even, encoder, True, test),
-            "lone": _world(seed, counts, encoder, False, test),
-        }
-        for arm, options in ARMS.items():
-            options = dict(options)
-            world = worlds[options.pop("world", "long")]
-            weights = _train_weights(world, seed, steps * options.pop("steps", 1), **options)
-            rows.append(
-                sealed({"arm": arm, "seed": seed, **{k: round(v, 6) for k, v in _evaluate(world, weights).items()}})
-            )
-    return rows
+) -> dict[str, float]:  # IoU in [0, 1] and claimed over true area, of both maps
+    "Train the classifier weights of one arm and score their maps. Raises `ValueError` for anything but three counts."
+    check(len(counts) == 3, "counts", f"{len(counts)} of them", "three, the head first")
+    options = dict(ARMS[arm])
+    world, times = options.pop("world", "long"), options.pop("steps", 1)
+    scenes = _world_of(seed, tuple(counts), encoder_steps, world, test)
+    weights = _train_weights(scenes, seed, steps * times, **options)
+    return {name: round(value, 6) for name, value in _evaluate(scenes, weights).items()}
 
-# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #837bb705
+
+@lru_cache(maxsize=4)
+def _world_of(seed, counts, encoder_steps, world, test):
+    "Draw the pictures of a seed, as many of each kind as the world has."
+    if world == "balanced":
+        counts = [sum(counts) // 3] * 3
+    return _world(seed, counts, _trained_encoder(seed, encoder_steps), world != "lone", test)
+
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #1ee4d175
 EXAMPLES = [
     Example(
         class_scores,
@@ -461,6 +457,10 @@ EXAMPLES = [
         lambda g: dict(features=torch.randn(2, 6, 5, 5, generator=g), mask=torch.rand(2, 4, 5, 5, generator=g) > 0.5),
         gives=(2, 4, 5, 5),
     ),
+]
+
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #166f115e
+EXAMPLES += [
     Example(distribution_coefficient, lambda g: dict(counts=1 + torch.rand(4, generator=g), extra=2.0), gives=(4,)),
     Example(
         msdw_loss,
@@ -487,7 +487,7 @@ EXAMPLES = [
     ),
 ]
 NO_EXAMPLE = {
-    "claim_rows": "the experiment, run by this notebook",
+    "run": "the experiment, run by this notebook",
     "ImageBank": "holds state; its two methods are tested above",
     "extra_samples": "takes numbers only",
 }

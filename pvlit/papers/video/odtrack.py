@@ -7,85 +7,59 @@ Docs: https://pvlit.github.io/pvlit/papers/video/odtrack.html.md"""
 # %% auto #0
 __all__ = ['ARMS', 'EXAMPLES', 'NO_EXAMPLE', 'attend', 'TemporalTokenEncoder', 'propagate', 'sample_clip', 'encode_boxes',
            'decode_boxes', 'giou_loss', 'center_focal_loss', 'ODTrack', 'odtrack_loss', 'cell_videos', 'CellTracker',
-           'claim_rows']
+           'run']
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #122b37c0
+# %% ../../../nbs/papers/video/odtrack.ipynb #fcf412ce
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..contract import Example
-from ...core.files import sealed
+from ...core.checks import check, check_choice, check_generator, check_number, check_tensor
 from ...core.nets import initialized_from
+from ..contract import Example
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #e6c8079d
-def _check(name: str, x, shape: str, low: float = -math.inf, high: float = math.inf) -> None:
-    "Raise `ValueError` unless `x` is a finite float tensor of the shape, written as in (B, 4), with values in [low, high]."
-    axes = shape.strip("()").split(", ")
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: got {type(x).__name__}, expected a tensor {shape}")
-    fits = x.ndim == len(axes) and all(not a.isdigit() or int(a) == n for a, n in zip(axes, x.shape))
-    if not fits or x.numel() == 0:
-        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} with no empty axis")
-    if not x.is_floating_point():
-        raise ValueError(f"{name}: got {x.dtype}, expected floats {shape}")
-    if not ((x >= low) & (x <= high)).all() or not x.isfinite().all():
-        raise ValueError(f"{name}: expected finite values in [{low:g}, {high:g}], shape {shape}, got others or NaN")
-
-
-def _check_batch(**tensors: Tensor) -> None:
-    "Raise `ValueError` unless all tensors have the batch size of the first."
-    (first, x), *others = tensors.items()
-    for name, y in others:
-        if len(y) != len(x):
-            raise ValueError(f"{name}: got a batch of {len(y)}, expected that of {first}, {len(x)}")
-
-# %% ../../../nbs/papers/video/odtrack.ipynb #e5626870
+# %% ../../../nbs/papers/video/odtrack.ipynb #39540373
 def attend(
     query: Tensor,  # (B, h, m, d), h heads
     key: Tensor,  # (B, h, n, d)
     value: Tensor,  # (B, h, n, d)
-    temperature: float
-    | None = None,  # what likeness is divided by, above 0; None is the square root of d, 1 is Eq. 3 as printed
+    temperature: float | None = None,  # likeness is divided by it, above 0; None is sqrt(d), 1 is Eq. 3 as printed
 ) -> Tensor:  # (B, h, m, d)
     "Average values with softmax weights of likeness. Raises `ValueError` for wrong or unequal shapes."  # Eq. 3
-    _check("query", query, "(B, h, m, d)")
-    for name, x in (("key", key), ("value", value)):
-        _check(name, x, "(B, h, n, d)")
-        if x.shape != key.shape or x.shape[:2] != query.shape[:2] or x.shape[3] != query.shape[3]:
-            raise ValueError(
-                f"{name}: got {tuple(x.shape)}, expected (B, h, n, d) to go with query {tuple(query.shape)} and key {tuple(key.shape)}"
-            )
+    sizes = check_tensor("query", query, "(B, h, m, d)")
+    check_tensor("key", key, "(B, h, n, d)", sizes=sizes)
+    check_tensor("value", value, "(B, h, n, d)", sizes=sizes)
+    if temperature is not None:
+        check_number("temperature", temperature, above=0)
+    return _attend(query, key, value, temperature)
+
+
+def _attend(query, key, value, temperature=None):
     scale = math.sqrt(query.shape[3]) if temperature is None else temperature
-    if not scale > 0:
-        raise ValueError(f"temperature: got {temperature!r}, expected a number above 0")
     return F.scaled_dot_product_attention(query, key, value, scale=1 / scale)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #d429c805
+# %% ../../../nbs/papers/video/odtrack.ipynb #bffb0447
 class _Layer(nn.Module):
     "A transformer layer whose queries may come from a part of the sequence."
 
     def __init__(self, dim, heads):
         super().__init__()
-        self.heads, self.before, self.qkv, self.out = (
-            heads,
-            nn.LayerNorm(dim),
-            nn.Linear(dim, 3 * dim),
-            nn.Linear(dim, dim),
-        )
+        self.heads = heads
+        self.before, self.qkv, self.out = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x, context):  # (B, m, D) asks (B, n, D)
         q, k, v = (z.unflatten(2, (self.heads, -1)).transpose(1, 2) for z in self.qkv(self.before(context)).chunk(3, 2))
         if x is not context:
             q = self.qkv(self.before(x)).chunk(3, 2)[0].unflatten(2, (self.heads, -1)).transpose(1, 2)
-        x = x + self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        x = x + self.out(_attend(q, k, v).transpose(1, 2).flatten(2))
         return x + self.mlp(x)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #a867b109
+# %% ../../../nbs/papers/video/odtrack.ipynb #99724bb7
 class TemporalTokenEncoder(nn.Module):
     "Encode a frame with its references and the temporal token. Raises `ValueError` for wrong sizes or tensors."
 
@@ -98,52 +72,53 @@ class TemporalTokenEncoder(nn.Module):
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        if mode not in ("concat", "separate") or dim % heads or depth < 0:
-            raise ValueError(
-                f"mode={mode!r}, dim={dim}, heads={heads}, depth={depth}: expected concat or separate, a width that heads divide, and a depth of at least 0"
-            )
+        check_choice("mode", mode, ("concat", "separate"))
+        check_number("dim", dim, 1, whole=True)
+        check_number("heads", heads, 1, whole=True)
+        check_number("depth", depth, 0, whole=True)
+        check(dim % heads == 0, "dim", dim, f"a multiple of heads = {heads}")
         self.dim, self.mode = dim, mode
         with initialized_from(seed):
             self.layers = nn.ModuleList(_Layer(dim, heads) for _ in range(depth))
 
     def forward(self, refs, search, token=None):  # (B, k, Nr, D), (B, Ns, D), (B, nT, D) or None
-        for name, x, shape in (
-            ("refs", refs, "(B, k, Nr, {})"),
-            ("search", search, "(B, Ns, {})"),
-            ("token", token, "(B, nT, {})"),
-        ):
-            if x is not None:
-                _check(name, x, shape.format(self.dim))
-        _check_batch(search=search, refs=refs, **({} if token is None else {"token": token}))
+        sizes = check_tensor("refs", refs, f"(B, k, Nr, {self.dim})")
+        check_tensor("search", search, f"(B, Ns, {self.dim})", sizes=sizes)
+        if token is not None:
+            check_tensor("token", token, f"(B, nT, {self.dim})", sizes=sizes)
+        return self._encode(refs, search, token)
+
+    def _encode(self, refs, search, token=None):
         r, s, t = refs.flatten(1, 2), search, search[:, :0] if token is None else token
         sizes = [x.shape[1] for x in (r, s, t)]
         for layer in self.layers:
             every = torch.cat((r, s, t), 1)
-            r, s, t = (
-                layer(every, every).split(sizes, 1)
-                if self.mode == "concat"
-                else (layer(r, r), layer(s, every), layer(t, every))
-            )
+            if self.mode == "concat":
+                r, s, t = layer(every, every).split(sizes, 1)
+            else:
+                r, s, t = layer(r, r), layer(s, every), t if token is None else layer(t, every)
         return s, (None if token is None else t)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #9f2a7ab6
+# %% ../../../nbs/papers/video/odtrack.ipynb #0544ff76
 def propagate(
     token: Tensor | None,  # as it left the last frame (B, nT, D); None before the first
     empty: Tensor,  # learned empty token (nT, D)
     batch: int | None = None,  # B, used when `token` is None
 ) -> Tensor:  # as it enters the next frame (B, nT, D)
     "Add the empty token; the first frame gets the empty token alone. Raises `ValueError` for wrong tensors."  # Eq. 4
-    _check("empty", empty, "(nT, D)")
+    sizes = check_tensor("empty", empty, "(nT, D)")
     if token is None:
-        if type(batch) is not int or batch < 1:
-            raise ValueError(f"batch: got {batch!r}, expected a whole number of at least 1 when there is no token")
-        return empty.expand(batch, -1, -1)
-    _check("token", token, "(B, nT, D)")
-    if token.shape[1:] != empty.shape:
-        raise ValueError(f"token: got {tuple(token.shape)}, expected (B, nT, D) to go with empty {tuple(empty.shape)}")
-    return token + empty
+        check(batch is not None, "batch", "None", "a whole number of at least 1 when there is no token")
+        check_number("batch", batch, 1, whole=True)
+    else:
+        check_tensor("token", token, "(B, nT, D)", sizes=sizes)
+    return _propagate(token, empty, batch)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #a4330efb
+
+def _propagate(token, empty, batch):
+    return empty.expand(batch, -1, -1) if token is None else token + empty
+
+# %% ../../../nbs/papers/video/odtrack.ipynb #50911888
 def sample_clip(
     length: int,  # frames of the video
     k: int,  # references, at least 1
@@ -153,73 +128,90 @@ def sample_clip(
 ) -> tuple[Tensor, Tensor]:  # indices of references (k,) and of frames to search (n,), growing, int64
     "Draw different frames from an interval of a video, references first. Raises `ValueError` when they do not fit."
     for name, value in (("length", length), ("k", k), ("n", n), ("max_gap", max_gap)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+        check_number(name, value, 1, whole=True)
+    check_generator(generator)
     window = min(length, max_gap + 1)
-    if k + n > window:
-        raise ValueError(f"length={length}, max_gap={max_gap}: expected room for {k + n} different frames in {window}")
+    check(k + n <= window, "length", f"{length} with max_gap = {max_gap}", f"room for {k + n} different frames")
     start = int(torch.randint(length - window + 1, (), generator=generator))
     drawn = start + torch.randperm(window, generator=generator)[: k + n].sort().values
     return drawn[:k], drawn[k:]
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #52d118b8
+# %% ../../../nbs/papers/video/odtrack.ipynb #399d700a
 def encode_boxes(
     boxes: Tensor,  # left, top, right, bottom (B, 4) in [0, 1]
     cells: int,  # cells along an edge, at least 1
     spread: float = 0.7,  # standard deviation of the Gaussian, cells, above 0
-) -> tuple[
-    Tensor, Tensor, Tensor
-]:  # score (B, cells, cells), 1 at the center's cell; size (B, 2, cells, cells); offset (B, 2, cells, cells) in [0, 1]
+) -> tuple[Tensor, Tensor, Tensor]:  # score (B, cells, cells), 1 at the center; size, offset (B, 2, cells, cells)
     "Write boxes into maps. Raises `ValueError` for wrong boxes."
-    _check("boxes", boxes, "(B, 4)", 0, 1)
-    if not (boxes[:, 2:] >= boxes[:, :2]).all():
-        raise ValueError("boxes: expected right >= left and bottom >= top in (B, 4)")
-    if type(cells) is not int or cells < 1 or not spread > 0:
-        raise ValueError(
-            f"cells={cells!r}, spread={spread!r}: expected a whole number of at least 1 and a number above 0"
-        )
+    check_tensor("boxes", boxes, "(B, 4)", low=0, high=1)
+    check_number("cells", cells, 1, whole=True)
+    check_number("spread", spread, above=0)
+    ordered = bool((boxes[:, 2:] >= boxes[:, :2]).all())
+    check(ordered, "boxes", "a side before the one opposite", "right >= left and bottom >= top in (B, 4)")
+    return _encode_boxes(boxes, cells, spread)
+
+
+def _encode_boxes(boxes, cells, spread=0.7):
     center, size = (boxes[:, :2] + boxes[:, 2:]) / 2 * cells, boxes[:, 2:] - boxes[:, :2]
     cell = center.floor().clamp(max=cells - 1)
-    axis = torch.arange(cells, dtype=boxes.dtype)
+    axis = torch.arange(cells, dtype=boxes.dtype, device=boxes.device)
     away = (axis - cell[:, :1])[:, None].square() + (axis - cell[:, 1:])[:, :, None].square()
-    whole = lambda x: x[:, :, None, None].expand(-1, -1, cells, cells).clone()
-    return (-away / (2 * spread**2)).exp(), whole(size), whole(center - cell)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #f71d0d83
+    def everywhere(x):
+        return x[:, :, None, None].expand(-1, -1, cells, cells).clone()
+
+    return (-away / (2 * spread**2)).exp(), everywhere(size), everywhere(center - cell)
+
+# %% ../../../nbs/papers/video/odtrack.ipynb #111c2aeb
 def decode_boxes(
     score: Tensor,  # (B, S, S)
     size: Tensor,  # (B, 2, S, S)
     offset: Tensor,  # (B, 2, S, S)
 ) -> Tensor:  # boxes (B, 4): left, top, right, bottom
     "Read boxes at the highest score. Raises `ValueError` for wrong maps."
-    _check("score", score, "(B, S, S)")
-    for name, x in (("size", size), ("offset", offset)):
-        _check(name, x, "(B, 2, S, S)")
-        if (x.shape[0], *x.shape[2:]) != score.shape:
-            raise ValueError(
-                f"{name}: got {tuple(x.shape)}, expected (B, 2, S, S) to go with score {tuple(score.shape)}"
-            )
-    best = score.flatten(1).argmax(1)
-    at = lambda x: x.flatten(2).gather(2, best[:, None, None].expand(-1, 2, 1))[..., 0]
-    center = (torch.stack((best % score.shape[2], best // score.shape[2]), 1) + at(offset)) / score.shape[2]
-    return torch.cat((center - at(size) / 2, center + at(size) / 2), 1)
+    sizes = check_tensor("score", score, "(B, S, S)")
+    check_tensor("size", size, "(B, 2, S, S)", sizes=sizes)
+    check_tensor("offset", offset, "(B, 2, S, S)", sizes=sizes)
+    return _decode_boxes(score, size, offset)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #f51a7262
+
+def _decode_boxes(score, size, offset):
+    best = score.flatten(1).argmax(1)
+
+    def at_best(x):
+        return x.flatten(2).gather(2, best[:, None, None].expand(-1, 2, 1))[..., 0]
+
+    cell = torch.stack((best % score.shape[2], best // score.shape[2]), 1)
+    center, half = (cell + at_best(offset)) / score.shape[2], at_best(size) / 2
+    return torch.cat((center - half, center + half), 1)
+
+# %% ../../../nbs/papers/video/odtrack.ipynb #27a92066
 def giou_loss(
     pred: Tensor,  # boxes (B, 4): left, top, right, bottom
     target: Tensor,  # boxes (B, 4) with right > left and bottom > top
 ) -> Tensor:  # scalar in [0, 2)
     "Average one minus the generalized overlap. Raises `ValueError` for wrong boxes."
-    for name, x in (("pred", pred), ("target", target)):
-        _check(name, x, "(B, 4)")
-    _check_batch(pred=pred, target=target)
-    area = lambda x: (x[:, 2:] - x[:, :2]).clamp(min=0).prod(1)
+    sizes = check_tensor("pred", pred, "(B, 4)")
+    check_tensor("target", target, "(B, 4)", sizes=sizes)
+    return _giou_loss(pred, target)
+
+
+def _wide(x):
+    "Half precision as float32, in which a hull of 1e-9 is not 0; everything else as it is."
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _area(boxes):
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
+
+
+def _giou_loss(pred, target):
+    pred, target = _wide(pred), _wide(target)
     low, high = torch.maximum(pred[:, :2], target[:, :2]), torch.minimum(pred[:, 2:], target[:, 2:])
-    both = area(torch.cat((low, high), 1))
-    union = (area(pred) + area(target) - both).clamp(min=1e-9)
-    hull = area(
-        torch.cat((torch.minimum(pred[:, :2], target[:, :2]), torch.maximum(pred[:, 2:], target[:, 2:])), 1)
-    ).clamp(min=1e-9)
+    both = _area(torch.cat((low, high), 1))
+    union = (_area(pred) + _area(target) - both).clamp(min=1e-9)
+    low, high = torch.minimum(pred[:, :2], target[:, :2]), torch.maximum(pred[:, 2:], target[:, 2:])
+    hull = _area(torch.cat((low, high), 1)).clamp(min=1e-9)
     return (1 - both / union + (hull - union) / hull).mean()
 
 
@@ -228,24 +220,27 @@ def center_focal_loss(
     gaussian: Tensor,  # targets (B, S, S) in [0, 1], 1 at the center
 ) -> Tensor:  # scalar, for each center
     "Punish missed centers and false alarms, less so near a center. Raises `ValueError` for wrong maps."
-    for name, x in (("score", score), ("gaussian", gaussian)):
-        _check(name, x, "(B, S, S)", 0, 1)
-    if score.shape != gaussian.shape:
-        raise ValueError(
-            f"gaussian: got {tuple(gaussian.shape)}, expected that of score (B, S, S), {tuple(score.shape)}"
-        )
+    sizes = check_tensor("score", score, "(B, S, S)", low=0, high=1)
+    check_tensor("gaussian", gaussian, "(B, S, S)", low=0, high=1, sizes=sizes)
+    return _center_focal_loss(score, gaussian)
+
+
+def _center_focal_loss(score, gaussian):
+    score, gaussian = _wide(score), _wide(gaussian)
     p, center = score.clamp(1e-4, 1 - 1e-4), gaussian >= 1 - 1e-6
     missed, alarm = (1 - p).square() * p.log(), (1 - gaussian) ** 4 * p.square() * (1 - p).log()
     return -torch.where(center, missed, alarm).sum() / center.sum().clamp(min=1)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #71b666d9
+# %% ../../../nbs/papers/video/odtrack.ipynb #533b9f8d
 def _head(dim: int, outputs: int) -> nn.Sequential:
     "Make a convolutional head."
     return nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), nn.Conv2d(dim, outputs, 1))
 
 
 class ODTrack(nn.Module):
-    "Track one object with a carried token (Zheng and others, AAAI 2024). Raises `ValueError` for wrong sizes or tensors."
+    """Track one object with a carried token (Zheng and others, AAAI 2024).
+
+    Raises `ValueError` for wrong sizes or tensors."""
 
     def __init__(
         self,
@@ -260,78 +255,70 @@ class ODTrack(nn.Module):
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
-        if patch < 1 or any(s % patch for s in sizes):
-            raise ValueError(f"sizes: got {sizes}, expected multiples of the patch, {patch}")
+        check_number("patch", patch, 1, whole=True)
+        fits = all(size % patch == 0 for size in sizes)
+        check(fits, "sizes", sizes, f"multiples of the patch, {patch}")
         self.patch, self.sizes, self.carry, self.detach_token = patch, tuple(sizes), carry, detach_token
         with initialized_from(seed):
             self.embed = nn.Linear(3 * patch**2, dim)
             self.ref_place, self.place = (nn.Parameter(0.02 * torch.randn((s // patch) ** 2, dim)) for s in sizes)
-            self.encoder, self.empty = (
-                TemporalTokenEncoder(dim, depth, heads, mode, seed=None),
-                nn.Parameter(0.02 * torch.randn(1, dim)),
-            )
+            self.encoder = TemporalTokenEncoder(dim, depth, heads, mode, seed=None)
+            self.empty = nn.Parameter(0.02 * torch.randn(1, dim))
             self.score, self.size, self.offset = _head(dim, 1), _head(dim, 2), _head(dim, 2)
 
-    def forward(self, refs, searches, token=None):
-        return _run(self, refs, searches, token)
+    def forward(self, refs, searches, token=None):  # (B, k, 3, Hr, Wr), (B, n, 3, Hs, Ws) in [0, 1], (B, 1, D) or None
+        (r, s), dim = self.sizes, self.empty.shape[1]
+        sizes = check_tensor("refs", refs, f"(B, k, 3, {r}, {r})", low=0, high=1)
+        check_tensor("searches", searches, f"(B, n, 3, {s}, {s})", low=0, high=1, sizes=sizes)
+        if token is not None:
+            check_tensor("token", token, f"(B, 1, {dim})", sizes=sizes)
+        return _follow(self, refs, searches, token)
 
     def _tokens(self, x):
         return self.embed(F.unfold(x, self.patch, stride=self.patch).transpose(1, 2))
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #84dfbad2
-def _run(
-    self: ODTrack, refs, searches, token
-):  # (B, k, 3, Hr, Wr), (B, n, 3, Hs, Ws) in [0, 1], (B, 1, D) or None -> boxes (B, n, 4), maps, token
+# %% ../../../nbs/papers/video/odtrack.ipynb #3aef8ff6
+def _follow(self: ODTrack, refs, searches, token):  # -> boxes (B, n, 4), maps, token
     "Pass the frames of a clip through the encoder, one after the other."
-    for name, x, size, count in (("refs", refs, self.sizes[0], "k"), ("searches", searches, self.sizes[1], "n")):
-        _check(name, x, f"(B, {count}, 3, {size}, {size})", 0, 1)
-    if token is not None:
-        _check("token", token, f"(B, 1, {self.empty.shape[1]})")
-    _check_batch(searches=searches, refs=refs, **({} if token is None else {"token": token}))
     seen = (self._tokens(refs.flatten(0, 1)) + self.ref_place).unflatten(0, refs.shape[:2])
     cells, found = self.sizes[1] // self.patch, []
     for t in range(searches.shape[1]):
-        before = propagate(
-            (token.detach() if self.detach_token else token) if self.carry and token is not None else None,
-            self.empty,
-            len(refs),
-        )
-        feat, token = self.encoder(seen, self._tokens(searches[:, t]) + self.place, before)
+        if token is not None and self.detach_token:
+            token = token.detach()
+        before = _propagate(token if self.carry else None, self.empty, len(refs))
+        feat, token = self.encoder._encode(seen, self._tokens(searches[:, t]) + self.place, before)
         grid = feat.transpose(1, 2).unflatten(2, (cells, cells))
         maps = self.score(grid).sigmoid()[:, 0], self.size(grid).sigmoid(), self.offset(grid).sigmoid()
-        found.append((decode_boxes(*maps), *maps))
+        found.append((_decode_boxes(*maps), *maps))
     boxes, *maps = (torch.stack(x, 1) for x in zip(*found))
     return boxes, dict(zip(("score", "size", "offset"), maps)), token
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #afddbb24
+# %% ../../../nbs/papers/video/odtrack.ipynb #60c19cea
 def odtrack_loss(
     maps: dict[str, Tensor],  # score (B, n, S, S), size and offset (B, n, 2, S, S)
     target: Tensor,  # true boxes (B, n, 4) in [0, 1]
 ) -> Tensor:  # scalar, mean over frames
-    "Add focal, L1 (5) and GIoU (2) losses, the box ones at the true center. Raises `ValueError` for wrong boxes or maps."  # Eq. 5
-    _check("target", target, "(B, n, 4)", 0, 1)
-    if any(m.shape[:2] != target.shape[:2] for m in maps.values()):
-        raise ValueError(
-            f"target: got {tuple(target.shape)}, expected (B, n, 4) to go with the maps' {tuple(maps['score'].shape[:2])}"
-        )
+    """Add focal, L1 (5) and GIoU (2) losses, the box ones at the true center.
+
+    Raises `ValueError` for wrong boxes or maps."""  # Eq. 5
+    sizes = check_tensor("target", target, "(B, n, 4)", low=0, high=1)
+    check_tensor("maps['score']", maps["score"], "(B, n, S, S)", low=0, high=1, sizes=sizes)
+    for name in ("size", "offset"):
+        check_tensor(f"maps['{name}']", maps[name], "(B, n, 2, S, S)", sizes=sizes)
     total = 0
     for t in range(target.shape[1]):
         score, size, offset = (maps[name][:, t] for name in ("score", "size", "offset"))
-        gaussian = encode_boxes(target[:, t], score.shape[-1])[0]
-        pred = decode_boxes(gaussian, size, offset)
-        total = (
-            total
-            + center_focal_loss(score, gaussian)
-            + 5 * (pred - target[:, t]).abs().mean()
-            + 2 * giou_loss(pred, target[:, t])
-        )
+        gaussian = _encode_boxes(target[:, t], score.shape[-1])[0]
+        pred = _decode_boxes(gaussian, size, offset)
+        distance = (pred - target[:, t]).abs().mean()
+        total = total + _center_focal_loss(score, gaussian) + 5 * distance + 2 * _giou_loss(pred, target[:, t])
     return total / target.shape[1]
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #0a4886fc
+# %% ../../../nbs/papers/video/odtrack.ipynb #9cda074b
 def _crop(frame: Tensor, box: Tensor, size: int) -> Tensor:
     "Crop a square twice as wide as a box from a frame (3, H, W) and resize it."
     center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).amax().clamp(min=0.05)
-    axis = (torch.arange(size, dtype=frame.dtype) + 0.5) / size * 2 - 1
+    axis = (torch.arange(size, dtype=frame.dtype, device=frame.device) + 0.5) / size * 2 - 1
     grid = torch.stack(torch.meshgrid(center[0] + half * axis, center[1] + half * axis, indexing="xy"), -1)
     return F.grid_sample(frame[None], 2 * grid[None] - 1, padding_mode="border", align_corners=False)[0].clamp(0, 1)
 
@@ -344,51 +331,46 @@ def track(
     first_box: Tensor,  # box in the first frame (4,) in [0, 1]
     k: int = 3,  # references, at least 1
 ) -> Tensor:  # boxes (T, 4), the first as given
-    "Follow an object through a video, with the token and references from past frames. Raises `ValueError` for a wrong video or box."
-    _check("video", video, f"(T, 3, {self.sizes[1]}, {self.sizes[1]})", 0, 1)
-    _check("first_box", first_box, "(4)", 0, 1)
-    if type(k) is not int or k < 1:
-        raise ValueError(f"k: got {k!r}, expected a whole number of at least 1")
+    """Follow an object through a video, with the token and references from past frames.
+
+    Raises `ValueError` for a wrong video or box."""
+    check_tensor("video", video, f"(T, 3, {self.sizes[1]}, {self.sizes[1]})", low=0, high=1)
+    check_tensor("first_box", first_box, "(4,)", low=0, high=1)
+    check_number("k", k, 1, whole=True)
     boxes, token = [first_box], None
     for t in range(1, len(video)):
         past = torch.linspace(0, t - 1, k).long().tolist()
         refs = torch.stack([_crop(video[i], boxes[i], self.sizes[0]) for i in past])[None]
-        found, _, token = self(refs, video[None, t : t + 1], token)
+        found, _, token = _follow(self, refs, video[None, t : t + 1], token)
         boxes.append(found[0, 0].clamp(0, 1))
     return torch.stack(boxes)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #d0ebbc8e
+# %% ../../../nbs/papers/video/odtrack.ipynb #1c4c3374
 def cell_videos(
     count: int,  # B, videos, at least 1
     frames: int,  # T, at least 1
     generator: torch.Generator,  # CPU generator
     side: int = 4,  # S, cells along an edge, at least 2
     noise: float = 0.5,  # standard deviation in every cell, at least 0
-) -> tuple[
-    Tensor, Tensor, Tensor
-]:  # cells (B, T, S * S, 8), texture (B, 8), cells of target and double (B, T, 2) int64
+) -> tuple[Tensor, Tensor, Tensor]:  # cells (B, T, S * S, 8), texture (B, 8), places of both shapes (B, T, 2) int64
     "Draw videos of a target and, from the second frame on, its double. Raises `ValueError` for numbers out of range."
     for name, value, least in (("count", count, 1), ("frames", frames, 1), ("side", side, 2)):
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
-    if not noise >= 0:
-        raise ValueError(f"noise: got {noise!r}, expected a number of at least 0")
+        check_number(name, value, least, whole=True)
+    check_number("noise", noise, 0)
+    check_generator(generator)
     texture = F.normalize(torch.randn(count, 8, generator=generator), dim=1) * math.sqrt(8)
-    start, step = (
-        torch.randint(side, (count, 1, 2, 2), generator=generator),
-        torch.randint(-1, 2, (count, 1, 2, 2), generator=generator),
-    )
+    start = torch.randint(side, (count, 1, 2, 2), generator=generator)
+    step = torch.randint(-1, 2, (count, 1, 2, 2), generator=generator)
     along = (start + step * torch.arange(frames)[:, None, None]) % (2 * side - 2)
     place = torch.minimum(along, 2 * side - 2 - along)  # reflected at the walls
     index = place[..., 1] * side + place[..., 0]
     worn = F.one_hot(index, side * side)
     worn[:, 0, 1] = 0  # the double is not there yet
-    cells = worn.amax(2)[..., None] * texture[:, None, None] + noise * torch.randn(
-        count, frames, side * side, 8, generator=generator
-    )
+    drawn = torch.randn(count, frames, side * side, 8, generator=generator)
+    cells = worn.amax(2)[..., None] * texture[:, None, None] + noise * drawn
     return cells, texture, index
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #78b0d666
+# %% ../../../nbs/papers/video/odtrack.ipynb #fb6697dc
 class CellTracker(nn.Module):
     "Track in videos of cells with a `TemporalTokenEncoder`. Raises `ValueError` for wrong videos."
 
@@ -404,36 +386,23 @@ class CellTracker(nn.Module):
         self.cells, self.carry = side * side, carry
         axis = torch.arange(side) * math.pi / side
         y, x = torch.meshgrid(axis, axis, indexing="ij")
-        self.register_buffer(
-            "places",
-            torch.stack([f(n * z) for n in (1, 2) for z in (x, y) for f in (torch.sin, torch.cos)], -1).reshape(
-                self.cells, 8
-            ),
-        )
+        waves = [f(n * z) for n in (1, 2) for z in (x, y) for f in (torch.sin, torch.cos)]
+        self.register_buffer("places", torch.stack(waves, -1).reshape(self.cells, 8))
         with initialized_from(seed):
-            self.embed, self.place, self.reference = (
-                nn.Linear(8, dim),
-                nn.Linear(8, dim, bias=False),
-                nn.Parameter(0.02 * torch.randn(dim)),
-            )
+            self.embed, self.place = nn.Linear(8, dim), nn.Linear(8, dim, bias=False)
+            self.reference = nn.Parameter(0.02 * torch.randn(dim))
             self.encoder = TemporalTokenEncoder(dim, 2, 2, mode, seed=None)
-            self.empty, self.score, self.locate = (
-                nn.Parameter(0.02 * torch.randn(1, dim)),
-                nn.Linear(dim, 1),
-                nn.Linear(dim, self.cells),
-            )
+            self.empty = nn.Parameter(0.02 * torch.randn(1, dim))
+            self.score, self.locate = nn.Linear(dim, 1), nn.Linear(dim, self.cells)
 
     def forward(self, cells, texture, shuffle=False):  # (B, T, S * S, 8), (B, 8), whether tokens go to another video
-        _check("cells", cells, f"(B, T, {self.cells}, 8)")
-        _check("texture", texture, "(B, 8)")
-        _check_batch(cells=cells, texture=texture)
+        sizes = check_tensor("cells", cells, f"(B, T, {self.cells}, 8)")
+        check_tensor("texture", texture, "(B, 8)", sizes=sizes)
         refs, token, scores, places = (self.embed(texture) + self.reference)[:, None, None], None, [], []
         for t in range(cells.shape[1]):
-            search, token = self.encoder(
-                refs,
-                self.embed(cells[:, t]) + self.place(self.places),
-                propagate(token if self.carry else None, self.empty, len(cells)),
-            )
+            before = _propagate(token if self.carry else None, self.empty, len(cells))
+            search = self.embed(cells[:, t]) + self.place(self.places)
+            search, token = self.encoder._encode(refs, search, before)
             scores, places = [*scores, self.score(search)[..., 0]], [*places, self.locate(token[:, 0])]
             if shuffle:
                 token = token.roll(1, 0)
@@ -465,36 +434,42 @@ def _locks(best: Tensor, index: Tensor) -> dict[str, float]:
     on = [((best == index[..., k])[:, 1:][apart]).double().mean().item() for k in (0, 1)]
     return dict(lock=on[0], double=on[1], first=(best[:, 0] == index[:, 0, 0]).double().mean().item())
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #996c1074
-ARMS = {"carried + place": (True, 1.0), "carried": (True, 0.0), "reset + place": (False, 1.0)}
+# %% ../../../nbs/papers/video/odtrack.ipynb #91b4b733
+ARMS = {
+    "carried + place": (True, 1.0),
+    "carried": (True, 0.0),
+    "reset + place": (False, 1.0),
+    "shuffled": (True, 1.0),
+    "chance": None,
+}  # arm -> whether the token is carried, and the weight of the loss that asks for the place
 
 
-def claim_rows(
-    seeds: list[int],  # each with its own videos and initial weights
-    steps: int = 1000,  # training steps of each network
+@lru_cache(maxsize=64)
+def _tracker(seed: int, carry: bool, place: float, side: int, steps: int, batch: int) -> CellTracker:
+    "Train a network; `shuffled` is the one of `carried + place`."
+    net = CellTracker(side, carry, seed=seed)
+    return _train(net, side, steps, batch, place, torch.Generator().manual_seed(seed))
+
+
+def run(
+    arm: str,  # of `ARMS`
+    seed: int,  # of the videos and the initial weights
+    steps: int = 1000,  # training steps of a network
     batch: int = 48,  # videos in a step
     tests: int = 500,  # test videos, of eight frames
     side: int = 4,  # cells along an edge
-) -> list[dict]:  # sealed rows: arm, seed, lock, double, first, in [0, 1]
-    "Train and score all arms, once for each seed."
-    rows = []
-    for seed in seeds:
-        cells, texture, index = cell_videos(tests, 8, torch.Generator().manual_seed(seed + 10_000), side)
-        nets = {
-            arm: _train(
-                CellTracker(side, carry, seed=seed), side, steps, batch, place, torch.Generator().manual_seed(seed)
-            )
-            for arm, (carry, place) in ARMS.items()
-        }
-        with torch.no_grad():
-            best = {arm: net(cells, texture)[0].argmax(2) for arm, net in nets.items()}
-            best["shuffled"] = nets["carried + place"](cells, texture, shuffle=True)[0].argmax(2)
-        coin = torch.randint(2, index.shape[:2], generator=torch.Generator().manual_seed(seed))[..., None]
-        best["chance"] = index.gather(2, coin)[..., 0]
-        rows += [sealed({"arm": arm, "seed": seed, **_locks(b, index)}) for arm, b in best.items()]
-    return rows
+) -> dict[str, float]:  # lock, double, first, in [0, 1]
+    "Train the network of one arm and score it on new videos."
+    cells, texture, index = cell_videos(tests, 8, torch.Generator().manual_seed(seed + 10_000), side)
+    if arm == "chance":
+        coin = torch.randint(2, index.shape[:2], generator=torch.Generator().manual_seed(seed))
+        return _locks(index.gather(2, coin[..., None])[..., 0], index)
+    net = _tracker(seed, *ARMS[arm], side, steps, batch)
+    with torch.no_grad():
+        scores, _ = net(cells, texture, shuffle=arm == "shuffled")
+    return _locks(scores.argmax(2), index)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #5c007391
+# %% ../../../nbs/papers/video/odtrack.ipynb #1fdd38cc
 def _rand(g, **shapes):
     return {name: torch.rand(shape, generator=g) for name, shape in shapes.items()}
 
@@ -531,6 +506,10 @@ EXAMPLES = [
     Example(
         center_focal_loss, lambda g: _rand(g, score=(2, 4, 4), gaussian=(2, 4, 4)), gives=(), differentiable=("score",)
     ),
+]
+
+# %% ../../../nbs/papers/video/odtrack.ipynb #88416874
+EXAMPLES += [
     Example(
         ODTrack,
         lambda g: _rand(g, refs=(2, 2, 3, 8, 8), searches=(2, 2, 3, 16, 16), token=(2, 1, 8)),
@@ -554,7 +533,7 @@ EXAMPLES = [
     ),
 ]
 NO_EXAMPLE = {
-    "claim_rows": "the experiment, run by this notebook",
+    "run": "the experiment, run by this notebook",
     "sample_clip": "draws indices, takes no tensor",
     "cell_videos": "draws videos, takes no tensor",
 }
