@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import stdtrit
 from ..core.files import intact
 from .claims import Claim, Comparison, corrected, parse_rule, strict
-from .instrument import by_net, by_resample, instrument, widen
+from .instrument import instrument, paired_effects, widen
 
 # %% ../../nbs/ledger/decisions.ipynb #6ea45f62
 def paired(
@@ -209,7 +209,7 @@ def _interval(claim, weights, x, columns):
         return lambda confidence: mean_interval(x, confidence)
     effect = lambda scores: differences(claim, weights, scores)
     parts = {kind: {arm: columns[kind][arm] for arm in weights} for kind in ("nets", "images")}
-    nets, images = by_net(parts["nets"], effect), by_resample(parts["images"], effect)
+    _, nets, images = paired_effects(parts, effect)
     return lambda confidence: widen(x, nets, images, confidence)
 
 # %% ../../nbs/ledger/decisions.ipynb #e26be53a

@@ -92,12 +92,13 @@ def by_net(
 
 def by_resample(
     scores: dict[str, np.ndarray],  # arm -> (n, B) scores on each resample
-    means: dict[str, np.ndarray],  # arm -> (n,) scores on the test pictures themselves
     effect: Callable,  # {arm: (n,) scores} -> (n,) paired effects
+    means: dict[str, np.ndarray] | None = None,  # arm -> (n,) scores on the test pictures; None: mean over resamples
     step: float = 1e-3,  # share of a deviation that is taken
 ) -> np.ndarray:  # (n, B) effects
     "Say what an effect would be on each resample of the test pictures, which all arms share, to first order."
     moved = {arm: x - x.mean(1, keepdims=True) for arm, x in scores.items()}
+    means = {arm: x.mean(1) for arm, x in scores.items()} if means is None else means
     whole = effect(means)
     at = lambda b: effect({arm: mean + step * moved[arm][:, b] for arm, mean in means.items()})
     count = next(iter(scores.values())).shape[1]
@@ -135,7 +136,7 @@ def paired_effects(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (n,), (n, K) and (n, B), what `spread` and `widen` take
     "Give the paired effects, and how they depend on networks and test pictures."
     means = {arm: x.mean(1) for arm, x in found["nets"].items()}
-    return effect(means), by_net(found["nets"], effect), by_resample(found["images"], means, effect)
+    return effect(means), by_net(found["nets"], effect), by_resample(found["images"], effect, means)
 
 
 def _same_length(rows, column):
