@@ -20,7 +20,7 @@ from ...core.nets import initialized_from
 from ..contract import Example
 from ...worlds.views import cell_centers, draw_views, field_of_view, miscalibrated, random_cameras, random_crowd
 
-# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #9e564667
+# %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #5b5582c9
 def project_to_ground(
     feat: Tensor,  # features of images (B, C, h, w)
     # (B, 3, 3), from ground cells (column, row, 1) to pixels of `feat`; in front where the last entry is positive
@@ -39,7 +39,7 @@ def _projected(feat, homography, ground_size):
     place = cell_centers(ground_size).to(homography).flatten(0, 1) @ homography.mT
     depth = place[..., 2:]
     pixel = place[..., :2] / torch.where(depth > 1e-6, depth, 1.0)
-    limit = pixel.new_tensor([w, h])
+    limit = torch.tensor([w, h]).to(pixel)
     fov = (depth > 1e-6) & (pixel >= 0) & (pixel <= limit)
     fov = fov.all(-1).unflatten(1, ground_size)[:, None].to(feat.dtype)
     grid = (2 * pixel / limit - 1).clamp(-2, 2).unflatten(1, ground_size).to(feat.dtype)

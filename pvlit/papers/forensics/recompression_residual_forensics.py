@@ -1,4 +1,4 @@
-"""Saving a forged JPEG again and again with its own quality factor changes the pasted part, saved once, more than the rest, saved twice, and the map of these changes tells a detector where to look.
+"""Saving a forged JPEG again and again with its own quality factor changes the pasted part, saved once, more than the rest, saved twice, and the map of these changes is to tell a detector where to look.
 
 Docs: https://pvlit.github.io/pvlit/papers/forensics/recompression_residual_forensics.html.md"""
 

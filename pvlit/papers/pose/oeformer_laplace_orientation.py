@@ -1,4 +1,4 @@
-"""Of 72 directions around a person the neighbors of the true one deserve some probability too: labels smoothed by a Laplace kernel around the circle, and rendered people for directions that photographs lack, make the direction of a body learnable to a few degrees.
+"""Of 72 directions around a person the neighbors of the true one deserve some probability too: labels smoothed by a Laplace kernel around the circle, and rendered people for directions that photographs lack, are to make the direction of a body learnable to a few degrees.
 
 Docs: https://pvlit.github.io/pvlit/papers/pose/oeformer_laplace_orientation.html.md"""
 

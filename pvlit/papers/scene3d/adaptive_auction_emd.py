@@ -1,4 +1,4 @@
-"""An auction that matches two point clouds and is stopped after fifty rounds comes much nearer to the true earth mover's distance when its prices start from an exact matching of three quarters of the points.
+"""An auction that matches two point clouds and is stopped after fifty rounds is to come much nearer to the true earth mover's distance when its prices start from an exact matching of three quarters of the points.
 
 Docs: https://pvlit.github.io/pvlit/papers/scene3d/adaptive_auction_emd.html.md"""
 
