@@ -8,11 +8,12 @@ Docs: https://pvlit.github.io/pvlit/worlds/denoisers.html.md"""
 __all__ = ['NoisePredictor', 'linear_alphas_bar', 'check_schedule', 'check_call', 'GaussianMixture', 'fit_mixture',
            'load_denoiser']
 
-# %% ../../nbs/worlds/denoisers.ipynb #52cfbf21
+# %% ../../nbs/worlds/denoisers.ipynb #a4243f6e
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
+from ..core.checks import check, check_number, check_tensor, checking
 
 # %% ../../nbs/worlds/denoisers.ipynb #e227c1d4
 @runtime_checkable
@@ -29,68 +30,51 @@ class NoisePredictor(Protocol):
     ) -> Tensor:  # predicted noise, same shape
         "Predict the noise."
 
-# %% ../../nbs/worlds/denoisers.ipynb #11d1c088
+# %% ../../nbs/worlds/denoisers.ipynb #a87b90b8
 def linear_alphas_bar(
     steps: int = 1000,  # T, at least 1
     first: float = 1e-4,  # beta of the first step, in (0, 1)
     last: float = 0.02,  # beta of the last step, in (0, 1)
 ) -> Tensor:  # (T + 1,) float64, first entry 1
-    "Compute the share of signal of a linear schedule. Raises `ValueError` for fewer than one step or a beta outside (0, 1)."
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps={steps!r}: expected a whole number of at least 1")
+    "Compute the share of signal of a linear schedule. Raises `ValueError` for no step or a beta outside (0, 1)."
+    steps = check_number("steps", steps, 1, whole=True)
     for name, beta in (("first", first), ("last", last)):
-        if not 0 < beta < 1:
-            raise ValueError(f"{name}={beta!r}: expected a number in (0, 1)")
-    return torch.cat(
-        (torch.ones(1, dtype=torch.float64), (1 - torch.linspace(first, last, steps, dtype=torch.float64)).cumprod(0))
-    )
+        check_number(name, beta, above=0, below=1)
+    kept = 1 - torch.linspace(first, last, steps, dtype=torch.float64)
+    return torch.cat((torch.ones(1, dtype=torch.float64), kept.cumprod(0)))
 
 
 def check_schedule(
     alphas_bar: Tensor,  # (T + 1,)
 ) -> Tensor:  # the same, float64
     "Return a schedule that keeps the promise. Raises `ValueError` for one that does not."
-    if (
-        not isinstance(alphas_bar, Tensor)
-        or not alphas_bar.is_floating_point()
-        or alphas_bar.ndim != 1
-        or len(alphas_bar) < 2
-    ):
-        raise ValueError(
-            f"alphas_bar: got {tuple(alphas_bar.shape) if isinstance(alphas_bar, Tensor) else type(alphas_bar).__name__}, expected float (T + 1,) with T >= 1"
-        )
-    if not (alphas_bar[0] == 1 and (alphas_bar.diff() < 0).all() and alphas_bar[-1] > 0):
-        raise ValueError(
-            "alphas_bar: expected to start at exactly 1, to fall strictly and to stay above 0; put a 1 in front of a library's alphas_cumprod"
-        )
+    check_tensor("alphas_bar", alphas_bar, "(T + 1,)")
+    if checking():
+        fits = len(alphas_bar) > 1 and alphas_bar[0] == 1 and (alphas_bar.diff() < 0).all() and alphas_bar[-1] > 0
+        expected = "a schedule that starts at exactly 1, falls strictly and stays above 0"
+        hint = "put a 1 in front of a library's alphas_cumprod"
+        check(bool(fits), "alphas_bar", "another course", expected, hint)
     return alphas_bar.double()
 
-# %% ../../nbs/worlds/denoisers.ipynb #f1ef525a
+# %% ../../nbs/worlds/denoisers.ipynb #797109c3
 def check_call(
     x_t: Tensor,  # noisy samples (B, C, H, W)
     t: int | Tensor,  # time or times (B,) int64
     alphas_bar: Tensor,  # (T + 1,)
 ) -> Tensor:  # share of signal of every sample, (B, 1, 1, 1), in the type of the schedule
     "Return the share of signal of a call's samples. Raises `ValueError` for another shape, type or time, or for NaN."
-    if not isinstance(x_t, Tensor) or not x_t.is_floating_point() or x_t.ndim != 4 or x_t.numel() == 0:
-        raise ValueError(
-            f"x_t: got {(x_t.dtype, tuple(x_t.shape)) if isinstance(x_t, Tensor) else type(x_t).__name__}, expected float (B, C, H, W) with no empty axis"
-        )
-    if not x_t.isfinite().all():
-        raise ValueError("x_t: holds NaN or infinite values")
+    check_tensor("x_t", x_t, "(B, C, H, W)")
     if isinstance(t, int) and not isinstance(t, bool):
         t = torch.full((len(x_t),), t)
-    if not isinstance(t, Tensor) or t.dtype != torch.int64 or t.shape != (len(x_t),):
-        raise ValueError(f"t: got {t!r}, expected a whole number or int64 of shape ({len(x_t)},)")
-    if t.min() < 1 or t.max() >= len(alphas_bar):
-        raise ValueError(
-            f"t: got times from {t.min()} to {t.max()}, expected 1 to {len(alphas_bar) - 1}; time 0 is the clean image"
-        )
+    hint = "a whole number stands for all samples; time 0 is the clean image"
+    check_tensor("t", t, f"({len(x_t)},)", "int", 1, len(alphas_bar) - 1, hint=hint)
     return alphas_bar[t.to(alphas_bar.device)].view(-1, 1, 1, 1)
 
-# %% ../../nbs/worlds/denoisers.ipynb #1b43eb15
+# %% ../../nbs/worlds/denoisers.ipynb #ce11f5b3
 class GaussianMixture(nn.Module):
-    "Predict the noise in samples of a mixture of Gaussians exactly; a `NoisePredictor`. Raises `ValueError` for parts that do not fit."
+    """Predict the noise in samples of a mixture of Gaussians exactly; a `NoisePredictor`.
+
+    Raises `ValueError` for parts that do not fit."""
 
     def __init__(
         self,
@@ -100,21 +84,17 @@ class GaussianMixture(nn.Module):
         alphas_bar: Tensor | None = None,  # schedule (T + 1,); DDPM's linear one by default
     ):
         super().__init__()
-        if not isinstance(means, Tensor) or means.ndim != 4 or means.numel() == 0:
-            raise ValueError(
-                f"means: got {tuple(getattr(means, 'shape', ()))}, expected (K, C, H, W) with no empty axis"
-            )
+        check_tensor("means", means, "(K, C, H, W)")
         K, D = len(means), means[0].numel()
-        if tuple(covariances.shape) != (K, D, D):
-            raise ValueError(f"covariances: got {tuple(covariances.shape)}, expected (K, D, D) = {(K, D, D)}")
-        weights = torch.ones(K) if weights is None else weights
-        if tuple(weights.shape) != (K,) or not (weights > 0).all():
-            raise ValueError(f"weights: got {weights!r}, expected ({K},) above 0")
+        check_tensor("covariances", covariances, f"({K}, {D}, {D})")
+        weights = torch.ones(K, device=means.device) if weights is None else weights
+        check_tensor("weights", weights, f"({K},)")
+        check(not checking() or bool((weights > 0).all()), "weights", lambda: weights.tolist(), "numbers above 0")
         values, vectors = torch.linalg.eigh(covariances.double())
-        if not (means.isfinite().all() and values.isfinite().all()):
-            raise ValueError("means, covariances: hold NaN or infinite values")
-        if values.min() < -1e-9 * values.max():
-            raise ValueError(f"covariances: smallest eigenvalue {values.min():.2g}, expected at least 0")
+        if checking():
+            fits = values.min() >= -1e-9 * values.max()
+            got = lambda: f"a smallest eigenvalue of {values.min():.2g}"
+            check(bool(fits), "covariances", got, "eigenvalues of at least 0")
         self.shape = tuple(means.shape[1:])
         for name, value in (
             ("means", means.double().flatten(1)),
@@ -126,33 +106,26 @@ class GaussianMixture(nn.Module):
             self.register_buffer(name, value)
 
     def forward(
-        self, x_t, t, condition=None
-    ):  # noisy samples (B, C, H, W), time or times, components (B,) int64 or None
+        self,
+        x_t: Tensor,  # noisy samples (B, C, H, W)
+        t: int | Tensor,  # time in 1..T, or times (B,) int64
+        condition: Tensor | None = None,  # components (B,) int64; None leaves them open
+    ) -> Tensor:  # expected noise (B, C, H, W), in the type of `x_t`
+        "Compute the expected noise. Raises `ValueError` as `check_call` does, and for samples of another shape."
         share = check_call(x_t, t, self.alphas_bar).flatten(1)
-        if tuple(x_t.shape[1:]) != self.shape:
-            raise ValueError(f"x_t: got samples of shape {tuple(x_t.shape[1:])}, expected {self.shape}")
-        return (
-            _expected_noise(self, x_t.double().flatten(1), share, _log_prior(self, len(x_t), condition))
-            .view_as(x_t)
-            .to(x_t.dtype)
-        )
+        shape = tuple(x_t.shape[1:])
+        check(shape == self.shape, "x_t", f"samples of shape {shape}", f"samples of shape {self.shape}")
+        prior = _log_prior(self, len(x_t), condition)
+        return _expected_noise(self, x_t.double().flatten(1), share, prior).view_as(x_t).to(x_t.dtype)
 
-# %% ../../nbs/worlds/denoisers.ipynb #781a2cc9
+# %% ../../nbs/worlds/denoisers.ipynb #2beebc4b
 def _log_prior(mixture: GaussianMixture, count: int, condition: Tensor | None) -> Tensor:
     "Return log weights of the components, (B, K), or of the given one alone."
     if condition is None:
         return mixture.log_weights.expand(count, -1)
-    if (
-        not isinstance(condition, Tensor)
-        or condition.dtype != torch.int64
-        or condition.shape != (count,)
-        or condition.min() < 0
-        or condition.max() >= len(mixture.means)
-    ):
-        raise ValueError(
-            f"condition: got {condition!r}, expected int64 of shape ({count},) in 0..{len(mixture.means) - 1}"
-        )
-    return torch.full((count, len(mixture.means)), -torch.inf, dtype=torch.float64).scatter(1, condition[:, None], 0.0)
+    check_tensor("condition", condition, f"({count},)", "int", 0, len(mixture.means) - 1)
+    never = mixture.log_weights.new_full((count, len(mixture.means)), -torch.inf)
+    return never.scatter(1, condition.to(never.device)[:, None], 0.0)
 
 
 def _expected_noise(mixture: GaussianMixture, x: Tensor, share: Tensor, log_prior: Tensor) -> Tensor:
@@ -162,7 +135,7 @@ def _expected_noise(mixture: GaussianMixture, x: Tensor, share: Tensor, log_prio
     responsibility = (log_prior - 0.5 * (away.square() / spread + spread.log()).sum(2)).softmax(1)
     return (1 - share).sqrt() * torch.einsum("bk,bke,kde->bd", responsibility, away / spread, mixture.bases)
 
-# %% ../../nbs/worlds/denoisers.ipynb #cf79e61a
+# %% ../../nbs/worlds/denoisers.ipynb #cef273a6
 def fit_mixture(
     images: Tensor,  # (N, C, H, W), in the range that the model shall have
     labels: Tensor,  # classes (N,) int64; each needs more images than `rank`
@@ -170,32 +143,27 @@ def fit_mixture(
     floor: float = 1e-4,  # least variance of the other directions, > 0
     alphas_bar: Tensor | None = None,  # schedule (T + 1,); DDPM's linear one by default
 ) -> GaussianMixture:  # a component for each class, in the order of the labels
-    "Fit a Gaussian to every class of pictures by probabilistic PCA (Tipping and Bishop, 1999). Raises `ValueError` for shapes that do not fit or too few images."
-    if (
-        not isinstance(images, Tensor)
-        or not images.is_floating_point()
-        or images.ndim != 4
-        or images.numel() == 0
-        or not images.isfinite().all()
-    ):
-        raise ValueError("images: expected finite float (N, C, H, W) with no empty axis")
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
-        raise ValueError(f"labels: expected int64 of shape ({len(images)},)")
+    """Fit a Gaussian to every class of pictures by probabilistic PCA (Tipping and Bishop, 1999).
+
+    Raises `ValueError` for shapes that do not fit, a rank out of range, or too few images of a class."""
+    sizes = check_tensor("images", images, "(N, C, H, W)")
+    check_tensor("labels", labels, "(N,)", "int", sizes=sizes)
     D, fits = images[0].numel(), []
-    if not 0 <= rank < D:
-        raise ValueError(f"rank={rank}: expected a whole number in 0..{D - 1}")
+    rank = check_number("rank", rank, 0, D - 1, whole=True)
+    check_number("floor", floor, above=0)
     for label in labels.unique():
         flat = images[labels == label].double().flatten(1)
-        if len(flat) <= max(rank, 1):
-            raise ValueError(f"labels: class {label} has {len(flat)} images, expected more than rank={rank}")
+        enough = len(flat) > max(rank, 1)
+        check(enough, "labels", f"{len(flat)} images of class {label}", f"more than {max(rank, 1)}, the rank")
         values, vectors = torch.linalg.eigh(flat.T.cov().reshape(D, D))
         rest = values[: D - rank].mean().clamp_min(floor)
         values = torch.cat((rest.expand(D - rank), values[D - rank :].clamp_min(rest)))
         fits.append((flat.mean(0).view(images.shape[1:]), vectors * values @ vectors.T, len(flat)))
     means, covariances, counts = zip(*fits)
-    return GaussianMixture(torch.stack(means), torch.stack(covariances), torch.tensor(counts), alphas_bar)
+    counts = torch.tensor(counts, dtype=torch.float32, device=images.device)
+    return GaussianMixture(torch.stack(means), torch.stack(covariances), counts, alphas_bar)
 
-# %% ../../nbs/worlds/denoisers.ipynb #6f092d7f
+# %% ../../nbs/worlds/denoisers.ipynb #5ea61ef7
 class _Pretrained(nn.Module):
     "Let a diffusers U-Net keep the promise of a `NoisePredictor`."
 
@@ -205,12 +173,14 @@ class _Pretrained(nn.Module):
         self.register_buffer("alphas_bar", alphas_bar)
 
     def forward(
-        self, x_t, t, condition=None
-    ):  # noisy samples (B, C, H, W), time or times, classes (B,) where the network takes them
+        self,
+        x_t: Tensor,  # noisy samples (B, C, H, W)
+        t: int | Tensor,  # time in 1..T, or times (B,) int64
+        condition: Tensor | None = None,  # classes (B,), where the network takes them
+    ) -> Tensor:  # predicted noise (B, C, H, W)
         check_call(x_t, t, self.alphas_bar)
         wanted = self.unet.config.in_channels
-        if x_t.shape[1] != wanted:
-            raise ValueError(f"x_t: got {x_t.shape[1]} channels, expected {wanted}")
+        check(x_t.shape[1] == wanted, "x_t", f"{x_t.shape[1]} channels", wanted)
         return self.unet(x_t, t - 1, class_labels=condition).sample[:, :wanted]
 
 
@@ -219,14 +189,13 @@ def _schedule(folder: Path, scheduler) -> Tensor:
     for place in (folder / "scheduler", folder, folder.parent / "scheduler"):
         if (place / "scheduler_config.json").is_file():
             found = scheduler.from_pretrained(place, local_files_only=True)
-            if found.config.prediction_type != "epsilon":
-                raise ValueError(
-                    f"{place.name}: the network predicts {found.config.prediction_type!r}, expected 'epsilon' (noise)"
-                )
+            kind = found.config.prediction_type
+            if kind != "epsilon":
+                raise ValueError(f"{place.name}: the network predicts {kind!r}, expected 'epsilon' (noise)")
             return torch.cat((torch.ones(1, dtype=torch.float64), found.alphas_cumprod.double()))
     raise FileNotFoundError(f"{folder.name}: no scheduler_config.json beside the network; pass alphas_bar=")
 
-# %% ../../nbs/worlds/denoisers.ipynb #45e2e5fb
+# %% ../../nbs/worlds/denoisers.ipynb #d3749c5f
 def load_denoiser(
     folder: str | Path,  # saved pipeline, or the folder of a `UNet2DModel` alone
     alphas_bar: Tensor | None = None,  # schedule (T + 1,), where the folder has none
@@ -234,12 +203,14 @@ def load_denoiser(
 ) -> nn.Module:  # a `NoisePredictor` in the network's range, weights fixed
     """Load a pretrained noise predictor that diffusers has saved.
 
-    Raises `FileNotFoundError` for a folder without a network or schedule, `ModuleNotFoundError` without diffusers, `ValueError` for a network that predicts something else than noise."""
+    Raises `FileNotFoundError` for a folder without a network or schedule, `ModuleNotFoundError` without diffusers,
+    `ValueError` for a network that predicts something else than noise."""
     folder = Path(folder).expanduser()
     place = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (place / "config.json").is_file():
         raise FileNotFoundError(
-            f"{folder.name}: no network there (no config.json in it or in its unet folder); expected what `save_pretrained` of diffusers wrote"
+            f"{folder.name}: no network there (no config.json in it or in its unet folder); "
+            "expected what `save_pretrained` of diffusers wrote"
         )
     try:
         from diffusers import DDPMScheduler, UNet2DModel

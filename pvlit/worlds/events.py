@@ -1,4 +1,4 @@
-"""An event camera reports, for each pixel on its own, every time the logarithm of the light has changed by a fixed step; a video, looked at closely enough, says when that was.
+"""An event camera reports, for each pixel on its own, every time the logarithm of the light has changed by a fixed step; from a video with small steps between frames, these times can be computed.
 
 Docs: https://pvlit.github.io/pvlit/worlds/events.html.md"""
 
@@ -7,59 +7,39 @@ Docs: https://pvlit.github.io/pvlit/worlds/events.html.md"""
 # %% auto #0
 __all__ = ['video_to_events']
 
-# %% ../../nbs/worlds/events.ipynb #61048716
+# %% ../../nbs/worlds/events.ipynb #c612f6bf
 import math
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/worlds/events.ipynb #4729e980
+from ..core.checks import check, check_generator, check_number, check_tensor, checking
+
+# %% ../../nbs/worlds/events.ipynb #cd116f4e
 def _crossings(before: Tensor, after: Tensor, level: Tensor, on: Tensor, off: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    "Return (index (M, 4): n, y, x, which of the events; share of the interval (M,); new level) of all crossings; arrays are (N, H, W)."
+    "Return (index (M, 4): n, y, x, which event; share of the interval (M,); new level) of crossings in (N, H, W)."
     rise = after >= level
     step = torch.where(rise, on, -off)
     count = ((after - level) / step).floor().long()
     most = max(int(count.max()), 1)
-    which = torch.arange(1, most + 1)
+    which = torch.arange(1, most + 1, device=after.device)
     index = torch.nonzero(which <= count[..., None])
     at = tuple(index[:, :3].T)
     share = (level[at] + (index[:, 3] + 1) * step[at] - before[at]) / (after[at] - before[at])
     return index, share.clamp(0, 1), level + count * step
 
-# %% ../../nbs/worlds/events.ipynb #a890a6d8
-def _check_video(video: Tensor) -> None:
-    "Raise `ValueError` unless the video is gray, floating point and in [0, 1]."
-    if (
-        not isinstance(video, Tensor)
-        or video.ndim != 5
-        or video.shape[2] != 1
-        or video.numel() == 0
-        or video.shape[1] < 2
-    ):
-        came = tuple(video.shape) if isinstance(video, Tensor) else type(video).__name__
-        raise ValueError(
-            f"video: got {came}, expected (N, T, 1, H, W) with at least two frames; for RGB, take the mean of the channels first"
-        )
-    if not video.is_floating_point() or not ((video >= 0) & (video <= 1)).all():
-        raise ValueError(
-            f"video: got {video.dtype} with values from {video.min():g} to {video.max():g}, expected floats in [0, 1] without NaN"
-        )
-
-
+# %% ../../nbs/worlds/events.ipynb #ece67e50
 def _check_settings(times: Tensor, frames: int, threshold: float, spread: float, noise: float, floor: float) -> None:
-    "Raise `ValueError` for a setting of the camera out of range."
-    if tuple(times.shape) != (frames,) or not (times[1:] > times[:-1]).all():
-        raise ValueError(f"times: got {times.tolist()}, expected {frames} growing numbers, one a frame")
-    for name, value, low, high in (
-        ("threshold", threshold, 1e-3, math.inf),
-        ("spread", spread, 0, 1),
-        ("noise", noise, 0, 1),
-        ("floor", floor, 1e-6, 1),
-    ):
-        if not (isinstance(value, (int, float)) and low <= value <= high):
-            raise ValueError(f"{name}: got {value!r}, expected a number in [{low:g}, {high:g}]")
+    "Refuse a setting of the camera that is out of range."
+    check_tensor("times", times, f"({frames},)")
+    growing = not checking() or bool((times[1:] > times[:-1]).all())
+    check(growing, "times", lambda: times.tolist(), f"{frames} growing numbers, one a frame")
+    check_number("threshold", threshold, 1e-3)
+    check_number("spread", spread, 0, 1)
+    check_number("noise", noise, 0, 1)
+    check_number("floor", floor, 1e-6, 1)
 
-# %% ../../nbs/worlds/events.ipynb #b3c02891
+# %% ../../nbs/worlds/events.ipynb #d1e9dafb
 def _thresholds(shape: tuple, threshold: float, spread: float, generator: torch.Generator) -> Tensor:
     "Draw a threshold for each pixel."
     return threshold * (1 + spread * torch.randn(shape, generator=generator, dtype=torch.float64)).clamp(min=0.2)
@@ -80,36 +60,37 @@ def _interval(
     sign = torch.where(after >= level, 1.0, -1.0)[tuple(index[:, :3].T)]
     events = torch.stack((*index[:, (0, 2, 1)].T, share, sign), 1)
     if noise:
-        index, share, sign = _noise(before.shape, noise, generator)
+        index, share, sign = (x.to(before.device) for x in _noise(before.shape, noise, generator))
         events = torch.cat((events, torch.stack((*index[:, (0, 2, 1)].T, share, sign), 1)))
     return events, new
 
-# %% ../../nbs/worlds/events.ipynb #8f812a0d
+# %% ../../nbs/worlds/events.ipynb #16bd7f3c
 def video_to_events(
     video: Tensor,  # gray videos (N, T, 1, H, W), float in [0, 1], T >= 2
-    generator: torch.Generator,  # CPU generator; draws only when `spread` or `noise` is not 0
+    generator: torch.Generator | int,  # CPU generator or seed; draws only when `spread` or `noise` is not 0
     times: Tensor | None = None,  # of the frames (T,), growing; None is 0, 1, ..., T - 1
     threshold: float = 0.15,  # change of the log intensity that makes an event, at least 0.001
-    spread: float = 0.0,  # standard deviation of the thresholds over pixels and polarities, as a share of `threshold`, in [0, 1]
+    spread: float = 0.0,  # standard deviation of the thresholds over pixels, as a share of `threshold`, in [0, 1]
     noise: float = 0.0,  # chance of a noise event for each pixel and interval between frames, in [0, 1]
     floor: float = 0.05,  # added to the intensity before the logarithm, in [1e-6, 1]
 ) -> list[Tensor]:  # N streams (M, 4) float32: x, y in pixels, t, polarity -1 or 1; in the order of time
-    "Turn videos into event streams by log intensity threshold crossings. Raises `ValueError` for a wrong video or setting."
-    _check_video(video)
+    "Turn videos into event streams by threshold crossings of log intensity. Raises `ValueError` for a wrong argument."
+    check_tensor("video", video, "(N, T, 1, H, W)", low=0, high=1, hint="for RGB, take the mean of the channels first")
+    check(video.shape[1] > 1, "video", f"{video.shape[1]} frame", "at least two")
+    generator = check_generator(generator)
     count, frames, _, height, width = video.shape
     times = torch.arange(frames, dtype=torch.float64) if times is None else times.double()
     _check_settings(times, frames, threshold, spread, noise, floor)
     light, found = (video[:, :, 0].double() + floor).log(), []
-    on, off = (
-        _thresholds((count, height, width), threshold, spread, generator)
-        if spread
-        else torch.full((count, height, width), threshold, dtype=torch.float64)
-        for _ in range(2)
-    )
+    shape = (count, height, width)
+    if spread:
+        on, off = (_thresholds(shape, threshold, spread, generator).to(video.device) for _ in range(2))
+    else:
+        on = off = torch.full(shape, threshold, dtype=torch.float64, device=video.device)
     level = light[:, 0]
     for t in range(1, frames):
         events, level = _interval(light[:, t - 1], light[:, t], level, on, off, noise, generator)
-        events[:, 3] = times[t - 1] + events[:, 3] * (times[t] - times[t - 1])
+        events[:, 3] = times[t - 1].item() + events[:, 3] * (times[t] - times[t - 1]).item()
         found.append(events)
     events = torch.cat(found)
     events = events[events[:, 3].argsort(stable=True)]

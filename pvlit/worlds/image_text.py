@@ -9,7 +9,7 @@ __all__ = ['ATTRIBUTES', 'COLORS', 'SHAPES', 'RGB', 'ANSWERS', 'FILLERS', 'VOCAB
            'check_images', 'every_object', 'draw_objects', 'captions', 'Scenes', 'sample_scenes', 'ask',
            'ImageTextEncoder', 'similarities', 'TinyCLIP', 'contrastive_loss', 'train_tiny_clip', 'LocalCLIP']
 
-# %% ../../nbs/worlds/image_text.ipynb #0af8d77b
+# %% ../../nbs/worlds/image_text.ipynb #976ad6c1
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from ..core.checks import check, check_generator, check_number, check_tensor, checking
 from ..core.nets import initialized_from
 
-# %% ../../nbs/worlds/image_text.ipynb #79fd037a
+# %% ../../nbs/worlds/image_text.ipynb #fed87318
 ATTRIBUTES = {
     "size": ("small", "large"),
     "color": ("red", "green", "blue", "yellow", "purple", "cyan"),
@@ -34,42 +35,14 @@ RGB = torch.tensor(
     [[0.9, 0.15, 0.1], [0.1, 0.75, 0.2], [0.2, 0.3, 0.95], [0.95, 0.85, 0.1], [0.65, 0.2, 0.8], [0.1, 0.8, 0.85]]
 )
 ANSWERS = (*COLORS, "0", "1", "2", "3", "4", "5", "6")
-FILLERS = (
-    "a",
-    "an",
-    "the",
-    "of",
-    "on",
-    "in",
-    "and",
-    "with",
-    "photo",
-    "picture",
-    "drawing",
-    "painting",
-    "how",
-    "many",
-    "what",
-    "is",
-    "which",
-    "color",
-    "shape",
-    "shapes",
-    "object",
-    "texture",
-    "size",
-    "left",
-    "right",
-    "above",
-    "below",
-    "ground",
-    "gray",
-    "dark",
-    "bright",
-    "style",
+FILLERS = tuple(
+    (
+        "a an the of on in and with photo picture drawing painting how many what is which color shape shapes object "
+        "texture size left right above below ground gray dark bright style"
+    ).split()
 )
 
-# %% ../../nbs/worlds/image_text.ipynb #a2979472
+# %% ../../nbs/worlds/image_text.ipynb #38804169
 @dataclass(frozen=True)
 class Vocabulary:
     "A fixed list of words; the id of a word is its place, 0 is the padding."
@@ -77,13 +50,12 @@ class Vocabulary:
     words: tuple[str, ...]  # all words, the first one the padding
 
     def __post_init__(self):
-        if len(set(self.words)) != len(self.words):
-            raise ValueError("words: got a word twice, expected each word once")
+        check(len(set(self.words)) == len(self.words), "words", "a word twice", "each word once")
 
     def __len__(self):
         return len(self.words)
 
-# %% ../../nbs/worlds/image_text.ipynb #c7ee7b3a
+# %% ../../nbs/worlds/image_text.ipynb #a2b109db
 @patch
 def encode(
     self: Vocabulary,
@@ -91,16 +63,14 @@ def encode(
     length: int = 12,  # ids in a row, at least the words of the longest text
 ) -> Tensor:  # ids (B, length), int64
     "Return the ids of texts. Raises `ValueError` for an unknown word, a text that is too long, or no text."
-    if isinstance(texts, str) or len(texts) == 0:
-        raise ValueError(f"texts: got {texts!r}, expected a list of at least one text")
+    check(not isinstance(texts, str) and len(texts) > 0, "texts", repr(texts), "a list of at least one text")
     ids, place = torch.zeros(len(texts), length, dtype=torch.int64), {word: i for i, word in enumerate(self.words)}
     for row, text in enumerate(texts):
         words = text.split()
         unknown = [word for word in words if place.get(word, 0) == 0]
         if unknown:
             raise ValueError(f"texts: unknown word {unknown[0]!r} in {text!r}; `extended` adds words")
-        if not 0 < len(words) <= length:
-            raise ValueError(f"texts: got {len(words)} words in {text!r}, expected 1 to {length}")
+        check(0 < len(words) <= length, "texts", f"{len(words)} words in {text!r}", f"1 to {length}")
         ids[row, : len(words)] = torch.tensor([place[word] for word in words])
     return ids
 
@@ -123,18 +93,14 @@ def extended(
     "Return a vocabulary with more words. Raises `ValueError` for a word that is there already."
     return Vocabulary((*self.words, *words))
 
-# %% ../../nbs/worlds/image_text.ipynb #3940f81a
+# %% ../../nbs/worlds/image_text.ipynb #d3d20206
 def check_tokens(
     tokens: Tensor,  # what should be ids (B, L), int64
     words: int,  # size of the vocabulary
     name: str = "tokens",  # of the argument, for the message
 ) -> None:
     "Raise `ValueError` when ids are not a non-empty int64 (B, L) below `words`."
-    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.numel() == 0 or tokens.dtype != torch.int64:
-        came = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
-        raise ValueError(f"{name}: got {came}, expected non-empty int64 (B, L)")
-    if tokens.min() < 0 or tokens.max() >= words:
-        raise ValueError(f"{name}: got ids from {tokens.min()} to {tokens.max()}, expected 0 to {words - 1}")
+    check_tensor(name, tokens, "(B, L)", "int", 0, words - 1)
 
 
 def check_images(
@@ -142,24 +108,14 @@ def check_images(
     name: str = "images",  # of the argument, for the message
 ) -> None:
     "Raise `ValueError` when pictures are not finite floats (B, 3, H, W) in [0, 1]."
-    if (
-        not isinstance(images, Tensor)
-        or images.ndim != 4
-        or images.numel() == 0
-        or images.shape[1] != 3
-        or not images.is_floating_point()
-    ):
-        came = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"{name}: got {came}, expected non-empty floats (B, 3, H, W)")
-    if not (images.amin() >= 0 and images.amax() <= 1):
-        raise ValueError(f"{name}: got values outside [0, 1] or NaN, expected floats (B, 3, H, W) in [0, 1]")
+    check_tensor(name, images, "(B, 3, H, W)", low=0, high=1)
 
 
 VOCABULARY = Vocabulary(
     ("<pad>", *FILLERS, *(word for words in ATTRIBUTES.values() for word in words), *ANSWERS[len(COLORS) :])
 )
 
-# %% ../../nbs/worlds/image_text.ipynb #6ae1242c
+# %% ../../nbs/worlds/image_text.ipynb #52969e25
 def _regions(u: Tensor, v: Tensor) -> Tensor:
     "Return for coordinates (...) in units of the radius which of the six shapes cover them, (6, ...)."
     r2, au, av = u**2 + v**2, u.abs(), v.abs()
@@ -170,25 +126,13 @@ def _regions(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _check_attributes(attributes: Tensor) -> None:
-    "Raise `ValueError` when objects are not a non-empty int64 (N, 4) within the lists."
-    if (
-        not isinstance(attributes, Tensor)
-        or attributes.ndim != 2
-        or attributes.shape[1] != 4
-        or len(attributes) == 0
-        or attributes.dtype != torch.int64
-    ):
-        came = (
-            f"{attributes.dtype} {tuple(attributes.shape)}"
-            if isinstance(attributes, Tensor)
-            else type(attributes).__name__
-        )
-        raise ValueError(f"attributes: got {came}, expected non-empty int64 (N, 4): size, color, texture, shape")
-    many = torch.tensor([len(words) for words in ATTRIBUTES.values()])
-    if (attributes < 0).any() or (attributes >= many).any():
-        raise ValueError(f"attributes: got an index out of range, expected 0 up to {(many - 1).tolist()}")
+    "Refuse objects that are not a non-empty int64 (N, 4) within the lists."
+    check_tensor("attributes", attributes, "(N, 4)", "int", 0, hint="the columns are size, color, texture, shape")
+    most = [len(words) - 1 for words in ATTRIBUTES.values()]
+    fits = not checking() or bool((attributes.cpu() <= torch.tensor(most)).all())
+    check(fits, "attributes", "an index out of range", f"0 up to {most}")
 
-# %% ../../nbs/worlds/image_text.ipynb #d9d3aa55
+# %% ../../nbs/worlds/image_text.ipynb #e437b080
 def every_object() -> Tensor:  # (216, 4), int64
     "Return all combinations of size, color, texture and shape."
     return torch.cartesian_prod(*(torch.arange(len(words)) for words in ATTRIBUTES.values()))
@@ -196,19 +140,18 @@ def every_object() -> Tensor:  # (216, 4), int64
 
 def draw_objects(
     attributes: Tensor,  # (N, 4) indices: size, color, texture, shape
-    generator: torch.Generator,  # draws place, gray of the ground and noise
+    generator: torch.Generator | int,  # CPU generator or seed: draws place, gray of the ground and noise
     pixels: int = 24,  # side of the pictures, at least 8
     noise: float = 0.04,  # standard deviation of the noise, at least 0
 ) -> Tensor:  # (N, 3, pixels, pixels) in [0, 1]
-    "Draw one object a picture. Raises `ValueError` for indices out of range or a picture too small."
+    "Draw one object a picture, on the CPU. Raises `ValueError` for indices out of range or a picture too small."
     _check_attributes(attributes)
-    if pixels < 8 or noise < 0:
-        raise ValueError(f"pixels={pixels}, noise={noise}: expected at least 8 and at least 0")
-    n, (size, color, texture, shape) = len(attributes), attributes.T
+    pixels, generator = check_number("pixels", pixels, 8, whole=True), check_generator(generator)
+    check_number("noise", noise, 0)
+    n, (size, color, texture, shape) = len(attributes), attributes.cpu().T
     radius = pixels * torch.where(size == 1, 0.42, 0.24)[:, None, None]
-    place = (torch.rand(n, 2, 1, 1, generator=generator) - 0.5) * (pixels - 1 - 2 * radius[:, None]).clamp_min(0) + (
-        pixels - 1
-    ) / 2
+    room = (pixels - 1 - 2 * radius[:, None]).clamp_min(0)
+    place = (torch.rand(n, 2, 1, 1, generator=generator) - 0.5) * room + (pixels - 1) / 2
     y, x = torch.meshgrid(torch.arange(pixels), torch.arange(pixels), indexing="ij")
     inside = _regions((x - place[:, 0]) / radius, (y - place[:, 1]) / radius)[shape, torch.arange(n)]
     darker = torch.stack([torch.zeros_like(x), y // 2 % 2, (x // 2 + y // 2) % 2])[texture]
@@ -216,29 +159,28 @@ def draw_objects(
     picture = torch.where(inside[:, None], RGB[color][:, :, None, None] * (1 - 0.65 * darker[:, None]), ground)
     return (picture + noise * torch.randn(picture.shape, generator=generator)).clamp(0, 1)
 
-# %% ../../nbs/worlds/image_text.ipynb #85da5e2b
+# %% ../../nbs/worlds/image_text.ipynb #b056bda1
 def captions(
     attributes: Tensor,  # (N, 4) indices: size, color, texture, shape
     drop: float = 0.0,  # chance that a word other than the shape is left out, in [0, 1]
-    generator: torch.Generator | None = None,  # decides what is left out; needed when drop > 0
+    generator: torch.Generator | int | None = None,  # CPU generator or seed, decides what is left out if drop > 0
 ) -> list[str]:  # N texts, such as "a small red striped circle"
     "Describe objects. Raises `ValueError` for indices out of range or a drop outside [0, 1] or without a generator."
     _check_attributes(attributes)
-    if not 0 <= drop <= 1 or drop and generator is None:
-        raise ValueError(f"drop={drop}: expected a chance in [0, 1], with a generator when it is above 0")
-    keep = (
-        torch.rand(attributes.shape, generator=generator) >= drop
-        if drop
-        else torch.ones(attributes.shape, dtype=torch.bool)
-    )
+    check_number("drop", drop, 0, 1)
+    generator = check_generator(generator)
+    check(not drop or generator is not None, "generator", None, "a CPU generator or a seed where drop is above 0")
+    keep = torch.ones(attributes.shape, dtype=torch.bool)
+    if drop:
+        keep = torch.rand(attributes.shape, generator=generator) >= drop
     keep[:, -1] = True
-    words = list(ATTRIBUTES.values())
-    return [
-        " ".join(["a", *(words[i][v] for i, v in enumerate(row) if kept[i])])
-        for row, kept in zip(attributes.tolist(), keep.tolist())
-    ]
+    texts = []
+    for row, kept in zip(attributes.tolist(), keep.tolist()):
+        words = [names[v] for names, v, there in zip(ATTRIBUTES.values(), row, kept) if there]
+        texts.append(" ".join(["a", *words]))
+    return texts
 
-# %% ../../nbs/worlds/image_text.ipynb #cd4951e8
+# %% ../../nbs/worlds/image_text.ipynb #2a9a7ff3
 @dataclass(frozen=True)
 class Scenes:
     "Pictures of grids with what stands in every cell."
@@ -253,57 +195,48 @@ class Scenes:
 
 def sample_scenes(
     n: int,  # scenes, at least 1
-    generator: torch.Generator,  # draws everything
+    generator: torch.Generator | int,  # CPU generator or seed of all draws
     grid: int = 4,  # cells a side, at least 3
     cell: int = 8,  # pixels a cell and side, at least 8
     noise: float = 0.04,  # standard deviation of the noise, at least 0
 ) -> Scenes:
     "Draw scenes of three to six objects of different shapes. Raises `ValueError` for a size out of range."
-    if n < 1 or grid < 3 or cell < 8:
-        raise ValueError(f"n={n}, grid={grid}, cell={cell}: expected at least 1, 3 and 8")
+    for name, value, least in (("n", n, 1), ("grid", grid, 3), ("cell", cell, 8)):
+        check_number(name, value, least, whole=True)
+    check_number("noise", noise, 0)
+    generator = check_generator(generator)
     count = torch.randint(3, 7, (n, 1), generator=generator)
     place = torch.rand(n, grid * grid, generator=generator).argsort(1)[:, :6]
     there = torch.arange(6) < count
     shape = torch.rand(n, 6, generator=generator).argsort(1).where(there, -1)
     color = torch.randint(6, (n, 6), generator=generator).where(there, -1)
     shapes, colors = (torch.full((n, grid * grid), -1).scatter(1, place, v) for v in (shape, color))
-    looks = (
-        torch.stack([torch.ones_like(shapes), colors, torch.zeros_like(shapes), shapes], -1).flatten(0, 1).clamp_min(0)
-    )
+    looks = torch.stack([torch.ones_like(shapes), colors, torch.zeros_like(shapes), shapes], -1)
+    looks = looks.flatten(0, 1).clamp_min(0)
     cells = draw_objects(looks, generator, cell, 0.0).where((shapes >= 0).view(-1, 1, 1, 1), torch.tensor(0.2))
     images = cells.view(n, grid, grid, 3, cell, cell).permute(0, 3, 1, 4, 2, 5).reshape(n, 3, grid * cell, grid * cell)
     images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
     return Scenes(images, shapes.view(n, grid, grid), colors.view(n, grid, grid))
 
-# %% ../../nbs/worlds/image_text.ipynb #68d7beb0
+# %% ../../nbs/worlds/image_text.ipynb #5c8112b0
 def ask(
     scenes: Scenes,  # N scenes
-    generator: torch.Generator,  # chooses the kind of question and what it is about
+    generator: torch.Generator | int,  # CPU generator or seed: chooses the kind of question and what it is about
 ) -> tuple[Tensor, Tensor]:  # question ids (N, 4) in VOCABULARY and answers (N,), an index into ANSWERS
     "Ask one question a scene, `color of the SHAPE` or `how many COLOR shapes`, with equal chance."
     n, word = len(scenes), {w: i for i, w in enumerate(VOCABULARY.words)}
+    generator = check_generator(generator)
     shapes, colors = scenes.shapes.flatten(1), scenes.colors.flatten(1)
     chosen = (torch.rand(shapes.shape, generator=generator) * (shapes >= 0)).argmax(1, keepdim=True)
     seen, free = colors.gather(1, chosen)[:, 0], torch.randint(len(COLORS), (n,), generator=generator)
-    counted = torch.where(
-        torch.rand(n, generator=generator) < 0.5, seen, free
-    )  # half of the time a color that is there
+    # half of the time a color that is there
+    counted = torch.where(torch.rand(n, generator=generator) < 0.5, seen, free)
     counting = torch.rand(n, generator=generator) < 0.5
     shape_words, color_words = (torch.tensor([word[w] for w in words]) for words in (SHAPES, COLORS))
-    which = torch.stack(
-        [torch.tensor([word[w] for w in ("color", "of", "the")]).expand(n, 3)[:, i] for i in range(3)]
-        + [shape_words[shapes.gather(1, chosen)[:, 0]]],
-        1,
-    )
-    many = torch.stack(
-        [
-            torch.full((n,), word["how"]),
-            torch.full((n,), word["many"]),
-            color_words[counted],
-            torch.full((n,), word["shapes"]),
-        ],
-        1,
-    )
+    said = lambda text: torch.tensor([word[w] for w in text.split()]).expand(n, -1).clone()
+    which, many = said("color of the ring"), said("how many red shapes")
+    which[:, 3] = shape_words[shapes.gather(1, chosen)[:, 0]]
+    many[:, 2] = color_words[counted]
     answers = torch.where(counting, len(COLORS) + (colors == counted[:, None]).sum(1), seen)
     return torch.where(counting[:, None], many, which), answers
 
@@ -342,9 +275,9 @@ def similarities(
     with torch.no_grad():
         return encoder.encode_image(images) @ encoder.encode_text(encoder.tokenize(texts)).T
 
-# %% ../../nbs/worlds/image_text.ipynb #2a00a443
+# %% ../../nbs/worlds/image_text.ipynb #59d30959
 class TinyCLIP(nn.Module):
-    "Encode small pictures and short texts of a vocabulary into unit vectors of one space (a stand-in for Radford et al., 2021)."
+    "Encode small pictures and short texts into unit vectors of one space (a stand-in for CLIP, Radford et al., 2021)."
 
     def __init__(
         self,
@@ -401,7 +334,7 @@ def encode_image(
     top = self.levels(images)[-1]
     return F.normalize(self.image_head(torch.cat([top.mean((2, 3)), top.amax((2, 3))], 1)), dim=1)
 
-# %% ../../nbs/worlds/image_text.ipynb #4bf6a578
+# %% ../../nbs/worlds/image_text.ipynb #62cc7cd5
 @patch
 def embed(
     self: TinyCLIP,
@@ -430,28 +363,28 @@ def encode_text(
 ) -> Tensor:  # unit vectors (B, D)
     "Return unit vectors of texts."
     embeddings = self.embed(tokens)
-    if not (tokens > 0).any(1).all():
-        raise ValueError("tokens: got a text of padding only, expected int64 (B, L) with a word in every row")
+    said = not checking() or bool((tokens > 0).any(1).all())
+    check(said, "tokens", "a text of padding only", "int64 (B, L) with a word in every row")
     return self.encode_embeddings(embeddings, tokens > 0)
 
-# %% ../../nbs/worlds/image_text.ipynb #01885351
+# %% ../../nbs/worlds/image_text.ipynb #3ffebcbf
 def contrastive_loss(
     image_vectors: Tensor,  # unit vectors (B, D)
     text_vectors: Tensor,  # unit vectors (B, D), row i belongs to picture i
     scale: Tensor | float,  # factor of the cosines, above 0
     same: Tensor | None = None,  # bool (B, B), which texts are equal; None: only each to itself
 ) -> Tensor:  # scalar, nats
-    "Compute the symmetric cross-entropy of pictures and texts (Radford et al., 2021)."
-    if image_vectors.ndim != 2 or image_vectors.shape != text_vectors.shape or len(image_vectors) == 0:
-        raise ValueError(
-            f"image_vectors, text_vectors: got {tuple(image_vectors.shape)} and {tuple(text_vectors.shape)}, expected two equal (B, D)"
-        )
+    """Compute the symmetric cross-entropy of pictures and texts (Radford et al., 2021).
+
+    Raises `ValueError` when the vectors are not two equal (B, D)."""
+    sizes = check_tensor("image_vectors", image_vectors, "(B, D)", finite=False)
+    check_tensor("text_vectors", text_vectors, "(B, D)", finite=False, sizes=sizes)
     logits = scale * image_vectors @ text_vectors.T
     same = torch.eye(len(logits), dtype=torch.bool, device=logits.device) if same is None else same
     target = same / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target.T / target.T.sum(1, keepdim=True))) / 2
 
-# %% ../../nbs/worlds/image_text.ipynb #88835560
+# %% ../../nbs/worlds/image_text.ipynb #fdb1847a
 def train_tiny_clip(
     objects: Tensor | None = None,  # (N, 4) combinations to train on; None is all 216
     steps: int = 250,  # of Adam with batches of 96
@@ -460,7 +393,7 @@ def train_tiny_clip(
     drop: float = 0.3,  # chance that a caption leaves out a word
     model: TinyCLIP | None = None,  # to be trained further; None makes one from the seed
 ) -> TinyCLIP:  # in evaluation mode, its weights without gradient
-    "Train a tiny stand-in on pictures of objects with their captions."
+    "Train a tiny stand-in on pictures of objects with their captions. Raises `ValueError` for indices out of range."
     objects = every_object() if objects is None else objects
     _check_attributes(objects)
     model, g = model or TinyCLIP(seed=seed), torch.Generator().manual_seed(seed)
@@ -482,9 +415,11 @@ def train_tiny_clip(
         schedule.step()
     return model.eval().requires_grad_(False)
 
-# %% ../../nbs/worlds/image_text.ipynb #8a6a3cd5
+# %% ../../nbs/worlds/image_text.ipynb #7597f745
 class LocalCLIP:
-    "Encode pictures and texts with a CLIP that lies in a folder, through the library `transformers`; no network is used."
+    """Encode pictures and texts with a CLIP that lies in a folder, through the library `transformers`, without network.
+
+    Raises `FileNotFoundError` without the folder, `ModuleNotFoundError` without the library."""
 
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -495,7 +430,8 @@ class LocalCLIP:
     ):
         if not Path(path).is_dir():
             raise FileNotFoundError(
-                f"path={str(path)!r}: no such folder, expected one with a CLIP saved by transformers; TinyCLIP needs none"
+                f"path={str(path)!r}: no such folder, expected one with a CLIP saved by transformers; "
+                "TinyCLIP needs none"
             )
         try:
             from transformers import CLIPModel, CLIPTokenizer
@@ -507,7 +443,7 @@ class LocalCLIP:
         self.tokenizer, self.device = CLIPTokenizer.from_pretrained(path, local_files_only=True), device
         self.dim, self.pixels = self.model.config.projection_dim, self.model.config.vision_config.image_size
 
-# %% ../../nbs/worlds/image_text.ipynb #e9ea8799
+# %% ../../nbs/worlds/image_text.ipynb #bac64430
 def _vectors(features: Tensor | object) -> Tensor:
     "Return the projected vectors; newer versions of transformers wrap them."
     return features if isinstance(features, Tensor) else features.pooler_output
@@ -519,12 +455,10 @@ def tokenize(
     texts: list[str],  # at least one text
 ) -> Tensor:  # ids (B, L), padded to the longest text of the model
     "Return the ids of texts."
-    if isinstance(texts, str) or len(texts) == 0:
-        raise ValueError(f"texts: got {texts!r}, expected a list of at least one text")
+    check(not isinstance(texts, str) and len(texts) > 0, "texts", repr(texts), "a list of at least one text")
     length = self.model.config.text_config.max_position_embeddings
-    return self.tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-    ).input_ids
+    options = dict(padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    return self.tokenizer(list(texts), **options).input_ids
 
 
 @patch

@@ -7,14 +7,16 @@ Docs: https://pvlit.github.io/pvlit/worlds/moving_shapes.html.md"""
 # %% auto #0
 __all__ = ['KINDS', 'WAVES', 'MovingShapes', 'Scenes', 'moving_shapes', 'flow_between', 'newly_seen']
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #79d5459b
+# %% ../../nbs/worlds/moving_shapes.ipynb #83f500f8
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #40daacb4
+from ..core.checks import check, check_choice, check_generator, check_number
+
+# %% ../../nbs/worlds/moving_shapes.ipynb #2931dfb2
 KINDS = ("disc", "square", "triangle", "bar")
 
 
@@ -41,34 +43,25 @@ class MovingShapes:
 
     def __post_init__(self):
         for name, least in {"frames": 1, "size": 8, "shapes": 1}.items():
-            if type(getattr(self, name)) is not int or getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a whole number of at least {least}")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels: got {self.channels!r}, expected 1 or 3")
-        if not self.kinds or set(self.kinds) - set(KINDS):
-            raise ValueError(f"kinds: got {self.kinds!r}, expected some of {', '.join(KINDS)}")
+            check_number(name, getattr(self, name), least, whole=True)
+        check_choice("channels", self.channels, (1, 3))
+        known = bool(self.kinds) and not set(self.kinds) - set(KINDS)
+        check(known, "kinds", repr(self.kinds), f"some of {', '.join(KINDS)}")
         _check_numbers(self)
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #1a5941de
+# %% ../../nbs/worlds/moving_shapes.ipynb #986fc4ec
 def _check_numbers(config: MovingShapes) -> None:
-    "Raise `ValueError` for a range or a number that makes no scene."
+    "Refuse a range or a number that makes no scene."
     for name, low, high in (("radius", 0.5, config.size / 2), ("speed", 0, math.inf), ("wave", 2, math.inf)):
         pair = getattr(config, name)
-        if not (isinstance(pair, tuple) and len(pair) == 2 and low <= pair[0] <= pair[1] <= high):
-            raise ValueError(f"{name}: got {pair!r}, expected (least, greatest) between {low:g} and {high:g}")
-    for name, high in (
-        ("bend", math.inf),
-        ("surge", 1),
-        ("grow", math.inf),
-        ("spin", math.inf),
-        ("drift", math.inf),
-        ("contrast", 0.5),
-        ("noise", math.inf),
-    ):
-        if not 0 <= getattr(config, name) <= high:
-            raise ValueError(f"{name}: got {getattr(config, name)!r}, expected a number in [0, {high:g}]")
+        fits = isinstance(pair, tuple) and len(pair) == 2 and low <= pair[0] <= pair[1] <= high
+        check(fits, name, repr(pair), f"(least, greatest) between {low:g} and {high:g}")
+    for name in ("bend", "grow", "spin", "drift", "noise"):
+        check_number(name, getattr(config, name), 0)
+    check_number("surge", config.surge, 0, 1)
+    check_number("contrast", config.contrast, 0, 0.5)
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #8d792bd9
+# %% ../../nbs/worlds/moving_shapes.ipynb #443f06b9
 @dataclass(frozen=True)
 class Scenes:
     "Hold videos of moving shapes with all that is known about them."
@@ -76,14 +69,12 @@ class Scenes:
     video: Tensor  # (N, T, C, H, W) float32 in [0, 1]
     labels: Tensor  # visible surface of each pixel (N, T, H, W) int64, 0 = background, k = shape k
     masks: Tensor  # whole shapes, hidden parts included (N, T, K, H, W) bool
-    boxes: Tensor  # of the whole shapes inside the frame (N, T, K, 4) float32: left, top, right, bottom edge in pixels; zeros when outside
+    boxes: Tensor  # of whole shapes in the frame (N, T, K, 4) float32: left, top, right, bottom; zeros when outside
     kinds: Tensor  # outlines (N, K) int64, index into `KINDS`
-    poses: (
-        Tensor  # (N, T, K + 1, 4) float64: x, y in pixels (0 is the center of the first pixel), scale, angle in radians
-    )
+    poses: Tensor  # (N, T, K + 1, 4) float64: x, y in pixels (0: center of the first), scale, angle in radians
     radius: Tensor  # (N, K) float64, pixels at scale 1
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #2ffd98b6
+# %% ../../nbs/worlds/moving_shapes.ipynb #fd46e91a
 def _uniform(shape: tuple, low: float, high: float, generator: torch.Generator) -> Tensor:
     "Draw float64 numbers from [low, high)."
     return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -105,24 +96,15 @@ def _poses(count: int, config: MovingShapes, radius: Tensor, generator: torch.Ge
     margin = radius[:, None, :, None].clamp(max=(config.size - 1) / 2)
     start = margin + (config.size - 1 - 2 * margin) * _uniform((n, 1, k, 2), 0, 1, generator)
     place = _fold(start + step.cumsum(1) - step[:, :1], margin, config.size - 1 - margin)
-    scale, angle = (
-        (draw(-config.grow, config.grow) * time).exp(),
-        draw(0, 2 * math.pi) * (config.spin > 0) + draw(-config.spin, config.spin) * time,
-    )
+    scale = (draw(-config.grow, config.grow) * time).exp()
+    angle = draw(0, 2 * math.pi) * (config.spin > 0) + draw(-config.spin, config.spin) * time
     shapes = torch.cat((place, scale[..., None], angle[..., None]), -1)
     toward, slide = _uniform((n, 1, 1), 0, 2 * math.pi, generator), _uniform((n, 1, 1), 0, config.drift, generator)
-    ground = torch.stack(
-        (
-            slide * toward.cos() * time,
-            slide * toward.sin() * time,
-            torch.ones(n, config.frames, 1),
-            torch.zeros(n, config.frames, 1),
-        ),
-        -1,
-    )
+    one, zero = torch.ones(n, config.frames, 1), torch.zeros(n, config.frames, 1)
+    ground = torch.stack((slide * toward.cos() * time, slide * toward.sin() * time, one, zero), -1)
     return torch.cat((ground, shapes), 2)
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #47360bc0
+# %% ../../nbs/worlds/moving_shapes.ipynb #334edded
 WAVES = 4
 
 
@@ -143,7 +125,7 @@ def _inside(kind: Tensor, u: Tensor) -> Tensor:
 
 
 def _texture(u: Tensor, waves: Tensor, tint: Tensor, contrast: float) -> Tensor:
-    "Return the color (..., C) of surface points (..., 2); waves (..., WAVES, 2 + C) hold frequency and phases, tint (..., C) the mean."
+    "Return colors (..., C) of points (..., 2); waves (..., WAVES, 2 + C) are frequency and phases, tint the mean."
     total = torch.zeros_like(tint)
     for m in range(WAVES):
         wave = waves[..., m, :]
@@ -151,22 +133,18 @@ def _texture(u: Tensor, waves: Tensor, tint: Tensor, contrast: float) -> Tensor:
         total = total + torch.sin(along[..., None] + wave[..., 2:])
     return tint + contrast * torch.tanh(total / 2)
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #a5caf417
+# %% ../../nbs/worlds/moving_shapes.ipynb #bc229ea0
 def _surfaces(count: int, config: MovingShapes, generator: torch.Generator) -> tuple[Tensor, ...]:
     "Draw kinds (N, K), radii (N, K), waves (N, K + 1, WAVES, 2 + C) and tints (N, K + 1, C)."
     n, k, c = count, config.shapes, config.channels
-    kinds = torch.tensor([KINDS.index(name) for name in config.kinds])[
-        torch.randint(len(config.kinds), (n, k), generator=generator)
-    ]
+    which = torch.randint(len(config.kinds), (n, k), generator=generator)
+    kinds = torch.tensor([KINDS.index(name) for name in config.kinds])[which]
     radius = _uniform((n, k), *config.radius, generator)
-    length, toward = (
-        _uniform((n, k + 1, WAVES), *config.wave, generator),
-        _uniform((n, k + 1, WAVES), 0, 2 * math.pi, generator),
-    )
+    length = _uniform((n, k + 1, WAVES), *config.wave, generator)
+    toward = _uniform((n, k + 1, WAVES), 0, 2 * math.pi, generator)
     frequency = 2 * math.pi / length[..., None] * torch.stack((toward.cos(), toward.sin()), -1)
-    phases = _uniform((n, k + 1, WAVES, 1), 0, 2 * math.pi, generator) + _uniform(
-        (n, k + 1, WAVES, c), -0.5, 0.5, generator
-    )
+    phases = _uniform((n, k + 1, WAVES, 1), 0, 2 * math.pi, generator)
+    phases = phases + _uniform((n, k + 1, WAVES, c), -0.5, 0.5, generator)
     tints = _uniform((n, k + 1, c), config.contrast, 1 - config.contrast, generator)
     waves = torch.cat((frequency, phases), -1)
     if config.alike:
@@ -174,7 +152,7 @@ def _surfaces(count: int, config: MovingShapes, generator: torch.Generator) -> t
         waves, tints = (torch.cat((x[:, :1], x[:, 1:2].expand(-1, k, *x.shape[2:])), 1) for x in (waves, tints))
     return kinds, radius, waves, tints
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #674149df
+# %% ../../nbs/worlds/moving_shapes.ipynb #b8362546
 def _grid(size: int) -> Tensor:
     "Return the pixel centers (size, size, 2) as (x, y)."
     axis = torch.arange(size, dtype=torch.float64)
@@ -191,19 +169,9 @@ def _boxes(masks: Tensor) -> Tensor:
     (left, right), (top, bottom) = edges(masks.any(-2)), edges(masks.any(-1))
     return torch.stack((left, top, right, bottom), -1).float()
 
-
-def _check_draw(config: MovingShapes, count: int, generator: torch.Generator) -> None:
-    "Raise `ValueError` when scenes cannot be drawn from these arguments."
-    if not isinstance(config, MovingShapes):
-        raise ValueError(f"config: got {type(config).__name__}, expected MovingShapes")
-    if type(count) is not int or count < 1:
-        raise ValueError(f"count: got {count!r}, expected a whole number of at least 1")
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator on the CPU")
-
-# %% ../../nbs/worlds/moving_shapes.ipynb #e9a28840
+# %% ../../nbs/worlds/moving_shapes.ipynb #fa61df4b
 def _paint(poses: Tensor, surfaces: tuple[Tensor, ...], config: MovingShapes) -> tuple[Tensor, Tensor, Tensor]:
-    "Paint one frame of N scenes from the poses (N, K + 1, 4); returns colors (N, H, W, C), labels (N, H, W) and masks (N, K, H, W)."
+    "Paint a frame from poses (N, K + 1, 4): colors (N, H, W, C), labels (N, H, W), masks (N, K, H, W)."
     kinds, radius, waves, tints = surfaces
     points, masks, video, labels = _grid(config.size), [], None, None
     for k in range(config.shapes + 1):
@@ -221,27 +189,25 @@ def _paint(poses: Tensor, surfaces: tuple[Tensor, ...], config: MovingShapes) ->
 def moving_shapes(
     config: MovingShapes,  # what the scenes are like
     count: int,  # N, scenes, at least 1
-    generator: torch.Generator,  # CPU generator of all draws
+    generator: torch.Generator | int,  # CPU generator or seed of all draws
 ) -> Scenes:  # videos (N, T, C, H, W) with masks, boxes, order and poses
     "Draw scenes of moving shapes. Raises `ValueError` for a wrong configuration, count or generator."
-    _check_draw(config, count, generator)
+    check(isinstance(config, MovingShapes), "config", type(config).__name__, "MovingShapes")
+    count, generator = check_number("count", count, 1, whole=True), check_generator(generator)
     surfaces = kinds, radius, _, _ = _surfaces(count, config, generator)
     poses = _poses(count, config, radius, generator)
-    video, labels, masks = (
-        torch.stack(x, 1) for x in zip(*(_paint(poses[:, t], surfaces, config) for t in range(config.frames)))
-    )
+    painted = [_paint(poses[:, t], surfaces, config) for t in range(config.frames)]
+    video, labels, masks = (torch.stack(x, 1) for x in zip(*painted))
     video = video.movedim(-1, 2)
     if config.noise:
         video = video + config.noise * torch.randn(video.shape, generator=generator)
     return Scenes(video.clamp(0, 1).contiguous(), labels, masks, _boxes(masks), kinds, poses, radius)
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #953c4359
+# %% ../../nbs/worlds/moving_shapes.ipynb #42f27712
 def _check_moment(scenes: Scenes, name: str, t: int) -> None:
-    "Raise `ValueError` when `t` is no frame of the scenes."
-    if not isinstance(scenes, Scenes):
-        raise ValueError(f"scenes: got {type(scenes).__name__}, expected Scenes")
-    if type(t) is not int or not 0 <= t < scenes.video.shape[1]:
-        raise ValueError(f"{name}: got {t!r}, expected a frame from 0 to {scenes.video.shape[1] - 1}")
+    "Refuse a moment that is no frame of the scenes."
+    check(isinstance(scenes, Scenes), "scenes", type(scenes).__name__, "Scenes")
+    check_number(name, t, 0, scenes.video.shape[1] - 1, whole=True, hint="it is a frame, counted from 0")
 
 
 def _moved(scenes: Scenes, start: int, stop: int) -> Tensor:
@@ -263,13 +229,15 @@ def flow_between(
     _check_moment(scenes, "stop", stop)
     return (_moved(scenes, start, stop) - _grid(scenes.labels.shape[-1])).movedim(-1, 1).float()
 
-# %% ../../nbs/worlds/moving_shapes.ipynb #418c9c18
+# %% ../../nbs/worlds/moving_shapes.ipynb #35eb256c
 def newly_seen(
     scenes: Scenes,  # N scenes
     start: int,  # frame that is known
     stop: int,  # frame that is asked about
 ) -> Tensor:  # (N, H, W) bool, pixels of the frame `stop`
-    "Mark pixels of the frame `stop` that show what could not be seen at `start`. Raises `ValueError` for a frame that is not there."
+    """Mark pixels of the frame `stop` that show what could not be seen at `start`.
+
+    Raises `ValueError` for a frame that is not there."""
     _check_moment(scenes, "start", start)
     _check_moment(scenes, "stop", stop)
     place, label = _moved(scenes, stop, start), scenes.labels[:, stop]

@@ -8,27 +8,12 @@ Docs: https://pvlit.github.io/pvlit/worlds/points.html.md"""
 __all__ = ['SURFACES', 'SOLIDS', 'PARTS', 'sample_surface', 'sample_solid', 'random_rotations', 'unit_ball', 'facing',
            'partial_view', 'sample_boxes', 'furniture']
 
-# %% ../../nbs/worlds/points.ipynb #b1dbd9eb
+# %% ../../nbs/worlds/points.ipynb #f51c2ff2
 import math
 import torch
-from torch import Tensor
 import torch.nn.functional as F
-
-# %% ../../nbs/worlds/points.ipynb #f3831632
-def _whole(name, value, least=1):
-    "Raise `ValueError` unless `value` is a whole number of at least `least`."
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
-
-
-def _check(name, x, shape, last=None):
-    "Raise `ValueError` unless x is a finite float tensor of the rank of `shape`, without an empty axis and with `last` entries in the last."
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise ValueError(f"{name}: got {getattr(x, 'dtype', type(x).__name__)}, expected a float tensor {shape}")
-    if x.ndim != shape.count(",") + (not shape.endswith(",)")) or x.numel() == 0 or last and x.shape[-1] != last:
-        raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected {shape} without an empty axis")
-    if not torch.isfinite(x).all():
-        raise ValueError(f"{name}: has NaN or infinite values, expected finite {shape}")
+from torch import Tensor
+from ..core.checks import check, check_choice, check_generator, check_number, check_tensor, checking
 
 # %% ../../nbs/worlds/points.ipynb #e6f3da2d
 def _sphere(u):
@@ -53,17 +38,14 @@ def _torus(u, R=0.75, r=0.25):
     normal = torch.stack((theta.cos() * phi.cos(), theta.cos() * phi.sin(), theta.sin()), -1)
     return r * normal + R * torch.stack((phi.cos(), phi.sin(), torch.zeros_like(phi)), -1), normal
 
-# %% ../../nbs/worlds/points.ipynb #d13f1311
+# %% ../../nbs/worlds/points.ipynb #ec885355
 def _cylinder(u, r=0.5):
     phi, lid = 2 * math.pi * u[..., 1], u[..., 0] < r / (2 + r)
-    rho, z = (
-        torch.where(lid, r * u[..., 2].sqrt(), torch.full_like(phi, r)),
-        torch.where(lid, torch.where(u[..., 3] < 0.5, -1.0, 1.0), 2 * u[..., 2] - 1),
-    )
-    out, zero = torch.stack((phi.cos(), phi.sin(), torch.zeros_like(phi)), -1), torch.zeros_like(phi)
-    return torch.stack((rho * phi.cos(), rho * phi.sin(), z), -1), torch.where(
-        lid[..., None], torch.stack((zero, zero, z), -1), out
-    )
+    rho = torch.where(lid, r * u[..., 2].sqrt(), torch.full_like(phi, r))
+    z = torch.where(lid, torch.where(u[..., 3] < 0.5, -1.0, 1.0), 2 * u[..., 2] - 1)
+    zero = torch.zeros_like(phi)
+    side, up = torch.stack((phi.cos(), phi.sin(), zero), -1), torch.stack((zero, zero, z), -1)
+    return torch.stack((rho * phi.cos(), rho * phi.sin(), z), -1), torch.where(lid[..., None], up, side)
 
 
 def _cone(u, r=0.75):
@@ -78,20 +60,22 @@ def _cone(u, r=0.75):
 _SURFACES = dict(sphere=_sphere, half_sphere=_half_sphere, cube=_cube, cylinder=_cylinder, cone=_cone, torus=_torus)
 SURFACES = tuple(_SURFACES)
 
-# %% ../../nbs/worlds/points.ipynb #fa3db4e4
+# %% ../../nbs/worlds/points.ipynb #05472515
 def sample_surface(
     shape: str,  # one of SURFACES: sphere, half_sphere (z >= 0, open), cube, cylinder, cone, torus
     batch: int,  # clouds B, at least 1
     points: int,  # points n a cloud, at least 1
-    generator: torch.Generator,  # CPU generator of all draws
+    generator: torch.Generator | int,  # CPU generator or seed of all draws
 ) -> tuple[Tensor, Tensor]:  # points (B, n, 3) and outward unit normals (B, n, 3)
-    "Draw points uniformly by area on a surface that fits into [-1, 1]^3. Raises `ValueError` for an unknown shape or counts below 1."
-    if shape not in SURFACES:
-        raise ValueError(f"shape: got {shape!r}, expected one of {', '.join(SURFACES)}")
-    _whole("batch", batch), _whole("points", points)
+    """Draw points uniformly by area on a surface that fits into [-1, 1]^3.
+
+    Raises `ValueError` for an unknown shape or counts below 1."""
+    check_choice("shape", shape, SURFACES)
+    batch, points = check_number("batch", batch, 1, whole=True), check_number("points", points, 1, whole=True)
+    generator = check_generator(generator)
     return _SURFACES[shape](torch.rand(batch, points, 4, generator=generator))
 
-# %% ../../nbs/worlds/points.ipynb #d56f75d9
+# %% ../../nbs/worlds/points.ipynb #11d1df19
 SOLIDS = ("ball", "cube", "blob")
 
 
@@ -99,12 +83,12 @@ def sample_solid(
     shape: str,  # one of SOLIDS: ball and cube (uniform by volume), blob (an uneven Gaussian, std 1/2, 1/4, 1/8)
     batch: int,  # clouds B, at least 1
     points: int,  # points n a cloud, at least 1
-    generator: torch.Generator,  # CPU generator of all draws
+    generator: torch.Generator | int,  # CPU generator or seed of all draws
 ) -> Tensor:  # points (B, n, 3); the blob may leave [-1, 1]^3
     "Draw points inside a body. Raises `ValueError` for an unknown shape or counts below 1."
-    if shape not in SOLIDS:
-        raise ValueError(f"shape: got {shape!r}, expected one of {', '.join(SOLIDS)}")
-    _whole("batch", batch), _whole("points", points)
+    check_choice("shape", shape, SOLIDS)
+    batch, points = check_number("batch", batch, 1, whole=True), check_number("points", points, 1, whole=True)
+    generator = check_generator(generator)
     if shape == "cube":
         return 2 * torch.rand(batch, points, 3, generator=generator) - 1
     x = torch.randn(batch, points, 3, generator=generator)
@@ -112,47 +96,36 @@ def sample_solid(
         return x * torch.tensor([0.5, 0.25, 0.125])
     return F.normalize(x, dim=-1) * torch.rand(batch, points, 1, generator=generator) ** (1 / 3)
 
-# %% ../../nbs/worlds/points.ipynb #f6c464f1
+# %% ../../nbs/worlds/points.ipynb #4e41dd54
 def random_rotations(
     batch: int,  # rotations B, at least 1
-    generator: torch.Generator,  # CPU generator
+    generator: torch.Generator | int,  # CPU generator or seed
 ) -> Tensor:  # rotation matrices (B, 3, 3), determinant 1; x @ R.mT turns points (B, n, 3)
     "Draw rotations uniformly from SO(3) (Shoemake 1992). Raises `ValueError` for a count below 1."
-    _whole("batch", batch)
+    batch, generator = check_number("batch", batch, 1, whole=True), check_generator(generator)
     w, x, y, z = F.normalize(torch.randn(batch, 4, generator=generator), dim=1).unbind(1)
-    return torch.stack(
-        (
-            1 - 2 * (y * y + z * z),
-            2 * (x * y - z * w),
-            2 * (x * z + y * w),
-            2 * (x * y + z * w),
-            1 - 2 * (x * x + z * z),
-            2 * (y * z - x * w),
-            2 * (x * z - y * w),
-            2 * (y * z + x * w),
-            1 - 2 * (x * x + y * y),
-        ),
-        1,
-    ).view(batch, 3, 3)
+    first = (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w))
+    second = (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w))
+    third = (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y))
+    return torch.stack((*first, *second, *third), 1).view(batch, 3, 3)
 
 
 def unit_ball(
     points: Tensor,  # clouds (B, n, 3)
 ) -> Tensor:  # the same clouds with mean 0 and largest norm 1; a cloud of one place stays at 0
     "Center clouds and scale them into the unit ball. Raises `ValueError` for a wrong shape, type or NaN."
-    _check("points", points, "(B, n, 3)", 3)
+    check_tensor("points", points, "(B, n, 3)")
     x = points - points.mean(1, keepdim=True)
     return x / x.norm(dim=2).amax(1).clamp(min=torch.finfo(x.dtype).tiny)[:, None, None]
 
-# %% ../../nbs/worlds/points.ipynb #b63794e2
+# %% ../../nbs/worlds/points.ipynb #c4f7c1c8
 def facing(
     normals: Tensor,  # outward normals (B, n, 3)
     direction: Tensor,  # from the object to a far viewer (B, 3)
 ) -> Tensor:  # bool (B, n): whether the surface faces the viewer; for convex bodies, whether it is seen
     "Mark the points whose normals face a far viewer. Raises `ValueError` for wrong shapes, types or NaN."
-    _check("normals", normals, "(B, n, 3)", 3), _check("direction", direction, "(B, 3)", 3)
-    if len(normals) != len(direction):
-        raise ValueError(f"direction: got {len(direction)} for {len(normals)} clouds, expected (B, 3)")
+    sizes = check_tensor("normals", normals, "(B, n, 3)")
+    check_tensor("direction", direction, "(B, 3)", sizes=sizes)
     return (normals @ direction[..., None])[..., 0] > 0
 
 
@@ -161,34 +134,36 @@ def partial_view(
     direction: Tensor,  # from the object to a far viewer (B, 3)
     keep: int,  # points that remain, 1 to n
 ) -> Tensor:  # indices (B, keep) of the points nearest to the viewer, the nearest first
-    "Choose the points nearest to a far viewer. Raises `ValueError` for wrong shapes, types, NaN or `keep` out of range."
-    _check("points", points, "(B, n, 3)", 3), _check("direction", direction, "(B, 3)", 3), _whole("keep", keep)
-    if len(points) != len(direction):
-        raise ValueError(f"direction: got {len(direction)} for {len(points)} clouds, expected (B, 3)")
-    if keep > points.shape[1]:
-        raise ValueError(f"keep: got {keep}, expected at most the {points.shape[1]} points")
+    """Choose the points nearest to a far viewer.
+
+    Raises `ValueError` for wrong shapes, types, NaN or `keep` out of range."""
+    sizes = check_tensor("points", points, "(B, n, 3)")
+    check_tensor("direction", direction, "(B, 3)", sizes=sizes)
+    keep = check_number("keep", keep, 1, points.shape[1], whole=True)
     return (points @ direction[..., None])[..., 0].argsort(dim=1, descending=True, stable=True)[:, :keep]
 
-# %% ../../nbs/worlds/points.ipynb #1c7c9498
+# %% ../../nbs/worlds/points.ipynb #99fa5f8b
 def sample_boxes(
     boxes: Tensor,  # (B, P, 6): center x, y, z and half sizes x, y, z, positive
     points: int,  # points n a box, at least 1
-    generator: torch.Generator,  # CPU generator
+    generator: torch.Generator | int,  # CPU generator or seed
 ) -> tuple[Tensor, Tensor]:  # points (B, P, n, 3) and outward normals (B, P, n, 3)
-    "Draw points uniformly by area on axis-parallel boxes. Raises `ValueError` for wrong shapes, types, NaN or sizes that are not positive."
-    _check("boxes", boxes, "(B, P, 6)", 6), _whole("points", points)
+    """Draw points uniformly by area on axis-parallel boxes.
+
+    Raises `ValueError` for wrong shapes, types, NaN or sizes that are not positive."""
+    check_tensor("boxes", boxes, "(B, P, 6)")
+    points, generator = check_number("points", points, 1, whole=True), check_generator(generator)
     center, half = boxes[..., None, :3], boxes[..., 3:]
-    if (half <= 0).any():
-        raise ValueError(
-            f"boxes: smallest half size {half.min().item():g}, expected positive half sizes in the last three of (B, P, 6)"
-        )
+    positive = not checking() or bool((half > 0).all())
+    smallest = lambda: f"a smallest half size of {half.min().item():g}"
+    check(positive, "boxes", smallest, "positive half sizes in the last three of (B, P, 6)")
     area = half.prod(-1, keepdim=True) / half  # of a face, by its axis
-    u = torch.rand(*boxes.shape[:2], points, 5, generator=generator)
+    u = torch.rand(*boxes.shape[:2], points, 5, generator=generator).to(boxes.device)
     axis = (u[..., :1] * area.sum(-1)[..., None, None] > area.cumsum(-1)[..., None, :2]).sum(-1)
     normal = F.one_hot(axis, 3) * torch.where(u[..., 1:2] < 0.5, -1.0, 1.0)
     return center + half[..., None, :] * torch.where(normal != 0, normal, 2 * u[..., 2:] - 1), normal
 
-# %% ../../nbs/worlds/points.ipynb #7ab7b7b8
+# %% ../../nbs/worlds/points.ipynb #8bba575e
 PARTS = ("seat", "back", "leg", "leg", "leg", "leg", "arm", "arm")
 _KIND = dict(chair=(0.4, 0.65, -0.1), table=(0.6, 0.95, 0.35))  # least and largest half width, mean height of the seat
 
@@ -196,22 +171,18 @@ _KIND = dict(chair=(0.4, 0.65, -0.1), table=(0.6, 0.95, 0.35))  # least and larg
 def furniture(
     kind: str,  # "chair" or "table"
     batch: int,  # pieces B, at least 1
-    generator: torch.Generator,  # CPU generator
+    generator: torch.Generator | int,  # CPU generator or seed
 ) -> tuple[Tensor, Tensor]:  # boxes (B, 8, 6) in the order of PARTS, and which are present, bool (B, 8)
-    "Draw boxes of chairs or tables with coupled sizes; absent parts are small boxes at the seat's center. Raises `ValueError` for an unknown kind or a count below 1."
-    if kind not in _KIND:
-        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(_KIND)}")
-    _whole("batch", batch)
+    """Draw boxes of chairs or tables with coupled sizes; absent parts are small boxes at the seat's center.
+
+    Raises `ValueError` for an unknown kind or a count below 1."""
+    check_choice("kind", kind, _KIND)
+    batch, generator = check_number("batch", batch, 1, whole=True), check_generator(generator)
     least, most, level = _KIND[kind]
     u = torch.rand(batch, 6, generator=generator)
-    w, d, z, thick, leg, tall = (
-        least + (most - least) * u[:, 0],
-        least + (most - least) * u[:, 1],
-        level + 0.2 * (u[:, 2] - 0.5),
-        0.04 + 0.04 * u[:, 3],
-        0.03 + 0.05 * u[:, 4],
-        0.25 + 0.3 * u[:, 5],
-    )
+    w, d = least + (most - least) * u[:, 0], least + (most - least) * u[:, 1]
+    z, thick = level + 0.2 * (u[:, 2] - 0.5), 0.04 + 0.04 * u[:, 3]
+    leg, tall = 0.03 + 0.05 * u[:, 4], 0.25 + 0.3 * u[:, 5]
     chair = torch.full((batch,), kind == "chair")
     arms, zero = chair & (tall > 0.4), torch.zeros(batch)
     box = lambda *numbers: torch.stack(torch.broadcast_tensors(*numbers), 1)

@@ -7,13 +7,15 @@ Docs: https://pvlit.github.io/pvlit/worlds/shapes.html.md"""
 # %% auto #0
 __all__ = ['SHAPES', 'TEXTURES', 'Kind', 'long_tail', 'assign_classes', 'Scenes', 'draw_scenes']
 
-# %% ../../nbs/worlds/shapes.ipynb #3c4e0686
+# %% ../../nbs/worlds/shapes.ipynb #848b7373
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..core.checks import check, check_choice, check_generator, check_number, check_tensor
 
 # %% ../../nbs/worlds/shapes.ipynb #7584026d
 def _star(u, v):
@@ -39,56 +41,60 @@ TEXTURES = {
     "rings": lambda u, v: (3 * torch.hypot(u, v)).floor() % 2,
 }
 
-# %% ../../nbs/worlds/shapes.ipynb #42bcb3e2
+# %% ../../nbs/worlds/shapes.ipynb #028dcce9
 @dataclass(frozen=True)
 class Kind:
-    "A kind of object, or of part. Raises `ValueError` for an unknown shape or texture, or colors that are not two RGB triples in [0, 1]."
+    """A kind of object, or of part.
+
+    Raises `ValueError` for an unknown shape or texture, or colors that are not two RGB triples in [0, 1]."""
 
     shape: str  # one of `SHAPES`
     texture: str = "plain"  # one of `TEXTURES`
-    colors: tuple | None = (
-        None  # two RGB triples in [0, 1], where the texture is 1 and where it is 0; None draws them for every object
-    )
+    colors: tuple | None = None  # two RGB triples in [0, 1], for texture 1 and 0; None draws them for every object
 
     def __post_init__(self):
-        for name, known in (("shape", SHAPES), ("texture", TEXTURES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(known)}")
-        try:
-            colors = torch.tensor(
-                self.colors if self.colors is not None else ((0, 0, 0), (0, 0, 0)), dtype=torch.float32
-            )
-        except (TypeError, ValueError, RuntimeError):
-            colors = torch.zeros(0)
-        if colors.shape != (2, 3) or not ((colors >= 0) & (colors <= 1)).all():
-            raise ValueError(f"colors: got {self.colors!r}, expected two RGB triples in [0, 1], or None")
+        check_choice("shape", self.shape, SHAPES)
+        check_choice("texture", self.texture, TEXTURES)
+        if self.colors is not None:
+            fits = _is_two_colors(self.colors)
+            check(fits, "colors", repr(self.colors), "two RGB triples in [0, 1], or None")
 
-# %% ../../nbs/worlds/shapes.ipynb #830c5c3d
+
+def _is_two_colors(colors):
+    try:
+        colors = torch.tensor(colors, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return colors.shape == (2, 3) and bool(((colors >= 0) & (colors <= 1)).all())
+
+# %% ../../nbs/worlds/shapes.ipynb #6ac3c181
 def long_tail(
     num_classes: int,  # K, at least 2
     most: int,  # count of the first class, at least 1
     ratio: float,  # first count divided by the last, at least 1
 ) -> list[int]:  # K counts, falling
     "Return counts that fall exponentially from `most` to `most / ratio`. Raises `ValueError` for numbers out of range."
-    if num_classes < 2 or most < 1 or not ratio >= 1:
-        raise ValueError(f"got num_classes={num_classes}, most={most}, ratio={ratio}; expected at least 2, 1 and 1")
+    check_number("num_classes", num_classes, 2, whole=True)
+    check_number("most", most, 1, whole=True)
+    check_number("ratio", ratio, 1)
     return [max(1, round(most * ratio ** (-c / (num_classes - 1)))) for c in range(num_classes)]
 
-# %% ../../nbs/worlds/shapes.ipynb #f7f94498
+# %% ../../nbs/worlds/shapes.ipynb #08f6493b
 def assign_classes(
     counts: Sequence[int],  # objects of each class in all pictures together, K whole numbers, at least 0
     crowd: Sequence[float],  # shares of pictures with 1, 2, ... objects; they add up to 1
-    generator: torch.Generator,  # CPU generator
+    generator: torch.Generator | int,  # CPU generator or seed
 ) -> Tensor:  # (B, N) int64, N = len(crowd), -1 where a picture has fewer objects
-    "Deal objects out to pictures at random, every class as often as asked. Raises `ValueError` for counts or shares that are none."
-    if not len(counts) or any(isinstance(n, bool) or n != int(n) or n < 0 for n in counts) or sum(counts) == 0:
-        raise ValueError(f"counts: got {list(counts)!r}, expected whole numbers of at least 0, not all 0")
+    """Deal objects out to pictures at random, every class as often as asked.
+
+    Raises `ValueError` for counts that are no whole numbers of at least 0, or shares that do not add up to 1."""
+    generator = check_generator(generator)
+    counts = [check_number(f"counts[{c}]", n, 0, whole=True) for c, n in enumerate(counts)]
+    check(sum(counts) > 0, "counts", counts, "at least one object")
     share = torch.tensor(list(crowd), dtype=torch.float64)
-    if share.ndim != 1 or not len(share) or not (share >= 0).all() or abs(share.sum() - 1) > 1e-6:
-        raise ValueError(
-            f"crowd: got {list(crowd)!r}, expected shares of pictures with 1, 2, ... objects, adding up to 1"
-        )
-    deck = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor([int(n) for n in counts]))
+    fits = share.ndim == 1 and len(share) and (share >= 0).all() and abs(share.sum() - 1) <= 1e-6
+    check(bool(fits), "crowd", list(crowd), "shares of pictures with 1, 2, ... objects, adding up to 1")
+    deck = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     deck = deck[torch.randperm(len(deck), generator=generator)]
     sizes = 1 + torch.multinomial(share, len(deck), replacement=True, generator=generator)
     sizes = sizes[: int((sizes.cumsum(0) - sizes < len(deck)).sum())]
@@ -103,7 +109,7 @@ def _ends(line):
     first, last = line.float().argmax(-1), line.shape[-1] - line.flip(-1).float().argmax(-1)
     return first * line.any(-1), last * line.any(-1)
 
-# %% ../../nbs/worlds/shapes.ipynb #1055b2df
+# %% ../../nbs/worlds/shapes.ipynb #06f4f64a
 @dataclass(frozen=True)
 class Scenes:
     "Drawn pictures with everything that is known about them; a slice or a list of rows gives scenes again."
@@ -121,9 +127,8 @@ class Scenes:
     def __getitem__(self, rows):
         if isinstance(rows, int):
             rows = [rows]
-        return Scenes(
-            *(x[rows] for x in (self.images, self.classes, self.amodal, self.visible, self.shared)), self.num_classes
-        )
+        parts = (self.images, self.classes, self.amodal, self.visible, self.shared)
+        return Scenes(*(x[rows] for x in parts), self.num_classes)
 
     def labels(self) -> Tensor:  # (B, K) float, 1 where a pixel of the class is seen
         "Return which classes can be seen."
@@ -134,14 +139,12 @@ class Scenes:
         "Return the class of every pixel."
         return ((self.classes[:, :, None, None] + 1) * self.visible).sum(1)
 
-    def boxes(
-        self,
-    ) -> Tensor:  # (B, N, 4) float: left, top, right, bottom, right and bottom exclusive; zeros for unseen objects
-        "Return the tight boxes of the visible pixels."
+    def boxes(self) -> Tensor:  # (B, N, 4) float: left, top, right, bottom; zeros for unseen objects
+        "Return the tight boxes of the visible pixels; right and bottom are exclusive."
         (left, right), (top, bottom) = _ends(self.visible.any(2)), _ends(self.visible.any(3))
         return torch.stack((left, top, right, bottom), -1).float()
 
-# %% ../../nbs/worlds/shapes.ipynb #5a4f8331
+# %% ../../nbs/worlds/shapes.ipynb #aeb8de99
 def _local(center, r, angle, size):
     "Return every pixel's coordinates u, v (B, N, H, W) in each object's own frame."
     x = (torch.arange(size) + 0.5 - center[..., :1])[:, :, None, :] / r[:, :, None, None]
@@ -154,21 +157,19 @@ def _centers(objects, radius, size, apart, generator):
     "Draw object centers (B, N, 2), at least a radius from the border."
     b, n = objects.shape
     tries = 8 if apart else 1
-    places = radius[:, :, None, None] + torch.rand(b, n, tries, 2, generator=generator) * (size - 2 * radius)[
-        :, :, None, None
-    ].clamp(min=0)
+    room = (size - 2 * radius)[:, :, None, None].clamp(min=0)
+    places = radius[:, :, None, None] + torch.rand(b, n, tries, 2, generator=generator) * room
     chosen = places[:, :, 0].clone()
     for i in range(1, n):
         distance = torch.cdist(places[:, i], chosen[:, :i]).amin(2)
         chosen[:, i] = places[torch.arange(b), i, distance.argmax(1)]
     return chosen
 
-# %% ../../nbs/worlds/shapes.ipynb #0059d532
+# %% ../../nbs/worlds/shapes.ipynb #82c6ee69
 def _ground(b, size, clutter, generator):
     "Draw cluttered grounds (B, 3, H, W) around middle gray."
-    smooth = F.interpolate(
-        torch.rand(b, 3, 4, 4, generator=generator), size=(size, size), mode="bilinear", align_corners=True
-    )
+    coarse = torch.rand(b, 3, 4, 4, generator=generator)
+    smooth = F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True)
     specks = torch.rand(b, 1, size, size, generator=generator)
     return 0.5 + clutter * (0.7 * (smooth - 0.5) + 0.5 * (specks - 0.5))
 
@@ -180,26 +181,18 @@ def _paint(kind, u, v, colors):
     mix = TEXTURES[kind.texture](u, v)[:, None]
     return SHAPES[kind.shape](u, v), mix * colors[:, 0, :, None, None] + (1 - mix) * colors[:, 1, :, None, None]
 
-# %% ../../nbs/worlds/shapes.ipynb #a19641ad
-def _check(classes, kinds, shared, size, radius, noise, clutter):
-    "Raise `ValueError` for arguments of `draw_scenes` that it cannot draw."
-    if not isinstance(classes, Tensor) or classes.ndim != 2 or classes.numel() == 0 or classes.dtype != torch.int64:
-        raise ValueError(
-            f"classes: got {getattr(classes, 'dtype', type(classes).__name__)} of shape {tuple(getattr(classes, 'shape', ()))}, expected int64 of shape (B, N), not empty"
-        )
-    if not len(kinds) or not all(isinstance(k, Kind) for k in (*kinds, *([] if shared is None else [shared]))):
-        raise ValueError("kinds: expected a list of Kind, and a Kind or None as shared")
-    if not -1 <= int(classes.min()) <= int(classes.max()) < len(kinds):
-        raise ValueError(
-            f"classes: got values from {int(classes.min())} to {int(classes.max())}, expected -1 (no object) to {len(kinds) - 1}"
-        )
-    if size < 8 or not 0 < radius[0] <= radius[1] <= size / 2:
-        raise ValueError(
-            f"radius={radius}, size={size}: expected 0 < low <= high <= size / 2 pixels, and a size of at least 8"
-        )
-    for name, value in (("noise", noise), ("clutter", clutter)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}: got {value!r}, expected a number in [0, 1]")
+# %% ../../nbs/worlds/shapes.ipynb #f1eb571a
+def _check_drawing(classes, kinds, shared, size, radius, noise, clutter):
+    "Refuse arguments of `draw_scenes` that it cannot draw."
+    known = len(kinds) > 0 and all(isinstance(k, Kind) for k in kinds) and isinstance(shared, (Kind, type(None)))
+    check(known, "kinds", "something else", "a list of Kind, and a Kind or None as shared")
+    hint = "-1 stands for no object"
+    check_tensor("classes", classes, "(B, N)", "int", -1, len(kinds) - 1, hint=hint)
+    size = check_number("size", size, 8, whole=True)
+    fits = 0 < radius[0] <= radius[1] <= size / 2
+    check(fits, "radius", radius, f"0 < low <= high <= {size / 2:g}, half of the size, in pixels")
+    check_number("noise", noise, 0, 1)
+    check_number("clutter", clutter, 0, 1)
 
 
 def _parts(own, shared, u, v, colors):
@@ -211,11 +204,11 @@ def _parts(own, shared, u, v, colors):
     right, second = _paint(shared, 2 * u - 1, 2 * v, colors[:, 2:])
     return left | right, right & ~left, torch.where(left[:, None], first, second)
 
-# %% ../../nbs/worlds/shapes.ipynb #967548c8
+# %% ../../nbs/worlds/shapes.ipynb #8b2f61e9
 def draw_scenes(
     classes: Tensor,  # (B, N) int64 in [-1, K): kind of each object, -1 for none
     kinds: Sequence[Kind],  # the K kinds
-    generator: torch.Generator,  # CPU generator of every draw
+    generator: torch.Generator | int,  # CPU generator or seed of every draw
     size: int = 32,  # height and width, pixels, at least 8
     radius: tuple[float, float] = (5.0, 8.0),  # least and largest half side of an object, pixels
     shared: Kind | None = None,  # part that every object has beside its own
@@ -224,8 +217,10 @@ def draw_scenes(
     clutter: float = 0.4,  # contrast of the ground, in [0, 1]
     noise: float = 0.03,  # standard deviation of pixel noise, in [0, 1]
 ) -> Scenes:
-    "Draw pictures of objects. Raises `ValueError` for classes, kinds or numbers out of range."
-    _check(classes, kinds, shared, size, radius, noise, clutter)
+    "Draw pictures of objects, on the CPU. Raises `ValueError` for classes, kinds or numbers out of range."
+    _check_drawing(classes, kinds, shared, size, radius, noise, clutter)
+    generator = check_generator(generator)
+    classes = classes.cpu()
     b, n = classes.shape
     r = radius[0] + (radius[1] - radius[0]) * torch.rand(b, n, generator=generator)
     center = _centers(classes, r, size, apart, generator)

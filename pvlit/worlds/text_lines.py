@@ -7,7 +7,7 @@ Docs: https://pvlit.github.io/pvlit/worlds/text_lines.html.md"""
 # %% auto #0
 __all__ = ['REPEATS', 'GLYPH', 'TextLines', 'Lines', 'text_lines', 'frame_labels']
 
-# %% ../../nbs/worlds/text_lines.ipynb #fc1b8147
+# %% ../../nbs/worlds/text_lines.ipynb #a0e4e482
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.checks import check, check_choice, check_generator, check_number
 from ..core.data import load_images
 
-# %% ../../nbs/worlds/text_lines.ipynb #ff703b4d
+# %% ../../nbs/worlds/text_lines.ipynb #b2293bf7
 REPEATS = ("any", "none", "adjacent")
 GLYPH = 8  # height of a glyph, pixels
 
@@ -34,45 +35,37 @@ class TextLines:
     ink: tuple[float, float] = (0.7, 1.0)  # least and greatest strength of a line's ink, in (0, 1]
     noise: float = 0.1  # standard deviation of the noise on every pixel, intensity
     classes: tuple[int, ...] = tuple(range(10))  # digits to write with
-    repeats: str = "any"  # "any": independent digits; "none": all digits of a line differ; "adjacent": each line has two equal neighbors
+    repeats: str = "any"  # "any": independent digits; "none": all differ; "adjacent": two neighbors are equal
     split: str = "train"  # handwriting to take the glyphs from, "train" or "test"
 
     def __post_init__(self):
         for name, low, high in (("length", 1, 64), ("glyph", 2, 32), ("gap", -4, 64), ("ink", 1e-6, 1)):
             pair = getattr(self, name)
-            if not (isinstance(pair, tuple) and len(pair) == 2 and low <= pair[0] <= pair[1] <= high):
-                raise ValueError(f"{name}: got {pair!r}, expected (least, greatest) between {low:g} and {high}")
-        if type(self.height) is not int or self.height < GLYPH:
-            raise ValueError(f"height: got {self.height!r}, expected a whole number of at least {GLYPH}")
-        if type(self.width) is not int or self.width < (
-            need := self.length[1] * self.glyph[1] + (self.length[1] - 1) * max(0, self.gap[1])
-        ):
-            raise ValueError(f"width: got {self.width!r}, expected at least {need}, or the longest line may not fit")
+            fits = isinstance(pair, tuple) and len(pair) == 2 and low <= pair[0] <= pair[1] <= high
+            check(fits, name, repr(pair), f"(least, greatest) between {low:g} and {high}")
+        check_number("height", self.height, GLYPH, whole=True)
+        need = self.length[1] * self.glyph[1] + (self.length[1] - 1) * max(0, self.gap[1])
+        check_number("width", self.width, need, whole=True, hint="or the longest line may not fit")
         _check_text(self)
 
-# %% ../../nbs/worlds/text_lines.ipynb #9074c520
+# %% ../../nbs/worlds/text_lines.ipynb #16e17f6e
 def _check_text(config: TextLines) -> None:
-    "Raise `ValueError` for classes, repeats, overlaps or noise that make no text."
-    if -2 * config.gap[0] > config.glyph[0]:
-        raise ValueError(
-            f"gap: got {config.gap!r}, expected overlaps of at most half of the narrowest glyph, {config.glyph[0]} pixels"
-        )
-    if not 0 <= config.noise <= 1:
-        raise ValueError(f"noise: got {config.noise!r}, expected a number in [0, 1]")
-    if not config.classes or set(config.classes) - set(range(10)) or len(set(config.classes)) < len(config.classes):
-        raise ValueError(f"classes: got {config.classes!r}, expected different digits from 0 to 9")
-    if config.repeats not in REPEATS:
-        raise ValueError(f"repeats: got {config.repeats!r}, expected one of {', '.join(REPEATS)}")
-    if config.repeats == "none" and config.length[1] > len(config.classes):
-        raise ValueError(
-            f"length: got {config.length!r}, expected at most {len(config.classes)} where no digit repeats"
-        )
-    if config.repeats == "adjacent" and config.length[0] < 2:
-        raise ValueError(f"length: got {config.length!r}, expected at least 2 where neighbors are equal")
-    if config.split not in ("train", "test"):
-        raise ValueError(f"split: got {config.split!r}, expected train or test")
+    "Refuse classes, repeats, overlaps or noise that make no text."
+    overlap = f"overlaps of at most half of the narrowest glyph, {config.glyph[0]} pixels"
+    check(-2 * config.gap[0] <= config.glyph[0], "gap", config.gap, overlap)
+    check_number("noise", config.noise, 0, 1)
+    different = len(set(config.classes)) == len(config.classes)
+    digits = bool(config.classes) and different and not set(config.classes) - set(range(10))
+    check(digits, "classes", repr(config.classes), "different digits from 0 to 9")
+    check_choice("repeats", config.repeats, REPEATS)
+    if config.repeats == "none":
+        most = len(config.classes)
+        check(config.length[1] <= most, "length", config.length, f"at most {most} where no digit repeats")
+    if config.repeats == "adjacent":
+        check(config.length[0] >= 2, "length", config.length, "at least 2 where neighbors are equal")
+    check_choice("split", config.split, ("train", "test"))
 
-# %% ../../nbs/worlds/text_lines.ipynb #556d397d
+# %% ../../nbs/worlds/text_lines.ipynb #abfd561a
 @dataclass(frozen=True)
 class Lines:
     "Hold pictures of text lines with all that is known about them."
@@ -80,7 +73,7 @@ class Lines:
     images: Tensor  # (N, 1, H, W) float32 in [0, 1], bright ink on black
     labels: Tensor  # digits (N, L) int64, -1 behind the end
     lengths: Tensor  # number of glyphs (N,) int64
-    boxes: Tensor  # (N, L, 4) int64: left, top, right, bottom edge in pixels, right and bottom exclusive; zeros behind the end
+    boxes: Tensor  # (N, L, 4) int64: left, top, right, bottom in pixels, the last two exclusive; zeros behind the end
     glyphs: Tensor  # row of each glyph in the digits of the split (N, L) int64, -1 behind the end
 
     def __len__(self):
@@ -115,15 +108,15 @@ def _places(lengths: Tensor, config: TextLines, generator: torch.Generator) -> T
     top = torch.randint(config.height - GLYPH + 1, (count, high), generator=generator)
     return torch.stack((start + right - width, top, start + right, top + GLYPH), -1) * there[..., None]
 
-# %% ../../nbs/worlds/text_lines.ipynb #31c9ed54
+# %% ../../nbs/worlds/text_lines.ipynb #c9355a98
 @lru_cache(maxsize=8)
 def _handwriting(split: str, low: int, high: int) -> tuple[Tensor, Tensor]:
-    "Return the digits of a split at widths low to high, (high - low + 1, M, 8, high), zeros at the right, and their classes (M,)."
+    "Return digits at widths low to high, (high - low + 1, M, 8, high), zeros at the right, and their classes (M,)."
     digits = load_images("digits", split)
-    stretched = [
-        F.pad(F.interpolate(digits.x, (GLYPH, w), mode="bilinear", antialias=True)[:, 0].clamp(0, 1), (0, high - w))
-        for w in range(low, high + 1)
-    ]
+    stretched = []
+    for width in range(low, high + 1):
+        ink = F.interpolate(digits.x, (GLYPH, width), mode="bilinear", antialias=True)[:, 0].clamp(0, 1)
+        stretched.append(F.pad(ink, (0, high - width)))
     return torch.stack(stretched), digits.y
 
 
@@ -137,14 +130,13 @@ def _pick(labels: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor
         rows[here] = own[torch.randint(len(own), (int(here.sum()),), generator=generator)]
     return rows
 
-# %% ../../nbs/worlds/text_lines.ipynb #babb7275
+# %% ../../nbs/worlds/text_lines.ipynb #770b31cc
 def _paint(boxes: Tensor, rows: Tensor, lengths: Tensor, config: TextLines) -> Tensor:
     "Paint the glyphs of all lines, (N, H, W)."
     low, high = config.glyph
     ink, _ = _handwriting(config.split, low, high)
-    page = torch.zeros(
-        len(rows), config.height, config.width + high
-    )  # room for the zeros at the right of a narrow glyph
+    # room for the zeros at the right of a narrow glyph
+    page = torch.zeros(len(rows), config.height, config.width + high)
     down, along = torch.arange(GLYPH), torch.arange(high)
     for place in range(rows.shape[1]):
         n = (lengths > place).nonzero()[:, 0]
@@ -158,36 +150,28 @@ def _paint(boxes: Tensor, rows: Tensor, lengths: Tensor, config: TextLines) -> T
 def text_lines(
     config: TextLines,  # what the lines are like
     count: int,  # N, lines, at least 1
-    generator: torch.Generator,  # CPU generator of all draws
+    generator: torch.Generator | int,  # CPU generator or seed of all draws
 ) -> Lines:  # pictures (N, 1, H, W) with texts and boxes
     "Draw lines of handwritten digits. Raises `ValueError` for a wrong configuration, count or generator."
-    if not isinstance(config, TextLines):
-        raise ValueError(f"config: got {type(config).__name__}, expected TextLines")
-    if type(count) is not int or count < 1:
-        raise ValueError(f"count: got {count!r}, expected a whole number of at least 1")
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator on the CPU")
+    check(isinstance(config, TextLines), "config", type(config).__name__, "TextLines")
+    count, generator = check_number("count", count, 1, whole=True), check_generator(generator)
     labels, lengths = _texts(count, config, generator)
-    boxes, rows = (
-        _places(lengths, config, generator),
-        _pick(labels, _handwriting(config.split, *config.glyph)[1], generator),
-    )
+    boxes = _places(lengths, config, generator)
+    rows = _pick(labels, _handwriting(config.split, *config.glyph)[1], generator)
     strength = config.ink[0] + (config.ink[1] - config.ink[0]) * torch.rand(count, 1, 1, generator=generator)
     images = _paint(boxes, rows, lengths, config) * strength
     if config.noise:
         images = images + config.noise * torch.randn(images.shape, generator=generator)
     return Lines(images.clamp(0, 1)[:, None].contiguous(), labels, lengths, boxes, rows)
 
-# %% ../../nbs/worlds/text_lines.ipynb #58ee3ac5
+# %% ../../nbs/worlds/text_lines.ipynb #12312db2
 def frame_labels(
     lines: Lines,  # N lines
     frames: int,  # T, equal parts of the width, at least 1
 ) -> Tensor:  # digit at the center of each frame (N, T) int64, -1 between digits
     "Give the digit at each frame. Raises `ValueError` for something else than lines or a wrong number of frames."
-    if not isinstance(lines, Lines):
-        raise ValueError(f"lines: got {type(lines).__name__}, expected Lines")
-    if type(frames) is not int or frames < 1:
-        raise ValueError(f"frames: got {frames!r}, expected a whole number of at least 1")
+    check(isinstance(lines, Lines), "lines", type(lines).__name__, "Lines")
+    frames = check_number("frames", frames, 1, whole=True)
     center = (torch.arange(frames) + 0.5) * lines.images.shape[-1] / frames
     left, right = lines.boxes[..., 0:1], lines.boxes[..., 2:3]
     away = ((left + right) / 2 - center).abs().masked_fill((center < left) | (center >= right), torch.inf)

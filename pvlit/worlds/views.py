@@ -1,4 +1,4 @@
-"""With known cameras the ground seen by one view is a homography away from the ground seen by another; what stands on it, and hides what stands behind, is drawn with the truth attached.
+"""With known cameras a homography maps the ground of one view to the ground of another; people and pillars on it hide each other, and which pixel shows whom is known exactly.
 
 Docs: https://pvlit.github.io/pvlit/worlds/views.html.md"""
 
@@ -8,13 +8,16 @@ Docs: https://pvlit.github.io/pvlit/worlds/views.html.md"""
 __all__ = ['Cameras', 'cell_centers', 'field_of_view', 'miscalibrated', 'random_cameras', 'Crowd', 'random_crowd', 'Views',
            'draw_views']
 
-# %% ../../nbs/worlds/views.ipynb #ab49b4fa
+# %% ../../nbs/worlds/views.ipynb #5c6f56b8
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-# %% ../../nbs/worlds/views.ipynb #23a3963b
+from ..core.checks import check, check_generator, check_number, check_tensor
+
+# %% ../../nbs/worlds/views.ipynb #4f8bf1aa
 @dataclass(frozen=True)
 class Cameras:
     "Pinhole cameras in any leading shape (...). Raises `ValueError` for shapes that do not fit."
@@ -26,14 +29,10 @@ class Cameras:
 
     def __post_init__(self):
         lead = tuple(self.position.shape[:-1])
-        if (
-            self.position.shape[-1:] != (3,)
-            or tuple(self.intrinsics.shape) != (*lead, 3, 3)
-            or tuple(self.rotation.shape) != (*lead, 3, 3)
-        ):
-            raise ValueError(
-                f"cameras: got intrinsics {tuple(self.intrinsics.shape)}, rotation {tuple(self.rotation.shape)}, position {tuple(self.position.shape)}, expected (..., 3, 3), (..., 3, 3), (..., 3)"
-            )
+        shapes = {name: tuple(getattr(self, name).shape) for name in ("intrinsics", "rotation", "position")}
+        fits = shapes == {"intrinsics": (*lead, 3, 3), "rotation": (*lead, 3, 3), "position": (*lead, 3)}
+        got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        check(fits, "cameras", got, "(..., 3, 3), (..., 3, 3), (..., 3)")
 
     def __getitem__(self, rows):
         return Cameras(self.intrinsics[rows], self.rotation[rows], self.position[rows], self.size)
@@ -41,11 +40,9 @@ class Cameras:
     def project(
         self,
         points: Tensor,  # world points (..., N, 3), meters, leading axes as the cameras'
-    ) -> tuple[
-        Tensor, Tensor
-    ]:  # pixels (..., N, 2) as column and row, and depth (..., N); pixels mean something only where depth > 0
-        "Return where points appear and how deep they lie."
-        _floats("points", points, "(..., N, 3)", 3)
+    ) -> tuple[Tensor, Tensor]:  # pixels (..., N, 2), column and row, of use only where the depth (..., N) is above 0
+        "Return where points appear and how deep they lie. Raises `ValueError` for points of another shape, or NaN."
+        check_tensor("points", points, "(..., N, 3)")
         local = (points - self.position[..., None, :]) @ self.rotation.mT @ self.intrinsics.mT
         depth = local[..., 2]
         return local[..., :2] / torch.where(depth.abs() < 1e-6, 1e-6, depth)[..., None], depth
@@ -54,36 +51,18 @@ class Cameras:
         self,
         cell: float = 1.0,  # side of a ground cell, meters
     ) -> Tensor:  # (..., 3, 3), from ground cell coordinates (column, row, 1) to pixels
-        "Return the homographies from the ground to the images."
-        if not 0 < cell < float("inf"):
-            raise ValueError(f"cell={cell!r}: expected a positive number of meters")
-        plane = torch.cat(
-            (torch.eye(3, 2).to(self.position).expand(*self.position.shape[:-1], 3, 2), -self.position[..., None]), -1
-        )
+        "Return the homographies from the ground to the images. Raises `ValueError` for a cell that is not above 0."
+        check_number("cell", cell, above=0)
+        axes = torch.eye(3, 2).to(self.position).expand(*self.position.shape[:-1], 3, 2)
+        plane = torch.cat((axes, -self.position[..., None]), -1)
         return self.intrinsics @ self.rotation @ plane @ torch.diag(torch.tensor([cell, cell, 1.0]).to(self.position))
 
-# %% ../../nbs/worlds/views.ipynb #c2fe6838
-def _floats(name, x, shape, last):
-    "Raise `ValueError` unless x is a finite float tensor whose last axis has `last` entries."
-    if (
-        not isinstance(x, Tensor)
-        or not x.is_floating_point()
-        or x.ndim < 2
-        or x.shape[-1] != last
-        or x.numel() == 0
-        or not torch.isfinite(x).all()
-    ):
-        raise ValueError(
-            f"{name}: got {getattr(x, 'dtype', type(x).__name__)} of shape {tuple(getattr(x, 'shape', ()))}, expected finite floats of shape {shape}, not empty"
-        )
-
-
+# %% ../../nbs/worlds/views.ipynb #92a25987
 def cell_centers(
     ground: tuple[int, int],  # rows and columns
 ) -> Tensor:  # (rows, columns, 3), homogeneous (column, row, 1)
     "Return the centers of the cells of a map. Raises `ValueError` for a size below 1."
-    if min(ground) < 1:
-        raise ValueError(f"ground={ground}: expected rows and columns of at least 1")
+    check(min(ground) >= 1, "ground", ground, "rows and columns of at least 1")
     row, column = torch.meshgrid(torch.arange(ground[0]) + 0.5, torch.arange(ground[1]) + 0.5, indexing="ij")
     return torch.stack((column, row, torch.ones_like(row)), -1)
 
@@ -93,31 +72,31 @@ def field_of_view(
     ground: tuple[int, int],  # rows and columns of the ground map
     cell: float = 1.0,  # side of a cell, meters
 ) -> Tensor:  # bool (..., rows, columns)
-    "Return which cell centers lie inside the images, in front of the cameras. Raises `ValueError` for sizes out of range."
+    "Mark the cells whose centers lie inside the images, in front of the cameras. Raises `ValueError` for wrong sizes."
     h = cell_centers(ground).to(cameras.position).flatten(0, 1) @ cameras.ground_homography(cell).mT
     u, v = h[..., 0] / h[..., 2], h[..., 1] / h[..., 2]
     inside = (h[..., 2] > 0) & (u >= 0) & (u <= cameras.size[1]) & (v >= 0) & (v <= cameras.size[0])
     return inside.unflatten(-1, ground)
 
-# %% ../../nbs/worlds/views.ipynb #db4d28f4
+# %% ../../nbs/worlds/views.ipynb #6ca082d5
 def miscalibrated(
     cameras: Cameras,  # true cameras
     radians: float,  # standard deviation of the error of the heading, at least 0
-    generator: torch.Generator,  # CPU generator
+    generator: torch.Generator | int,  # CPU generator or seed
 ) -> Cameras:  # what a wrong calibration believes
     "Turn cameras about the vertical by random small angles. Raises `ValueError` for a negative angle."
-    if not radians >= 0:
-        raise ValueError(f"radians={radians!r}: expected at least 0")
-    angle = radians * torch.randn(cameras.position.shape[:-1], generator=generator, dtype=cameras.position.dtype)
+    check_number("radians", radians, 0)
+    lead, dtype = cameras.position.shape[:-1], cameras.position.dtype
+    angle = radians * torch.randn(lead, generator=check_generator(generator), dtype=dtype)
     turn = torch.eye(3, dtype=angle.dtype).repeat(*angle.shape, 1, 1)
     turn[..., 0, 0] = turn[..., 1, 1] = angle.cos()
     turn[..., 0, 1], turn[..., 1, 0] = angle.sin(), -angle.sin()
-    return replace(cameras, rotation=cameras.rotation @ turn)
+    return replace(cameras, rotation=cameras.rotation @ turn.to(cameras.rotation.device))
 
-# %% ../../nbs/worlds/views.ipynb #9bf4633b
+# %% ../../nbs/worlds/views.ipynb #15246fbc
 def random_cameras(
     shape: tuple[int, ...],  # leading shape, such as (scenes, views)
-    generator: torch.Generator,  # CPU generator
+    generator: torch.Generator | int,  # CPU generator or seed
     side: float = 16.0,  # side of the square, meters
     height: tuple[float, float] = (3.0, 5.0),  # of the cameras above ground, meters
     focal: float = 0.9,  # focal length in image widths; larger sees less
@@ -125,33 +104,25 @@ def random_cameras(
     spread: float = 0.25,  # where they look: distance from the middle, in sides
 ) -> Cameras:
     "Draw cameras around the square. Raises `ValueError` for numbers out of range."
-    if not (0 < height[0] <= height[1] and side > 0 and focal > 0 and min(size) >= 4 and spread >= 0):
-        raise ValueError(
-            f"got side={side}, height={height}, focal={focal}, size={size}, spread={spread}; expected positive numbers, low <= high, and at least 4 pixels"
-        )
+    for name, value in (("side", side), ("focal", focal)):
+        check_number(name, value, above=0)
+    check_number("spread", spread, 0)
+    check(0 < height[0] <= height[1], "height", height, "0 < low <= high, meters")
+    check(min(size) >= 4, "size", size, "at least 4 pixels")
+    generator = check_generator(generator)
     angle, low = 2 * torch.pi * torch.rand(shape, generator=generator), torch.rand(shape, generator=generator)
-    position = torch.stack(
-        (
-            side / 2 + 0.75 * side * angle.cos(),
-            side / 2 + 0.75 * side * angle.sin(),
-            height[0] + (height[1] - height[0]) * low,
-        ),
-        -1,
-    )
-    target = torch.cat(
-        (side / 2 + spread * side * (2 * torch.rand(*shape, 2, generator=generator) - 1), torch.zeros(*shape, 1)), -1
-    )
-    forward = torch.nn.functional.normalize(target - position, dim=-1)
-    right = (
-        torch.nn.functional.normalize(torch.stack((-forward[..., 1], forward[..., 0], torch.zeros(shape)), -1), dim=-1)
-        * -1
-    )
+    x, y = (side / 2 + 0.75 * side * part for part in (angle.cos(), angle.sin()))
+    position = torch.stack((x, y, height[0] + (height[1] - height[0]) * low), -1)
+    middle = side / 2 + spread * side * (2 * torch.rand(*shape, 2, generator=generator) - 1)
+    target = torch.cat((middle, torch.zeros(*shape, 1)), -1)
+    forward = F.normalize(target - position, dim=-1)
+    right = F.normalize(torch.stack((-forward[..., 1], forward[..., 0], torch.zeros(shape)), -1), dim=-1) * -1
     rotation = torch.stack((right, torch.linalg.cross(forward, right), forward), -2)
     f = focal * size[1]
     intrinsics = torch.tensor([[f, 0, size[1] / 2], [0, f, size[0] / 2], [0, 0, 1.0]]).expand(*shape, 3, 3).clone()
     return Cameras(intrinsics, rotation, position, size)
 
-# %% ../../nbs/worlds/views.ipynb #1ac50013
+# %% ../../nbs/worlds/views.ipynb #a49d0cc8
 @dataclass(frozen=True)
 class Crowd:
     "Objects on the ground; the same for all views of a scene."
@@ -172,32 +143,28 @@ class Crowd:
     ) -> Tensor:  # float (B, rows, columns), 1 where a person stands
         "Return the cells on which people stand."
         index = (self.place / cell).long()
-        keep = (
-            self.present
-            & self.person
-            & (index[..., 0] < ground[1])
-            & (index[..., 1] < ground[0])
-            & (index >= 0).all(-1)
-        )
-        scene = torch.arange(len(index))[:, None].expand_as(keep)
-        found = torch.zeros(len(index), *ground)
+        inside = (index[..., 0] < ground[1]) & (index[..., 1] < ground[0]) & (index >= 0).all(-1)
+        keep = self.present & self.person & inside
+        scene = torch.arange(len(index), device=index.device)[:, None].expand_as(keep)
+        found = torch.zeros(len(index), *ground, device=index.device)
         found[scene[keep], index[keep][:, 1], index[keep][:, 0]] = 1
         return found
 
-# %% ../../nbs/worlds/views.ipynb #5114d850
+# %% ../../nbs/worlds/views.ipynb #41fce101
 def random_crowd(
     scenes: int,  # B, at least 1
     people: tuple[int, int],  # least and largest number of people
-    generator: torch.Generator,  # CPU generator
+    generator: torch.Generator | int,  # CPU generator or seed
     pillars: int = 0,  # gray pillars in every scene
     side: float = 16.0,  # side of the square, meters
     apart: float = 1.5,  # distance that is tried to be kept between objects, meters
 ) -> Crowd:
     "Scatter people and pillars over the square. Raises `ValueError` for numbers out of range."
-    if scenes < 1 or not 0 <= people[0] <= people[1] or people[1] + pillars < 1 or side <= 0:
-        raise ValueError(
-            f"got scenes={scenes}, people={people}, pillars={pillars}, side={side}; expected at least one scene and one object, low <= high"
-        )
+    scenes, pillars = check_number("scenes", scenes, 1, whole=True), check_number("pillars", pillars, 0, whole=True)
+    fits = 0 <= people[0] <= people[1] and people[1] + pillars >= 1
+    check(fits, "people", people, "0 <= low <= high, and at least one object")
+    check_number("side", side, above=0)
+    generator = check_generator(generator)
     total = people[1] + pillars
     place = side * (0.03 + 0.94 * torch.rand(scenes, total, 16, 2, generator=generator))
     chosen = place[:, :, 0].clone()
@@ -208,11 +175,9 @@ def random_crowd(
     number = torch.randint(people[0], people[1] + 1, (scenes, 1), generator=generator)
     index = torch.arange(total)
     person = (index < people[1]).expand(scenes, total)
-    color = torch.where(
-        person[..., None],
-        torch.rand(scenes, total, 3, generator=generator),
-        0.45 + 0.1 * torch.rand(scenes, total, 1, generator=generator),
-    )
+    bright = torch.rand(scenes, total, 3, generator=generator)
+    gray = 0.45 + 0.1 * torch.rand(scenes, total, 1, generator=generator)
+    color = torch.where(person[..., None], bright, gray)
     size = torch.where(person[..., None], torch.tensor([0.7, 1.8]), torch.tensor([1.4, 3.5])).clone()
     size = size * (0.9 + 0.2 * torch.rand(scenes, total, 1, generator=generator))
     return Crowd(chosen, (index < number) | (index >= people[1]), person, color, size)
@@ -227,7 +192,7 @@ class Views:
     depth: Tensor  # (B, n, h, w), meters, infinite for the sky
     seen: Tensor  # (B, n, P), share of an object's pixels that is not hidden; 0 where it is out of the image
 
-# %% ../../nbs/worlds/views.ipynb #3624e3a7
+# %% ../../nbs/worlds/views.ipynb #916a0cbb
 def _rectangles(cameras, crowd):
     "Return (inside (B, n, P, h, w) bool, depth (B, n, P)) of all objects."
     b, n = cameras.position.shape[:2]
@@ -236,46 +201,46 @@ def _rectangles(cameras, crowd):
     head = torch.cat((place, crowd.size[:, None, :, 1:].expand(b, n, -1, 1)), -1)
     (low, depth), (high, _) = cameras.project(foot), cameras.project(head)
     half = cameras.intrinsics[..., 0, 0, None] * crowd.size[:, None, :, 0] / 2 / depth.clamp(min=0.1)
-    x, y = torch.arange(w) + 0.5, (torch.arange(h) + 0.5)[:, None]
+    x, y = torch.arange(w, device=depth.device) + 0.5, (torch.arange(h, device=depth.device) + 0.5)[:, None]
     middle = (low[..., 0] + high[..., 0])[..., None, None] / 2
-    inside = (
-        ((x - middle).abs() <= half[..., None, None]) & (y <= low[..., 1, None, None]) & (y >= high[..., 1, None, None])
-    )
+    below, above = low[..., 1, None, None], high[..., 1, None, None]
+    inside = ((x - middle).abs() <= half[..., None, None]) & (y <= below) & (y >= above)
     return inside & (crowd.present[:, None] & (depth > 0.3))[..., None, None], depth
 
-# %% ../../nbs/worlds/views.ipynb #91c3f37e
+# %% ../../nbs/worlds/views.ipynb #3d04ed89
 def _ground(cameras):
     "Return (pattern (B, n, 3, h, w), depth (B, n, h, w)) of ground and sky."
     h, w = cameras.size
-    back = cell_centers((h, w)).flatten(0, 1) @ torch.linalg.inv(cameras.ground_homography().double()).float().mT
+    inverse = torch.linalg.inv(cameras.ground_homography().double()).float().mT
+    back = cell_centers((h, w)).to(inverse.device).flatten(0, 1) @ inverse
     depth = (1 / back[..., 2]).unflatten(-1, (h, w))
     x, y = ((back[..., i] / back[..., 2]).unflatten(-1, (h, w)) for i in (0, 1))
     sky = (depth <= 0) | (depth > 200)
     pattern = 0.62 + 0.06 * ((x / 2).floor() + (y / 2).floor()).remainder(2)
     return torch.where(sky, 0.85, pattern)[:, :, None].repeat(1, 1, 3, 1, 1), torch.where(sky, torch.inf, depth)
 
-# %% ../../nbs/worlds/views.ipynb #1c376630
+# %% ../../nbs/worlds/views.ipynb #e11f7e56
 def draw_views(
     cameras: Cameras,  # of leading shape (B, n)
     crowd: Crowd,  # of B scenes
-    generator: torch.Generator,  # CPU generator of the noise
+    generator: torch.Generator | int,  # CPU generator or seed of the noise
     noise: float = 0.02,  # standard deviation of pixel noise, in [0, 1]
 ) -> Views:
     "Draw what the cameras see. Raises `ValueError` when cameras and crowd do not fit, or for noise out of range."
-    if cameras.position.ndim != 3 or len(cameras.position) != len(crowd.place):
-        raise ValueError(
-            f"cameras: got leading shape {tuple(cameras.position.shape[:-1])}, expected ({len(crowd.place)}, n) to fit the crowd"
-        )
-    if not 0 <= noise <= 1:
-        raise ValueError(f"noise={noise!r}: expected a number in [0, 1]")
+    lead, scenes = tuple(cameras.position.shape[:-1]), len(crowd.place)
+    check(len(lead) == 2 and lead[0] == scenes, "cameras", f"leading shape {lead}", f"({scenes}, n) to fit the crowd")
+    check_number("noise", noise, 0, 1)
+    generator = check_generator(generator)
     inside, depth = _rectangles(cameras, crowd)
     images, far = _ground(cameras)
     distance = torch.where(inside, depth[..., None, None], torch.inf)
     nearest, owner = distance.min(2)
     owner = torch.where(nearest.isinf(), -1, owner)
-    own = crowd.color[torch.arange(len(owner))[:, None, None, None], owner.clamp(min=0)].movedim(-1, 2)
+    scene = torch.arange(len(owner), device=owner.device)[:, None, None, None]
+    own = crowd.color[scene, owner.clamp(min=0)].movedim(-1, 2)
     images = torch.where((owner >= 0)[:, :, None], own, images)
     pixels = torch.stack([(owner == p).sum((-2, -1)) for p in range(depth.shape[2])], -1)
     seen = pixels / inside.sum((-2, -1)).clamp(min=1)
-    images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+    grain = torch.randn(images.shape, generator=generator).to(images.device)
+    images = (images + noise * grain).clamp(0, 1)
     return Views(images, owner, torch.where(owner >= 0, nearest, far), seen)
