@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.files import digest, write_whole
 
-# %% ../../nbs/ledger/closure.ipynb #2a961943
+# %% ../../nbs/ledger/closure.ipynb #ff194043
 SILENT = {
     "print",
     "warn",
@@ -623,7 +623,7 @@ def _apart(sources, module):
     place = module.removeprefix(sources.package + ".")
     return any(place == name or place.startswith(name + ".") for name in APART)
 
-# %% ../../nbs/ledger/closure.ipynb #671ae91b
+# %% ../../nbs/ledger/closure.ipynb #58df14a2
 STATEFUL = {
     "torch",
     "np",
@@ -641,7 +641,10 @@ def summarize_notebook(
     imports, statements, exported, module = {}, [], set(), None
     for cell in json.loads(text)["cells"]:
         source = "".join(cell["source"])
-        if cell["cell_type"] != "code" or "parameters" in cell["metadata"].get("tags", []):
+        if cell["cell_type"] != "code":
+            continue
+        if "parameters" in cell["metadata"].get("tags", []):
+            statements.append({name for node in ast.parse(source).body for name in _assigned(node)})
             continue
         module = (re.findall(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [module])[0]
         ours = bool(re.search(r"^#\|\s*exports?i?\b", source, re.M))
@@ -652,19 +655,22 @@ def summarize_notebook(
                 exported |= set(_names(node, {}))
             else:
                 statements.append(node)
-        if any("rows" in _assigned(node) for node in statements):
+        if any("rows" in _assigned(node) for node in statements if isinstance(node, ast.AST)):
             break
     return _sliced(statements, imports, exported, module)
 
 
 def _sliced(statements, imports, exported, module):
     "Summarize what of the statements leads to rows."
-    at = next((i for i, node in enumerate(statements) if "rows" in _assigned(node)), None)
+    makes_rows = lambda node: isinstance(node, ast.AST) and "rows" in _assigned(node)
+    at = next((i for i, node in enumerate(statements) if makes_rows(node)), None)
     if at is None:
         raise ValueError("the notebook has no statement `rows = ...`")
     kept, needed = [statements[at]], _read_by(statements[at])
     for node in reversed(statements[:at]):
-        if _bound_by(node) & needed or isinstance(node, ast.Expr) and _root(node.value) in STATEFUL:
+        if isinstance(node, set):  # the parameters: what stood in these names before is gone
+            needed -= node
+        elif _bound_by(node) & needed or isinstance(node, ast.Expr) and _root(node.value) in STATEFUL:
             kept.append(node)
             needed |= _read_by(node)
     body = ast.Module([n for n in (Bare().visit(node) for node in reversed(kept)) if n is not None], [])

@@ -31,7 +31,7 @@ from .evidence import Commits, findings, load_evidence, machine, notebook_of, pl
 from .evidence import OTHER_LIBRARIES, save_evidence
 from .experiment import uncommitted
 
-# %% ../../nbs/ledger/renew.ipynb #f5d1e57b
+# %% ../../nbs/ledger/renew.ipynb #0df57c00
 PROGRAM = r"""
 import ast, json, os, re, sys, threading, traceback
 notebook, out, package, given = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
@@ -74,6 +74,7 @@ for cell in json.load(open(notebook, encoding="utf-8"))["cells"]:
     body = ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.M)).body
     if "parameters" in cell["metadata"].get("tags", []):
         params = body
+        statements.append({n for node in body for n in bound(node)})
         continue
     module = (re.findall(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [module])[0]
     if re.search(r"^#\|\s*exports?i?\b", source, re.M):
@@ -83,14 +84,20 @@ for cell in json.load(open(notebook, encoding="utf-8"))["cells"]:
     if any(isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "rows" for n in body):
         break
 at = max(i for i, n in enumerate(statements) if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "rows")
+def set_parameters():
+    exec(compile(ast.Module(params, []), "parameters", "exec"), space)
+    space.update({k: v for k, v in given.items() if k in space}, run_folder=out)
 kept, needed = [statements[at]], names(statements[at])
 for node in reversed(statements[:at]):
+    if isinstance(node, set):
+        kept.append(None)
+        needed -= node
+        continue
     stateful = isinstance(node, ast.Expr) and root(node.value) in ("torch", "np", "numpy", "random", "os", "globals")
     if bound(node) & needed or stateful:
         kept.append(node)
         needed |= names(node)
-exec(compile(ast.Module(params, []), "parameters", "exec"), space)
-space.update({k: v for k, v in given.items() if k in space}, run_folder=out)
+set_parameters()
 if exported:
     import importlib
     own = importlib.import_module(package + "." + module)
@@ -109,6 +116,9 @@ if "pvlit.ledger.experiment" in sys.modules:
 threading.settrace(note)
 sys.settrace(note)
 for node in later:
+    if node is None:
+        set_parameters()
+        continue
     exec(compile(ast.Module([node], []), "witness", "exec"), space)
 sys.settrace(None)
 json.dump(dict(rows=space["rows"], ran=sorted(called), lines=sorted(lines)), open(os.path.join(out, "witness.json"), "w"))
