@@ -7,33 +7,33 @@ Docs: https://pvlit.github.io/pvlit/papers/contract.html.md"""
 # %% auto #0
 __all__ = ['Example', 'leaves', 'same', 'spoiled', 'broken', 'problems']
 
-# %% ../../nbs/papers/contract.ipynb #12eba7ae
+# %% ../../nbs/papers/contract.ipynb #c65571cc
 import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
+from ..core.checks import check, refuse
 
-# %% ../../nbs/papers/contract.ipynb #1d5a71e2
+# %% ../../nbs/papers/contract.ipynb #c29f551a
 @dataclass(frozen=True)
 class Example:
     "Say how one public function or module is called. Raises `ValueError` when its parts do not fit together."
 
     target: Callable  # function, or class of a module
     inputs: Callable  # inputs(generator) -> keyword arguments of the call, or of `forward` if there is `build`
-    gives: tuple | dict | list | None = (
-        None  # shape of the result; name -> shape for a dictionary, a list for several; None is not checked
-    )
+    gives: tuple | dict | list | None = None  # shape of the result; {name: shape} or a list for several; None is any
     build: Callable | None = None  # build() -> the module, with weights of its own seed; None for a function
     differentiable: tuple[str, ...] = ()  # inputs to which gradients must flow and be finite
     free: tuple[str, ...] = ()  # tensor inputs that may be anything
 
     def __post_init__(self):
-        if not callable(self.target) or not callable(self.inputs):
-            raise ValueError(f"Example({self.target!r}): target and inputs must be callable")
+        for name in ("target", "inputs"):
+            part = getattr(self, name)
+            check(callable(part), name, repr(part), "something that can be called", f"in Example({self.target!r})")
         if inspect.isclass(self.target) and issubclass(self.target, nn.Module) and self.build is None:
-            raise ValueError(f"Example({self.name}): a module needs build=lambda: {self.name}(...)")
+            refuse("build", "None", f"lambda: {self.name}(...)", "a module needs build, with a seed for its weights")
 
     @property
     def name(self):
@@ -44,7 +44,7 @@ class Example:
         given = {**self.inputs(torch.Generator().manual_seed(0)), **changed}
         return (self.build() if self.build else self.target)(**given)
 
-# %% ../../nbs/papers/contract.ipynb #1c585c3a
+# %% ../../nbs/papers/contract.ipynb #4d1d7e26
 def leaves(
     result,  # whatever a call returned
     name: str = "",  # name of the result
@@ -67,51 +67,48 @@ def same(
 ) -> bool:
     "Tell whether two results are equal to the last bit; NaN equals NaN."
     a, b = leaves(a), leaves(b)
+    return a.keys() == b.keys() and all(_same_leaf(a[k], b[k]) for k in a)
 
-    def equal(x, y):
-        if not isinstance(x, Tensor):
-            return type(x) is type(y) and (x == y or x != x or not isinstance(x, (int, float, str, bool, type(None))))
-        return (
-            isinstance(y, Tensor)
-            and x.shape == y.shape
-            and x.dtype == y.dtype
-            and bool(
-                torch.equal(torch.nan_to_num(x), torch.nan_to_num(y)) if x.is_floating_point() else torch.equal(x, y)
-            )
-        )
 
-    return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+def _same_leaf(x, y):
+    "Compare tensors or plain values; what is neither counts as equal when it is of one type."
+    if not isinstance(x, Tensor):
+        plain = isinstance(x, (int, float, str, bool, type(None)))
+        return type(x) is type(y) and (not plain or x == y or x != x and y != y)
+    if not isinstance(y, Tensor) or x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    if not x.is_floating_point():
+        return torch.equal(x, y)
+    return torch.equal(x.isnan(), y.isnan()) and torch.equal(torch.nan_to_num(x), torch.nan_to_num(y))
 
-# %% ../../nbs/papers/contract.ipynb #563ce46a
+# %% ../../nbs/papers/contract.ipynb #acbcf927
+def _part(result, name):
+    "Take a part of a result, None where it has none: by its place in a list, by its name otherwise."
+    if isinstance(name, int):
+        return result[name] if isinstance(result, (tuple, list)) and name < len(result) else None
+    return result.get(name) if isinstance(result, dict) else getattr(result, str(name), None)
+
+
 def _wrong_shapes(example, result) -> list[str]:
     "Compare shapes with what the example promised."
-    if example.gives is None:
-        return []
-    wanted = example.gives
+    wanted = {} if example.gives is None else example.gives
     if isinstance(wanted, tuple):
-        pairs = [("result", wanted, result)]
-    elif isinstance(wanted, dict):
-        pairs = [
-            (k, wanted[k], result[k] if isinstance(result, dict) and k in result else getattr(result, str(k), None))
-            for k in wanted
-        ]
+        parts = [("result", wanted, result)]
     else:
-        pairs = [
-            (str(i), shape, result[i] if isinstance(result, (tuple, list)) and i < len(result) else None)
-            for i, shape in enumerate(wanted)
-        ]
-    return [
-        f"{name} has shape {tuple(getattr(got, 'shape', ()))}, not {shape}"
-        for name, shape, got in pairs
-        if shape is not None and (got is None or tuple(getattr(got, "shape", ())) != tuple(shape))
-    ]
+        named = wanted.items() if isinstance(wanted, dict) else enumerate(wanted)
+        parts = [(name, shape, _part(result, name)) for name, shape in named if shape is not None]
+    wrong = []
+    for name, shape, got in parts:
+        came = tuple(getattr(got, "shape", ()))
+        if got is None or came != tuple(shape):
+            wrong.append(f"{name} has shape {came}, not {shape}")
+    return wrong
 
 
 def _total(result):
     "Sum all floats of a result that can be differentiated; 0 when there are none."
-    return sum(
-        x.sum() for x in leaves(result).values() if isinstance(x, Tensor) and x.is_floating_point() and x.requires_grad
-    )
+    tensors = (x for x in leaves(result).values() if isinstance(x, Tensor))
+    return sum(x.sum() for x in tensors if x.is_floating_point() and x.requires_grad)
 
 
 def _wrong_gradients(example) -> list[str]:
@@ -126,13 +123,15 @@ def _wrong_gradients(example) -> list[str]:
         return ["no output depends on " + ", ".join(given)]
     if given:
         total.backward()
-    return [
-        f"gradient to {k} is " + ("missing" if x.grad is None else "not finite")
-        for k, x in given.items()
-        if x.grad is None or not x.grad.isfinite().all()
-    ]
+    wrong = []
+    for name, x in given.items():
+        if x.grad is None:
+            wrong.append(f"gradient to {name} is missing")
+        elif not x.grad.isfinite().all():
+            wrong.append(f"gradient to {name} is not finite")
+    return wrong
 
-# %% ../../nbs/papers/contract.ipynb #aeffe3e5
+# %% ../../nbs/papers/contract.ipynb #cd11f172
 def _wrong_state(example) -> list[str]:
     "Save a module's state, spoil it, load it, and compare results and gradients of the parameters."
     if example.build is None:
@@ -155,10 +154,13 @@ def _wrong_state(example) -> list[str]:
     total = _total(wanted)
     if isinstance(total, Tensor):
         total.backward()
-    broken = [n for n, p in first.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    return [f"gradient of {n} is not finite" for n in broken] + (
-        [] if same(wanted, run(second.eval())) else ["another result after its state was saved and loaded"]
-    )
+    wrong = []
+    for name, p in first.named_parameters():
+        if p.grad is not None and not p.grad.isfinite().all():
+            wrong.append(f"gradient of {name} is not finite")
+    if not same(wanted, run(second.eval())):
+        wrong.append("another result after its state was saved and loaded")
+    return wrong
 
 # %% ../../nbs/papers/contract.ipynb #5710abc7
 def spoiled(
@@ -195,7 +197,7 @@ def _accepted_faults(example) -> list[str]:
                 found.append(f"{name} with {fault}: taken without a word")
     return found
 
-# %% ../../nbs/papers/contract.ipynb #28e1624d
+# %% ../../nbs/papers/contract.ipynb #277cfd4b
 def broken(
     example: Example,  # a call that should be right
 ) -> list[str]:  # what is wrong, a line each
@@ -220,13 +222,14 @@ def problems(
     examples, excused = getattr(module, "EXAMPLES", None), getattr(module, "NO_EXAMPLE", {})
     if not examples:
         return ["no EXAMPLES: export a list of pvlit.papers.contract.Example"]
-    public = {
-        name
-        for name in module.__all__
-        if callable(getattr(module, name))
-        and not (inspect.isclass(getattr(module, name)) and hasattr(getattr(module, name), "__dataclass_fields__"))
-    }
+    public = {name for name in module.__all__ if _needs_example(getattr(module, name))}
     missing = sorted(public - {e.name for e in examples} - set(excused))
-    return [f"{name}: no example, and no reason in NO_EXAMPLE" for name in missing] + [
-        line for example in examples for line in broken(example)
-    ]
+    found = [f"{name}: no example, and no reason in NO_EXAMPLE" for name in missing]
+    for example in examples:
+        found += broken(example)
+    return found
+
+
+def _needs_example(thing) -> bool:
+    "Tell whether something is a function or a module, and no dataclass."
+    return callable(thing) and not (inspect.isclass(thing) and hasattr(thing, "__dataclass_fields__"))
