@@ -1,4 +1,4 @@
-"""What a notebook cannot say about `fit`: kill -9 at any step or write, full disks, Ctrl-C, damaged and hostile files"""
+"""What a notebook cannot say about `fit`: kill -9 at every step, full disks, Ctrl-C, damaged and hostile files."""
 
 import json
 import os

@@ -8,7 +8,7 @@ Docs: https://pvlit.github.io/pvlit/core/data.html.md"""
 __all__ = ['LUMA', 'SOURCES', 'fingerprint', 'Images', 'resize', 'to_channels', 'to_floats', 'stratified_split', 'decode_delta',
            'read_npz', 'read_picture', 'load_folder', 'Source', 'read_hub', 'known_names', 'load_images']
 
-# %% ../../nbs/core/data.ipynb #c1095b69
+# %% ../../nbs/core/data.ipynb #d8f9b983
 import hashlib
 import os
 import unicodedata
@@ -18,11 +18,13 @@ import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
+from .checks import check, check_choice, check_number, check_tensor, refuse
 from .settings import Settings, load_settings
 
 # %% ../../nbs/core/data.ipynb #ed8619a0
@@ -37,7 +39,7 @@ def fingerprint(
         digest.update(t.detach().cpu().contiguous().view(torch.uint8).numpy())
     return "x".join(map(str, x.shape)) + "-" + digest.hexdigest()[:12]
 
-# %% ../../nbs/core/data.ipynb #33b06e6a
+# %% ../../nbs/core/data.ipynb #f74f39fd
 @dataclass(frozen=True, eq=False)
 class Images:
     "Hold the pictures and labels of one split of one source; raises `ValueError` when shapes or types do not fit."
@@ -52,10 +54,10 @@ class Images:
     skipped: tuple[str, ...] = ()  # "file: reason" for every file that could not be read
 
     def __post_init__(self):
-        if self.x.ndim != 4 or self.x.dtype != torch.float32:
-            raise ValueError(f"Images.x must be (N, C, H, W) float32, got {tuple(self.x.shape)} {self.x.dtype}")
-        if self.y.shape != self.x.shape[:1] or self.y.dtype != torch.int64:
-            raise ValueError(f"Images.y must be ({len(self.x)},) int64, got {tuple(self.y.shape)} {self.y.dtype}")
+        sizes = check_tensor("Images.x", self.x, "(N, C, H, W)", finite=False, empty=True)
+        check(self.x.dtype == torch.float32, "Images.x", self.x.dtype, "float32")
+        check_tensor("Images.y", self.y, "(N,)", "int", sizes=sizes, empty=True)
+        check(self.y.dtype == torch.int64, "Images.y", self.y.dtype, "int64")
 
     def __len__(self):
         return len(self.x)
@@ -93,7 +95,7 @@ def resize(
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     return x[..., top : top + size, left : left + size].contiguous()
 
-# %% ../../nbs/core/data.ipynb #cf698a3c
+# %% ../../nbs/core/data.ipynb #9c504f06
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -106,9 +108,8 @@ def to_channels(
         return x
     if x.shape[1] == 1:
         return x.expand(-1, channels, -1, -1).contiguous()
-    if x.shape[1] != 3:
-        raise ValueError(f"pictures must have 1 or 3 channels, got shape {tuple(x.shape)}")
-    return torch.einsum("nchw,c->nhw", x, torch.tensor(LUMA)).unsqueeze(1).clamp(0, 1)
+    check(x.shape[1] == 3, "pictures", f"shape {tuple(x.shape)}", "1 or 3 channels")
+    return torch.einsum("nchw,c->nhw", x, torch.tensor(LUMA, device=x.device)).unsqueeze(1).clamp(0, 1)
 
 # %% ../../nbs/core/data.ipynb #68363e36
 def to_floats(
@@ -126,7 +127,7 @@ def to_floats(
         x[i : i + chunk] = part
     return x
 
-# %% ../../nbs/core/data.ipynb #6368d3c3
+# %% ../../nbs/core/data.ipynb #a555041e
 def stratified_split(
     y: np.ndarray,  # labels (N,), integers
     train: int,  # number of train samples, 0 < train < N
@@ -137,9 +138,10 @@ def stratified_split(
     take = np.floor(share).astype(int)
     take[np.argsort(take - share, kind="stable")[: train - take.sum()]] += 1  # largest remainders first
     random = np.random.RandomState(0)
-    chosen = np.concatenate(
-        [np.flatnonzero(y == c)[random.permutation(n)[:k]] for c, n, k in zip(classes, counts, take)]
-    )
+    parts = []
+    for c, count, wanted in zip(classes, counts, take):
+        parts.append(np.flatnonzero(y == c)[random.permutation(count)[:wanted]])
+    chosen = np.concatenate(parts)
     return np.sort(chosen), np.setdiff1d(np.arange(len(y)), chosen)
 
 # %% ../../nbs/core/data.ipynb #a7ad6d59
@@ -226,9 +228,9 @@ def _split_of(file):
     path = unicodedata.normalize("NFC", file.as_posix())  # some file systems store accents decomposed
     return "train" if int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") % 10 else "test"
 
-# %% ../../nbs/core/data.ipynb #2ff6ad00
+# %% ../../nbs/core/data.ipynb #c3fc85b9
 def read_picture(
-    file,  # path of a picture, or an open binary file
+    file: str | Path | BinaryIO,  # path of a picture, or an open binary file
     channels: int = 3,  # 1 (gray) or 3 (RGB)
 ) -> Tensor:  # (1, channels, H, W) float32 in [0, 1]
     "Read one picture upright, on white, with its full range; raises `OSError` or `ValueError` when it cannot be read."
@@ -247,7 +249,7 @@ def read_picture(
         pixels = np.array(picture.convert("RGB"))
     return to_channels(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255, channels)
 
-# %% ../../nbs/core/data.ipynb #234aa997
+# %% ../../nbs/core/data.ipynb #955edfca
 def _is_picture(file):
     "Tell whether Pillow recognizes a file, from its header alone."
     from PIL import Image
@@ -261,10 +263,13 @@ def _is_picture(file):
 
 def _folder_files(folder):
     "List the files below a folder as sorted relative paths, without hidden files and folders."
-    found = (Path(base, f).relative_to(folder) for base, _, files in os.walk(folder, followlinks=True) for f in files)
-    return sorted((f for f in found if not any(p.startswith(".") for p in f.parts)), key=lambda f: f.as_posix())
+    found = []
+    for base, _, names in os.walk(folder, followlinks=True):
+        files = [Path(base, name).relative_to(folder) for name in names]
+        found += [file for file in files if not any(part.startswith(".") for part in file.parts)]
+    return sorted(found, key=lambda file: file.as_posix())
 
-# %% ../../nbs/core/data.ipynb #1685f2e1
+# %% ../../nbs/core/data.ipynb #f699359b
 def _class_of(file):
     return file.parts[0] if len(file.parts) > 1 else "."
 
@@ -285,23 +290,20 @@ def _read_files(folder, files, size, channels):
 def _warn_skipped(folder, skipped):
     "Say once how many files could not be read, and which come first."
     shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
-    warnings.warn(
-        f"skipped {len(skipped)} unreadable files in {folder}: {shown} (all are listed in Images.skipped)", stacklevel=4
-    )
+    text = f"skipped {len(skipped)} unreadable files in {folder}: {shown} (all are listed in Images.skipped)"
+    warnings.warn(text, stacklevel=4)
 
-# %% ../../nbs/core/data.ipynb #7af3227d
+# %% ../../nbs/core/data.ipynb #0dbfa0f5
 def _check_request(split, size, channels):
     "Refuse a split, size or number of channels that no source offers."
-    if split not in ("train", "test"):
-        raise ValueError(f"unknown split {split!r}; use 'train' or 'test'")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
-        raise ValueError(f"size must be a whole number of pixels >= 1, or None for the source's own size, got {size!r}")
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 (gray), 3 (RGB) or None, got {channels!r}")
+    check_choice("split", split, ("train", "test"))
+    if size is not None:
+        check_number("size", size, 1, whole=True, hint="the side in pixels, or None for the source's own")
+    check_choice("channels", channels, (None, 1, 3), "1 is gray, 3 is RGB")
 
 
 def load_folder(
-    folder,  # path of the folder
+    folder: str | Path,  # path of the folder
     size: int,  # side of the square pictures, in pixels
     channels: int | None = None,  # 1 (gray) or 3 (RGB); None means RGB
     split: str = "train",  # "train" (nine in ten) or "test"
@@ -309,7 +311,7 @@ def load_folder(
     "Read a folder of pictures; raises `ValueError` when it offers none, `FileNotFoundError` when it does not exist."
     _check_request(split, size, channels)
     if size is None:
-        raise ValueError("a folder's pictures may differ in size: give the wanted side in pixels, as in size=32")
+        refuse("size", None, "the side in pixels, as in size=32", "a folder's pictures may differ in size")
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; write load_images('folder:/path/to/pictures', size=32)")
@@ -386,13 +388,18 @@ def read_hub(
         x[i : i + chunk] = part
     return x, torch.tensor(rows[source.label]).long()
 
-# %% ../../nbs/core/data.ipynb #fb006f13
+# %% ../../nbs/core/data.ipynb #ad1a6bcc
 def _no_copy(name, reason):
     "Make the error that names every way to get pictures."
-    return FileNotFoundError(f"""no copy of {name!r} at hand ({reason}). Three ways to get pictures:
-  1. go online with the extra installed: pip install 'pvlit[data]' (fetches {SOURCES[name].hub} from the Hugging Face hub);
-  2. name a local .npz: in settings.ini under [images], {name} = /path/to/{name}.npz, or PVLIT_IMAGES={name}=/path/to/{name}.npz;
-  3. use what needs no download: load_images("digits"), or load_images("folder:/path/to/pictures", size=32).""")
+    return FileNotFoundError(
+        f"no copy of {name!r} at hand ({reason}). Three ways to get pictures:\n"
+        "  1. go online with the extra installed: pip install 'pvlit[data]' "
+        f"(fetches {SOURCES[name].hub} from the Hugging Face hub);\n"
+        f"  2. name a local .npz: in settings.ini under [images], {name} = /path/to/{name}.npz, "
+        f"or PVLIT_IMAGES={name}=/path/to/{name}.npz;\n"
+        '  3. use what needs no download: load_images("digits"), '
+        'or load_images("folder:/path/to/pictures", size=32).'
+    )
 
 
 def _from_hub(name, split, size, channels):
@@ -422,7 +429,7 @@ def _from_npz(name, split, size, channels, path):
     pixels, y, classes = read_npz(path, split, SOURCES[name].classes if name in SOURCES else ())
     return to_floats(pixels, size, channels), torch.from_numpy(y), classes
 
-# %% ../../nbs/core/data.ipynb #7248af47
+# %% ../../nbs/core/data.ipynb #20797764
 def load_images(
     name: str,  # one of `known_names()`, or "folder:/path/to/pictures"
     split: str = "train",  # "train" or "test"
@@ -430,27 +437,26 @@ def load_images(
     channels: int | None = None,  # 1 (gray), 3 (RGB) or None for the source's
     settings: Settings | None = None,  # where local files are named; None loads them
 ) -> Images:  # x (N, C, H, W) float32 in [0, 1] and all that identifies it
-    "Load one split of a data set; raises `ValueError` for a wrong request or file, `FileNotFoundError` when there is no copy."
+    "Load one split of a data set. Raises `ValueError` for a wrong request or file, `FileNotFoundError` without a copy."
     _check_request(split, size, channels)
     settings = settings or load_settings()
     kind, _, path = str(name).partition(":")
     if kind == "folder" and path:
         return load_folder(path, size, channels, split)
-    if name not in known_names(settings):
+    if name != "digits" and name not in SOURCES and name not in settings.images:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(known_names(settings))}")
-    source = SOURCES.get(name)
+    source = SOURCES[name] if name in SOURCES else None
     size = size or (source.size if source else None)
     if name == "digits":
         return _embedded(split, size, channels, settings)
     if name in settings.images:
         x, y, classes = _from_npz(name, split, size, channels, settings.images[name])
-        return Images(
-            name, split, x, y, classes, source.licence if source else "your own", Path(settings.images[name]).name
-        )
+        licence = source.licence if source else "your own"
+        return Images(name, split, x, y, classes, licence, Path(settings.images[name]).name)
     x, y = _from_hub(name, split, size, channels)
     return Images(name, split, x, y, source.classes, source.licence, f"https://huggingface.co/datasets/{source.hub}")
 
-# %% ../../nbs/core/data.ipynb #7ad53001
+# %% ../../nbs/core/data.ipynb #f60f38e4
 def _embedded(split, size, channels, settings):
     "Give one split of the digits; raises `ValueError` when the settings name a file for them."
     if "digits" in settings.images:
@@ -458,12 +464,6 @@ def _embedded(split, size, channels, settings):
             "settings [images] names a file for 'digits', which is embedded; use another name for that file"
         )
     x, y, classes = _digits(split)
-    return Images(
-        "digits",
-        split,
-        resize(to_channels(x, channels), size),
-        y,
-        classes,
-        "CC BY 4.0 (UCI; Alpaydin and Kaynak, 1998)",
-        "scikit-learn load_digits",
-    )
+    licence = "CC BY 4.0 (UCI; Alpaydin and Kaynak, 1998)"
+    x = resize(to_channels(x, channels), size)
+    return Images("digits", split, x, y, classes, licence, "scikit-learn load_digits")

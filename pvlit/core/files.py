@@ -14,12 +14,14 @@ import os
 from pathlib import Path
 from uuid import uuid4
 
-# %% ../../nbs/core/files.ipynb #ac889d0e
+# %% ../../nbs/core/files.ipynb #6a35f859
 def write_whole(
     path: str | Path,  # file to write; its folder is made
     content: str | bytes,  # its whole content; text is written as UTF-8
 ) -> Path:  # the file written
-    "Write a file so that it is always complete, either as it was or as it is now. Raises `OSError` when it cannot be written, and then leaves nothing behind."
+    """Write a file so that it is always complete, either as it was or as it is now.
+
+    Raises `OSError` when it cannot be written, and then leaves nothing behind."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")

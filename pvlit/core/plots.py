@@ -8,14 +8,17 @@ Docs: https://pvlit.github.io/pvlit/core/plots.html.md"""
 __all__ = ['HOUSE', 'LINES', 'STYLE', 'VERDICTS', 'house_style', 'as_frames', 'enlarge', 'canvas', 'draw_sheet', 'show_images',
            'show_film', 'animate', 't_band', 'plot_curves', 'plot_effects']
 
-# %% ../../nbs/core/plots.ipynb #a01ecb35
+# %% ../../nbs/core/plots.ipynb #7a848b99
 import io
 import math
+from collections.abc import Sequence
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 from PIL import Image as Picture
 from scipy.special import stdtrit
 
@@ -59,13 +62,15 @@ def house_style():
         if interactive:
             plt.ion()  # a kernel's first figure turns this on, and leaving the context would turn it off for good
 
-# %% ../../nbs/core/plots.ipynb #e117b0ad
+# %% ../../nbs/core/plots.ipynb #61619ccb
 def as_frames(
-    images,  # images, tensor or array (..., C, H, W) with C = 1 or 3
-    rank,  # number of axes that is asked for
-    what,  # name of the thing, for the message
-):
-    "Return the images as a float array (..., H, W, 3) clipped to [0, 1]. Raises `ValueError` for another rank, channel count, or NaN."
+    images: ArrayLike,  # images, tensor or array (..., C, H, W) with C = 1 or 3
+    rank: int,  # number of axes that is asked for
+    what: str,  # name of the thing, for the message
+) -> np.ndarray:
+    """Return the images as a float array (..., H, W, 3) clipped to [0, 1].
+
+    Raises `ValueError` for another rank, channel count, or NaN."""
     if hasattr(images, "detach"):
         images = images.detach().cpu().float()
     x = np.asarray(images, dtype=np.float32)
@@ -74,28 +79,28 @@ def as_frames(
         raise ValueError(f"{what}: got shape {x.shape}, expected {shape} with no empty axis; add or drop an axis first")
     if x.shape[-3] not in (1, 3):
         raise ValueError(
-            f"{what}: got shape {x.shape} with {x.shape[-3]} channels, expected 1 or 3 in the third axis from the end of {shape}"
+            f"{what}: got shape {x.shape} with {x.shape[-3]} channels, "
+            f"expected 1 or 3 in the third axis from the end of {shape}"
         )
     if not np.isfinite(x).all():
-        raise ValueError(
-            f"{what}: {np.count_nonzero(~np.isfinite(x))} of {x.size} values are NaN or infinite; a picture of them would hide it"
-        )
+        lost = np.count_nonzero(~np.isfinite(x))
+        raise ValueError(f"{what}: {lost} of {x.size} values are NaN or infinite; a picture of them would hide it")
     x = np.moveaxis(x.clip(0, 1), -3, -1)
     return np.broadcast_to(x, (*x.shape[:-1], 3))
 
 
 def enlarge(
-    frames,  # array (..., H, W, 3)
-    times,  # whole number of screen pixels for one image pixel
-):
+    frames: np.ndarray,  # array (..., H, W, 3)
+    times: int,  # whole number of screen pixels for one image pixel
+) -> np.ndarray:
     "Repeat every pixel `times` times in both directions."
     return frames.repeat(times, -3).repeat(times, -2)
 
-# %% ../../nbs/core/plots.ipynb #bf735bb2
+# %% ../../nbs/core/plots.ipynb #6c42073b
 def canvas(
-    cells,  # grid: list of rows, each a list of (h, w, 3) arrays or None for an empty place
-    gap=3,  # white pixels between neighbors
-    apart=0,  # additional white pixels before the last column
+    cells: list[list],  # grid: list of rows, each a list of (h, w, 3) arrays or None for an empty place
+    gap: int = 3,  # white pixels between neighbors
+    apart: int = 0,  # additional white pixels before the last column
 ):
     "Lay equally large pictures on a white canvas; returns it and the left and top edges of the columns and rows."
     h, w, _ = next(c.shape for row in cells for c in row if c is not None)
@@ -111,10 +116,10 @@ def canvas(
 
 
 def draw_sheet(
-    sheet,  # the canvas, (H, W, 3)
-    ax=None,  # axes to draw into; a new figure of the sheet's own size by default
-    margin=(0, 0),  # room at the left and above for writing, inches
-):
+    sheet: np.ndarray,  # the canvas, (H, W, 3)
+    ax: Axes | None = None,  # axes to draw into; a new figure of the sheet's own size by default
+    margin: tuple[float, float] = (0, 0),  # room at the left and above for writing, inches
+) -> Axes:
     "Draw a canvas pixel for pixel on axes without ticks."
     with house_style():
         if ax is None:
@@ -126,14 +131,14 @@ def draw_sheet(
         ax.set_axis_off()
     return ax
 
-# %% ../../nbs/core/plots.ipynb #f01933f8
+# %% ../../nbs/core/plots.ipynb #4a65e383
 def show_images(
-    images,  # (N, C, H, W), C = 1 or 3, intensity in [0, 1]; a list of (C, H, W) also works
-    columns=8,  # images in a row
-    titles=None,  # one short text an image, or None
-    ax=None,  # axes to draw into, or None for a new figure
-    pixels=56,  # least width of one image on the screen, pixels
-):
+    images: ArrayLike | list,  # (N, C, H, W), C = 1 or 3, intensity in [0, 1]; a list of (C, H, W) also works
+    columns: int = 8,  # images in a row
+    titles: Sequence[str] | None = None,  # one short text an image, or None
+    ax: Axes | None = None,  # axes to draw into, or None for a new figure
+    pixels: int = 56,  # least width of one image on the screen, pixels
+) -> Axes:
     "Show images in a grid and return the axes. Raises `ValueError` for a wrong shape or a wrong number of titles."
     if isinstance(images, (list, tuple)):
         images = np.stack([np.asarray(i.detach().cpu() if hasattr(i, "detach") else i) for i in images])
@@ -152,15 +157,17 @@ def show_images(
         )
     return ax
 
-# %% ../../nbs/core/plots.ipynb #d9a99b8c
+# %% ../../nbs/core/plots.ipynb #0400484b
 def show_film(
-    rows,  # (R, T, C, H, W), one clip (T, C, H, W), or a list of clips of different lengths
-    captions=None,  # texts above the columns, one a frame of the longest row
-    labels=None,  # texts at the left, one a row
-    ax=None,  # axes to draw into, or None for a new figure
-    pixels=56,  # least width of one frame on the screen, pixels
-):
-    "Show clips as film strips and return the axes. Raises `ValueError` for wrong shapes or a wrong number of captions or labels."
+    rows: ArrayLike | list,  # (R, T, C, H, W), one clip (T, C, H, W), or a list of clips of different lengths
+    captions: Sequence[str] | None = None,  # texts above the columns, one a frame of the longest row
+    labels: Sequence[str] | None = None,  # texts at the left, one a row
+    ax: Axes | None = None,  # axes to draw into, or None for a new figure
+    pixels: int = 56,  # least width of one frame on the screen, pixels
+) -> Axes:
+    """Show clips as film strips and return the axes.
+
+    Raises `ValueError` for wrong shapes or a wrong number of captions or labels."""
     if not isinstance(rows, (list, tuple)):
         rows = [rows] if rows.ndim == 4 else list(rows)
     clips = [as_frames(row, 4, "clip") for row in rows]
@@ -182,13 +189,15 @@ def show_film(
         ax.text(-6, y + h / 2, text, ha="right", va="center", fontsize=10)
     return ax
 
-# %% ../../nbs/core/plots.ipynb #5fdff1c2
+# %% ../../nbs/core/plots.ipynb #432743a0
 def animate(
-    video,  # (T, C, H, W), or (N, T, C, H, W) for N clips side by side
-    fps=4,  # frames per second
-    scale=8,  # screen pixels for one image pixel, a whole number
+    video: ArrayLike,  # (T, C, H, W), or (N, T, C, H, W) for N clips side by side
+    fps: float = 4,  # frames per second
+    scale: int = 8,  # screen pixels for one image pixel, a whole number
 ):
-    "Return a looping picture of a video for display in a notebook. Raises `ValueError` for a wrong shape, `fps` or `scale`."
+    """Return a looping picture of a video for display in a notebook.
+
+    Raises `ValueError` for a wrong shape, `fps` or `scale`."""
     if fps <= 0 or scale < 1 or int(scale) != scale:
         raise ValueError(f"got fps={fps}, scale={scale}; expected fps > 0 and a whole scale of at least 1")
     many = video if video.ndim == 5 else video[None]
@@ -200,29 +209,31 @@ def animate(
     pictures[0].save(file, format="PNG", save_all=True, append_images=pictures[1:], duration=waits, loop=0)
     return Image(data=file.getvalue(), format="png", alt=f"looping video of {len(pictures)} frames")
 
-# %% ../../nbs/core/plots.ipynb #ce578395
+# %% ../../nbs/core/plots.ipynb #77e0fed9
 def t_band(
-    y,  # (seeds, points)
-    confidence=0.95,  # of each point's interval, in (0, 1)
-):
-    "Return mean, lower and upper edge of the t interval over seeds, each (points,); one seed gives a band of zero width."
+    y: ArrayLike,  # (seeds, points)
+    confidence: float = 0.95,  # of each point's interval, in (0, 1)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Return mean, lower and upper edge of the t interval over seeds, (points,) each; one seed gives a band of no width."
     mean, n = y.mean(0), len(y)
     if n == 1:
         return mean, mean, mean
     half = stdtrit(n - 1, (1 + confidence) / 2) * y.std(0, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
 
-# %% ../../nbs/core/plots.ipynb #7223e0ac
+# %% ../../nbs/core/plots.ipynb #4d415064
 def plot_curves(
-    curves,  # name -> (x, y); x (points,), y (points,) or (seeds, points)
-    xlabel="",  # what x is, with its unit
-    ylabel="",  # what y is, with its unit
-    log="",  # axes on a logarithmic scale: "", "x", "y" or "xy"
-    ax=None,  # axes to draw into, or None for a new figure
-    marker=None,  # matplotlib marker for the points, or None
-    confidence=0.95,  # of the bands, in (0, 1)
-):
-    "Plot means with t bands over seeds and return the axes. Raises `ValueError` for no curves, unequal lengths or non-finite values."
+    curves: dict[str, tuple],  # name -> (x, y); x (points,), y (points,) or (seeds, points)
+    xlabel: str = "",  # what x is, with its unit
+    ylabel: str = "",  # what y is, with its unit
+    log: str = "",  # axes on a logarithmic scale: "", "x", "y" or "xy"
+    ax: Axes | None = None,  # axes to draw into, or None for a new figure
+    marker: str | None = None,  # matplotlib marker for the points, or None
+    confidence: float = 0.95,  # of the bands, in (0, 1)
+) -> Axes:
+    """Plot means with t bands over seeds and return the axes.
+
+    Raises `ValueError` for no curves, unequal lengths or non-finite values."""
     if not curves:
         raise ValueError("curves: got none, expected a dictionary name -> (x, y)")
     with house_style():
@@ -270,27 +281,27 @@ VERDICTS = {
     "void": ("purple", "v"),
 }
 
-# %% ../../nbs/core/plots.ipynb #99ad9ef4
+# %% ../../nbs/core/plots.ipynb #6c6792ab
 def plot_effects(
-    rows,  # dictionaries with `label`, `effect`, `low`, `high` (None when untested) and `verdict`
-    xlabel="effect",  # what the effect is and which side is better
-    smallest=None,  # smallest effect worth finding, drawn as a dotted line when given
-    scale="linear",  # "linear", or "symlog" where effects differ by orders of magnitude
-    ax=None,  # axes to draw into, or None for a new figure
-):
-    "Draw a forest plot, first row on top, and return the axes. Raises `ValueError` for no rows or an interval without its effect."
+    rows: list[dict],  # dictionaries with `label`, `effect`, `low`, `high` (None when untested) and `verdict`
+    xlabel: str = "effect",  # what the effect is and which side is better
+    smallest: float | None = None,  # smallest effect worth finding, drawn as a dotted line when given
+    scale: str = "linear",  # "linear", or "symlog" where effects differ by orders of magnitude
+    ax: Axes | None = None,  # axes to draw into, or None for a new figure
+) -> Axes:
+    """Draw a forest plot, first row on top, and return the axes.
+
+    Raises `ValueError` for no rows or an interval without its effect."""
     if not rows:
         raise ValueError("rows: got none, expected dictionaries with label, effect, low, high, verdict")
     for row in rows:
         numbers = [row.get(key) for key in ("effect", "low", "high")]
-        if (
-            None in numbers
-            and any(v is not None for v in numbers)
-            or None not in numbers
-            and not numbers[1] <= numbers[0] <= numbers[2]
-        ):
+        whole = None not in numbers
+        fits = numbers[1] <= numbers[0] <= numbers[2] if whole else all(number is None for number in numbers)
+        if not fits:
             raise ValueError(
-                f"row {row.get('label')!r}: got effect, low, high = {numbers}, expected low <= effect <= high or three times None"
+                f"row {row.get('label')!r}: got effect, low, high = {numbers}, "
+                "expected low <= effect <= high or three times None"
             )
     with house_style():
         if ax is None:
