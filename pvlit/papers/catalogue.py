@@ -170,27 +170,21 @@ def thumbnail(
     )
     return "data:image/jpeg;base64," + base64.b64encode(small.getvalue()).decode()
 
-# %% ../../nbs/papers/catalogue.ipynb #16262d61
+# %% ../../nbs/papers/catalogue.ipynb #0940116e
 def family_table(
     family: str,  # name of a family
+    rows: list[dict],  # of the ledger
     settings=None,  # `load_settings()` when None
 ) -> str:  # Markdown
-    "Compare the papers of a family: idea, size, claims with verdict and effect. Raises `ValueError` for an unknown family."
-    from pvlit.ledger.table import ledger
+    "Compare the papers of a family: idea, size, claims with verdict and effect. Raises `ValueError` for an unknown one."
 
-    rows = ledger(settings)
+    def shown(row):
+        word = row["word"] if row["verdict"] in row["word"] else row["verdict"]
+        effect = f" ({row['told']} [{row['low']:+.2g}, {row['high']:+.2g}], {row['n']} seeds)" if row["n"] else ""
+        return f"{row['statement'].strip()} **{word}**{effect}"
 
     def tried(p):
-        about = [r for r in rows if r["experiment"] == p.slug]
-        shown = lambda r: (
-            f"{r['statement']} **{r['verdict']}**"
-            + (
-                f" ({r['effect']:+.2g} [{r['low']:+.2g}, {r['high']:+.2g}], {r['n']} seeds)"
-                if r["effect"] is not None
-                else ""
-            )
-        )
-        return "<br>".join(map(shown, about)) or "–"
+        return "<br>".join(shown(r) for r in rows if r["experiment"] == p.slug) or "–"
 
     papers = sorted(catalog(family, settings=settings), key=lambda p: (p.status != "works", p.title))
     link = lambda p: (
