@@ -137,7 +137,7 @@ def amad_loss(
     check_number("tau", tau, above=0)
     return _amad(*_check_maps(t, s), variant, renormalise, normalise, tau)
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #d403d5a0
+# %% ../../../nbs/papers/vision_language/amad.ipynb #4d70e2fd
 class ProjectedAMAD(nn.Module):
     """Compute variant 3 of AMAD, with a projection that starts as the identity (Eqs. 10 and 11).
 
@@ -160,7 +160,8 @@ class ProjectedAMAD(nn.Module):
         t, s = _check_maps(t, s)
         fits = s.shape[2] * s.shape[3] == len(self.bias)
         check(fits, "s", f"maps of {s.shape[2]} x {s.shape[3]}", f"(B, Hs, q, k) with q k = {len(self.bias)}")
-        projected = F.relu(F.linear(s.flatten(2), self.weight, self.bias)).view_as(s) + self.floor  # Eq. 10
+        weight, bias = self.weight.to(s.dtype), self.bias.to(s.dtype)
+        projected = F.relu(F.linear(s.flatten(2), weight, bias)).view_as(s) + self.floor  # Eq. 10
         return _amad(t, projected, "kl", normalise=self.normalise)  # Eq. 11
 
 # %% ../../../nbs/papers/vision_language/amad.ipynb #16f67291
