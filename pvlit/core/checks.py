@@ -123,12 +123,7 @@ def _check_values(name, x, expected, low, high, finite, hint):
     "Look at the smallest and the largest value, in one pass and with one wait for the device."
     if x.dtype == torch.bool or not (x.is_floating_point() or low is not None or high is not None):
         return
-    ends = (
-        torch.stack(torch.aminmax(x.detach())).double()
-        if x.device.type != "mps"
-        else torch.stack(torch.aminmax(x.detach())).float()
-    )
-    least, most = ends.tolist()
+    least, most = torch.stack(torch.aminmax(x.detach())).cpu().double().tolist()
     if finite and not (math.isfinite(least) and math.isfinite(most)):
         refuse(name, "NaN or infinite values", f"{expected}, finite", hint)
     if low is not None and not least >= low or high is not None and not most <= high:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.checks import check, check_choice, check_generator, check_number, check_tensor
+from ..core.nets import full_precision
 from .swapmix import PERMUTATIONS, check_clips, gate_opens, sample_swapmix, swapmix
 
 # %% ../../nbs/motion_coherence/appearance.ipynb #9bcb1d60
@@ -152,7 +153,7 @@ def _change_alike(augment: ClipAugmentation, pathways: list, generator: torch.Ge
     _check_pathways(pathways, augment.per_frame)
     shown = [clips.flatten(0, 1).unsqueeze(1) if augment.per_frame else clips for clips in pathways]
     drawn = [torch.stack(values) for values in zip(*(augment._draw(generator) for _ in range(len(shown[0]))))]
-    with torch.autocast(pathways[0].device.type, enabled=False):
+    with full_precision(pathways[0].device):
         changed = [augment._change(_wide(clips), *drawn).clamp(0, 1) for clips in shown]
     return [new.reshape(clips.shape).to(clips.dtype) for new, clips in zip(changed, pathways)]
 
