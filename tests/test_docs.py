@@ -99,7 +99,7 @@ def test_sidebar_leads_to_every_page(visit, site):
     }  # those are reached from the ledger
     assert {urlparse(u).path.lstrip("/") for u in links} == pages and "index.html" in pages
     sections = [s.text.lower() for s in find(driver, "#sidebar > ul > li > details > summary")]
-    assert sections[:4] == ["start", "core", "worlds", "pseudo video"] and "experiments" in sections
+    assert sections[:4] == ["start", "pseudo video", "motion coherence", "crossings"] and "experiments" in sections
     next(a for a in find(driver, "#sidebar a") if a.get_attribute("href").endswith(PAGE)).click()
     wait(driver, lambda: driver.current_url.endswith(PAGE))
     assert [a.get_attribute("href") for a in find(driver, "#sidebar a[aria-current]")] == [driver.current_url]

@@ -184,14 +184,47 @@ def key(*parts):
 
 def processed(path):
     "The cells of a notebook after nbdev's processors, without the one that runs code: docstrings are read instead."
+    from nbdev import processors
     from nbdev.process import NBProcessor
-    from nbdev.processors import FilterDefaults, ai_magics, clean_magics, exec_show_docs, insert_warning
 
-    without = exec_show_docs, insert_warning, ai_magics, clean_magics  # the last reads pyproject.toml for every cell
-    steps = [p for p in FilterDefaults().base_procs() if p not in without]
-    work = NBProcessor(path, procs=steps, rm_directives="quarto")
+    instead = {
+        processors.add_show_docs: show_symbols,  # parses every cell
+        processors.clean_magics: None,  # reads pyproject.toml for every cell; `options` drops magics
+        processors.exec_show_docs: None,  # runs the notebook's imports and definitions
+        processors.insert_warning: None,
+        processors.ai_magics: None,
+    }
+    steps = [instead.get(step, step) for step in processors.FilterDefaults().base_procs()]
+    work = NBProcessor(path, procs=[step for step in steps if step], rm_directives="quarto")
     work.process()
     return work.nb.cells
+
+
+class show_symbols:
+    "An nbdev processor that puts a cell `show_doc(name)` behind an exported one for each public name it defines."
+
+    def __init__(self, nb):
+        self.nb = nb
+
+    def begin(self):
+        from fastcore.nbio import mk_cell
+        from nbdev.showdoc import showdoc_nm
+
+        cells = []
+        for cell in self.nb.cells:
+            cells.append(cell)
+            marks = cell.directives_ if cell.cell_type == "code" else {}
+            if not {"export", "exports"} & marks.keys() or "hide" in marks or marks.get("include") == "false":
+                continue
+            for node in ast.parse(options(cell.source)[1]).body:
+                if isinstance(node, DEFINITIONS) and re.match(r"[^_]|__", node.name):
+                    names = showdoc_nm(node)
+                    cells += [mk_cell(f"show_doc({n})") for n in ([names] if isinstance(names, str) else names)]
+        for index, cell in enumerate(cells):
+            cell.idx_ = index
+            if "directives_" not in cell:
+                cell.directives_ = {}
+        self.nb.cells[:] = cells
 
 
 def read_pages(root):
