@@ -85,7 +85,7 @@ def find(driver, selector):
     return driver.find_elements("css selector", selector)
 
 
-def wait(driver, condition, seconds=30):
+def wait(driver, condition, seconds=10):
     from selenium.webdriver.support.ui import WebDriverWait
 
     return WebDriverWait(driver, patient(seconds), poll_frequency=0.1).until(lambda d: condition())
@@ -179,7 +179,7 @@ def test_theme_is_kept(visit):
 
 def test_ledger_can_be_filtered(visit, site):
     "By verdict, by page from a badge's address, and by words; every row is there without the script."
-    driver = visit("ledger.html")
+    driver = visit("ledger/index.html")
     rows = lambda: [r for r in find(driver, "table.verdicts tbody tr") if r.is_displayed()]
     total = len(json.loads((site / "ledger.json").read_text())["claims"])
     wait(driver, lambda: len(rows()) == total)
@@ -189,7 +189,7 @@ def test_ledger_can_be_filtered(visit, site):
         "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))", pick, word
     )
     wait(driver, lambda: 0 < len(rows()) and all(word in r.text for r in rows()))
-    driver = visit("ledger.html?page=pseudo_video/theory")
+    driver = visit("ledger/index.html?page=pseudo_video/theory")
     wait(driver, lambda: 0 < len(rows()) < total and all("pseudo_video/theory" in r.text for r in rows()))
     find(driver, ".filters input")[0].send_keys("no such words")
     wait(driver, lambda: not rows() and find(driver, ".filters output")[0].text == f"0 of {total}")
@@ -205,7 +205,7 @@ def test_badge_leads_to_the_claims_and_every_claim_has_its_page(visit, site):
     )
     click = lambda element: driver.execute_script("arguments[0].click()", element)  # wherever the page has scrolled to
     click(find(driver, "aside.badge a")[0])
-    wait(driver, lambda: "ledger.html?page=" in driver.current_url and find(driver, "table.verdicts a"))
+    wait(driver, lambda: "ledger/index.html?page=" in driver.current_url and find(driver, "table.verdicts a"))
     click(find(driver, "table.verdicts tr:not([hidden]) td a")[0])
     wait(driver, lambda: "/claims/" in driver.current_url and "The rule, fixed before the run" in driver.page_source)
 

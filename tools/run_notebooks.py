@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -112,6 +113,8 @@ def main(
     notebooks.sort(key=lambda n: known.get(name[n], n.stat().st_size / 10_000), reverse=True)
     for module in LOADED:
         import_module(module)
+    # The only other threads are idle workers of the numerical libraries, which know how to be forked.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     took, failed, limit = {}, [], SECONDS * float(os.environ.get("PATIENCE", "1"))
     for notebook, passed, seconds, used, words in run(notebooks, workers, limit, root):
         took[name[notebook]] = seconds, used
