@@ -87,7 +87,7 @@ def _give_back_place():
     monitoring.free_tool_id(place)
     _TOOL[0] = None
 
-# %% ../../nbs/lab/trace.ipynb #380710dd
+# %% ../../nbs/lab/trace.ipynb #81e3ccc0
 @contextmanager
 def tracing(
     package: str,  # name of a package; its modules count, and those of its subpackages
@@ -110,15 +110,21 @@ def tracing(
     try:
         yield watch.ran
     finally:
-        if not monitored:
-            sys.settrace(before[0])
-            threading.settrace(before[1])
-        with _LOCK:
-            _OPEN.remove(watch)
-            if not _OPEN:
-                _SEEN.clear()
-                if _TOOL[0] is not None:
-                    _give_back_place()
+        if _OPEN is not None:  # at the end of the interpreter the names of a module are gone
+            if not monitored:
+                sys.settrace(before[0])
+                threading.settrace(before[1])
+            _close(watch)
+
+
+def _close(watch: _Watch):
+    "Take a block off the list; the last one takes the watcher along."
+    with _LOCK:
+        _OPEN.remove(watch)
+        if not _OPEN:
+            _SEEN.clear()
+            if _TOOL[0] is not None:
+                _give_back_place()
 
 # %% ../../nbs/lab/trace.ipynb #47e7cada
 @contextmanager

@@ -146,7 +146,7 @@ def spoil(
     other = torch.randint(1, classes, chosen.shape, generator=generator).to(y.device)
     return y.index_put((chosen,), (y[chosen] + other) % classes)
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #936310d7
+# %% ../../nbs/motion_coherence/recognition.ipynb #1464e52e
 class Standardize(nn.Module):
     "Shift and scale clips in [0, 1] alike in every channel."
 
@@ -165,7 +165,7 @@ class Standardize(nn.Module):
 def backbone(
     name: str,  # a name in `BACKBONES`
 ) -> Callable:  # class or function: (classes, **settings) -> classifier
-    "Return what makes a network. It is looked up by name, so that evidence rests on the networks it used and not on all there are."
+    "Return what makes a network, looked up by name: evidence rests on the networks that it used."
     module, what, _ = BACKBONES[name]
     return getattr(import_module(f"pvlit.motion_coherence.backbones.{module}"), what)
 
@@ -265,7 +265,7 @@ def evaluate(
     "Score a classifier on clips."
     return score(predict(model, clips.x), clips.y)
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #5d196eef
+# %% ../../nbs/motion_coherence/recognition.ipynb #3598adf0
 def reliability(
     logits: Tensor,  # (N, K)
     y: Tensor,  # classes (N,)
@@ -288,7 +288,9 @@ def plot_reliability(
     predictions: dict,  # name -> (logits (N, K), classes (N,))
     ax=None,  # axes to draw into, or None for a new figure
 ):
-    "Draw reliability diagrams over the diagonal of honest confidence; the area of a point is its share of the clips. Returns the axes."
+    """Draw reliability diagrams over the diagonal of honest confidence; a point's area is its share of the clips.
+
+    Returns the axes."""
     with house_style():
         if ax is None:
             ax = plt.subplots(figsize=(4, 3.6))[1]
