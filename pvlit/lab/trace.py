@@ -32,7 +32,7 @@ class _Watch:
         if place[0] == self.package or place[0].startswith(self.inside):
             self.ran.add(place)
 
-# %% ../../nbs/lab/trace.ipynb #19d595ea
+# %% ../../nbs/lab/trace.ipynb #6f11349f
 _OPEN: list[_Watch] = []  # blocks that are being watched now
 _SEEN = {}  # id -> function that all of them have been told of, for `sys.settrace`; equal code is not the same code
 _LOCK = threading.RLock()
@@ -48,7 +48,7 @@ def _tell(code, names):
 def _on_call(frame, event, arg):
     "Be the trace function: look at calls, return None so that lines are not traced."
     code = frame.f_code
-    if id(code) in _SEEN:
+    if _SEEN is None or id(code) in _SEEN:  # None at the end of the interpreter
         return None
     if not _OPEN:  # a thread that outlives its block
         sys.settrace(None)
