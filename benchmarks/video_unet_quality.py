@@ -32,8 +32,8 @@ from pvlit.core.metrics import extract_features, feature_frechet, feature_net, s
 from pvlit.core.nets import initialized_from
 from pvlit.core.settings import load_settings
 from pvlit.core.training import DataOrder, ema_decay
+from pvlit.pseudo_video.clips import Recipe
 from pvlit.pseudo_video.families.diffusion import VideoUNet, ddim_sample, epsilon_loss
-from pvlit.pseudo_video.studies.evaluation import Arm, make_clips
 
 FRAMES, SIZE, WIDTH, LEVELS, BATCH, RATE, EMA, DDIM = 4, 16, 32, (1, 2, 2), 16, 1e-3, 0.995, 30
 OURS, PEER = "pvlit VideoUNet", "lucidrains Unet3D"
@@ -57,10 +57,10 @@ class Training:
         self.average, self.taken = copy.deepcopy(self.model).eval(), 0
         self.optimizer = torch.optim.AdamW(self.model.parameters(), RATE, fused=True)
         self.order, self.generator = DataOrder(len(images), BATCH, seed), torch.Generator().manual_seed(seed)
-        self.arm = Arm("star", frames=FRAMES, coupling="star")
+        self.recipe = Recipe(FRAMES, coupling="star")
 
     def step(self, rate):
-        clips = make_clips(self.images[self.order(self.taken)], self.arm, self.unit, self.generator)
+        clips = self.recipe.make(self.images[self.order(self.taken)], self.unit, self.generator)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
         epsilon_loss(self.model, clips, self.generator).backward()

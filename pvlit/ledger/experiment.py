@@ -108,6 +108,14 @@ class Experiment:
         "Whether an arm is to be run: all are, unless one claim is run alone."
         return not self.claim or any(arm in (*c.arms.values(), *c.sanity.values()) for c in self.claims)
 
+    def beside(
+        self,
+        suffix: str,  # ending with its dot, such as .npz
+    ) -> Path:
+        "Return the file beside the evidence, for pictures that belong to it; asked for after `conclude`."
+        folder = None if self.published else self.folder
+        return evidence_path(self.name, self.variant, folder, self.settings)[0].with_suffix(suffix)
+
     def conclude(
         self,
         rows: list[dict],  # as `run_all` returns them

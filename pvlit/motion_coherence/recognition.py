@@ -7,35 +7,31 @@ Docs: https://pvlit.github.io/pvlit/motion_coherence/recognition.html.md"""
 # %% auto #0
 __all__ = ['USES', 'BACKBONES', 'DATA', 'Arm', 'Protocol', 'clips_passed', 'steps', 'draw', 'spoil', 'Standardize', 'backbone',
            'build', 'training_loss', 'train_arm', 'predict', 'score', 'evaluate', 'reliability', 'plot_reliability',
-           'Saliency', 'temporal_saliency', 'same_backwards', 'shift_table', 'row_path', 'splits_of', 'run_arm',
-           'run_arms']
+           'Saliency', 'temporal_saliency', 'same_backwards', 'shift_table', 'splits_of', 'run_arm', 'run_arms']
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #f9b9769f
-import json
+# %% ../../nbs/motion_coherence/recognition.ipynb #84bafa79
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
-from tqdm import tqdm
-from ..core.files import intact, sealed, write_whole
+from ..core.checks import check, check_choice, check_number
 from ..core.metrics import expected_calibration_error
 from ..core.plots import LINES, house_style
 from ..core.training import Fit, fit
+from ..lab.arms import run_all
 from .alignment import MotionCoherentLoss, running_statistics_kept
 from .appearance import AUGMENTATIONS
 from .moving_blobs import Blobs, Clips, Textures, moving_blobs, moving_textures
 from .swapmix import SwapMix
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #9fd32910
+# %% ../../nbs/motion_coherence/recognition.ipynb #ed6cddd1
 USES = ("plain", "augmented", "both", "aligned")
 BACKBONES = {  # name -> module, name in it, settings; the first is for blobs, the others for textures
     "tiny_tsm": ("tsm", "tiny_tsm", {}),
@@ -51,7 +47,7 @@ BACKBONES = {  # name -> module, name in it, settings; the first is for blobs, t
 
 @dataclass(frozen=True)
 class Arm:
-    "One way to train a clip classifier. Raises `ValueError` when a field holds an unknown name or a number out of range."
+    "One way to train a clip classifier. Raises `ValueError` for an unknown name or a number out of range."
 
     name: str  # what tables and claims call it
     use: str = "plain"  # what changed clips are for, one of `USES`
@@ -66,24 +62,20 @@ class Arm:
     label_noise: float = 0.0  # share of training labels that are replaced by another class, in [0, 1)
 
     def __post_init__(self):
-        for field, known in (
-            ("use", USES),
-            ("augment", ("swapmix", *AUGMENTATIONS)),
-            ("backbone", tuple(BACKBONES)),
-            ("batch_norm", ("joint", "split", "clean")),
-        ):
-            if getattr(self, field) not in known:
-                raise ValueError(
-                    f"arm {self.name!r}: {field} is {getattr(self, field)!r}, expected one of {', '.join(known)}"
-                )
-        if not (self.epochs > 0 and self.weight >= 0 and self.clips >= 0 and 0 <= self.label_noise < 1):
-            raise ValueError(
-                f"arm {self.name!r}: expected epochs > 0, weight >= 0, clips >= 0 and label_noise in [0, 1), got {self.epochs}, {self.weight}, {self.clips} and {self.label_noise}"
-            )
-        if self.per_clip and self.augment != "swapmix":
-            raise ValueError(f"arm {self.name!r}: per_clip is SwapMix's, {self.augment} draws for each clip anyway")
+        own = f"arm {self.name!r}: "
+        check_choice(own + "use", self.use, USES)
+        known = self.augment == "swapmix" or self.augment in AUGMENTATIONS
+        check(known, own + "augment", repr(self.augment), "swapmix or a name in `AUGMENTATIONS`")
+        check(self.backbone in BACKBONES, own + "backbone", repr(self.backbone), "a name in `BACKBONES`")
+        check_choice(own + "batch_norm", self.batch_norm, ("joint", "split", "clean"))
+        check_number(own + "epochs", self.epochs, above=0)
+        check_number(own + "weight", self.weight, 0)
+        check_number(own + "clips", self.clips, 0, whole=True, hint="0 takes the number of the protocol")
+        check_number(own + "label_noise", self.label_noise, 0, below=1)
+        fits = not self.per_clip or self.augment == "swapmix"
+        check(fits, own + "per_clip", True, "False", f"{self.augment} draws for each clip anyway")
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #d073dbaa
+# %% ../../nbs/motion_coherence/recognition.ipynb #dec22863
 @dataclass(frozen=True)
 class Protocol:
     "What every arm of an experiment shares."
@@ -99,7 +91,6 @@ class Protocol:
     learning_rate: float = 3e-3  # peak of the one-cycle schedule of AdamW
     device: str = "cpu"  # `cpu` or `cuda`
     precision: str = "fp32"  # as in `fit`
-    code: str = ""  # fingerprint of the code, so that a resumed run does not mix rows of two versions
 
 # %% ../../nbs/motion_coherence/recognition.ipynb #a54cccaa
 def clips_passed(
@@ -117,7 +108,7 @@ def steps(
     "Count the steps of an arm."
     return max(1, round(protocol.epochs * arm.epochs * (arm.clips or protocol.train) / protocol.batch_size))
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #a84c64f8
+# %% ../../nbs/motion_coherence/recognition.ipynb #e49aca06
 DATA = {
     "blobs": (Blobs, moving_blobs),
     "textures": (Textures, moving_textures),
@@ -126,8 +117,7 @@ DATA = {
 
 def _config(arm: Arm, protocol: Protocol) -> Blobs | Textures:
     "Return the configuration of an arm's clips."
-    if protocol.data not in DATA:
-        raise ValueError(f"data is {protocol.data!r}: expected one of {', '.join(DATA)}")
+    check(protocol.data in DATA, "data", repr(protocol.data), "blobs or textures")
     return DATA[protocol.data][0](arm.variant, rho=protocol.rho, noise=protocol.noise)
 
 
@@ -156,7 +146,7 @@ def spoil(
     other = torch.randint(1, classes, chosen.shape, generator=generator).to(y.device)
     return y.index_put((chosen,), (y[chosen] + other) % classes)
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #936310d7
+# %% ../../nbs/motion_coherence/recognition.ipynb #1464e52e
 class Standardize(nn.Module):
     "Shift and scale clips in [0, 1] alike in every channel."
 
@@ -175,7 +165,7 @@ class Standardize(nn.Module):
 def backbone(
     name: str,  # a name in `BACKBONES`
 ) -> Callable:  # class or function: (classes, **settings) -> classifier
-    "Return what makes a network. It is looked up by name, so that evidence rests on the networks it used and not on all there are."
+    "Return what makes a network, looked up by name: evidence rests on the networks that it used."
     module, what, _ = BACKBONES[name]
     return getattr(import_module(f"pvlit.motion_coherence.backbones.{module}"), what)
 
@@ -275,7 +265,7 @@ def evaluate(
     "Score a classifier on clips."
     return score(predict(model, clips.x), clips.y)
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #5d196eef
+# %% ../../nbs/motion_coherence/recognition.ipynb #3598adf0
 def reliability(
     logits: Tensor,  # (N, K)
     y: Tensor,  # classes (N,)
@@ -298,7 +288,9 @@ def plot_reliability(
     predictions: dict,  # name -> (logits (N, K), classes (N,))
     ax=None,  # axes to draw into, or None for a new figure
 ):
-    "Draw reliability diagrams over the diagonal of honest confidence; the area of a point is its share of the clips. Returns the axes."
+    """Draw reliability diagrams over the diagonal of honest confidence; a point's area is its share of the clips.
+
+    Returns the axes."""
     with house_style():
         if ax is None:
             ax = plt.subplots(figsize=(4, 3.6))[1]
@@ -377,18 +369,7 @@ def shift_table(
     ]
     return "\n".join(["| | " + " | ".join(splits) + " |", "|---" * (len(splits) + 1) + "|", *lines])
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #1ffa33c0
-def row_path(
-    arm: Arm,  # the arm
-    seed: int,  # the seed
-    protocol: Protocol,  # the shared settings
-    folder: Path,  # the run's folder
-) -> Path:  # the file of this row
-    "Name the file of a row after everything that decides its content."
-    key = sha256(json.dumps([asdict(arm), seed, asdict(protocol)], sort_keys=True).encode()).hexdigest()[:10]
-    return Path(folder) / "rows" / f"{arm.name.replace(' ', '_').replace('/', '-')}-{seed}-{key}.json"
-
-
+# %% ../../nbs/motion_coherence/recognition.ipynb #2bcab4db
 def splits_of(
     arm: Arm,  # its variant matters
     protocol: Protocol,  # the test splits
@@ -396,31 +377,22 @@ def splits_of(
     "Choose the test splits of an arm: where color is part of the class, only `id`."
     return ("id",) if arm.variant == "legitimate" else tuple(protocol.splits)
 
-# %% ../../nbs/motion_coherence/recognition.ipynb #f7919851
+
 def run_arm(
     arm: Arm,  # what to train
     seed: int,  # arms are paired by it
     protocol: Protocol,  # the shared settings
-    folder: Path,  # the run's folder
-) -> (
-    dict
-):  # arm, seed, scores of every split, color_share, on_blob, same_backwards, parameters, clips_passed, seconds, curve
-    "Train and score one arm on one seed, or read the finished row."
-    path = row_path(arm, seed, protocol, folder)
-    if path.exists():
-        return _read_row(path)
+) -> dict:  # scores of every split, color_share, on_blob, same_backwards, parameters, clips_passed, seconds, curve
+    "Train and score one arm on one seed."
     start = time.perf_counter()
     fitted = train_arm(arm, seed, protocol)
-    trained = time.perf_counter()
-    row = {"arm": arm.name, "seed": seed}
+    trained, row = time.perf_counter(), {}
     for split in splits_of(arm, protocol):
-        row |= {
-            f"{split.replace(' ', '_')}_{name}": value
-            for name, value in evaluate(fitted.model, draw(arm, protocol, split, seed)).items()
-        }
+        scores = evaluate(fitted.model, draw(arm, protocol, split, seed))
+        row |= {f"{split.replace(' ', '_')}_{name}": value for name, value in scores.items()}
     shown = draw(arm, protocol, "id", seed)
     look = temporal_saliency(fitted.model, shown.x[:200], shown.y[:200])
-    row |= {
+    return row | {
         "color_share": look.color.mean().item(),
         "on_blob": look.on(shown.blob[:200].cpu()).mean().item(),
         "same_backwards": same_backwards(fitted.model, shown.x),
@@ -430,52 +402,25 @@ def run_arm(
         "score_seconds": round(time.perf_counter() - trained, 2),
         "curve": [[h["step"], round(h["loss"], 4)] for h in fitted.history],
     }
-    write_whole(path, json.dumps(sealed(row)))
-    return sealed(row)
 
-
-def _read_row(path: Path) -> dict:
-    "Read a finished row; raise `ValueError` when it was changed by hand."
-    row = json.loads(path.read_text())
-    if not intact(row):
-        raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
-    return row
-
-# %% ../../nbs/motion_coherence/recognition.ipynb #8772a484
+# %% ../../nbs/motion_coherence/recognition.ipynb #7011f6cb
 def run_arms(
     arms: list[Arm],  # what to train
     seeds: list[int],  # every arm is trained on each
     protocol: Protocol,  # the shared settings
-    folder: Path,  # the run's folder
-    workers: int = 0,  # processes; 0 takes one per core
+    folder: str | Path,  # the run's folder
+    workers: int = 0,  # processes; 0 takes one a core
+    code: str = "",  # fingerprint of the code
 ) -> list[dict]:  # rows, arm by arm
-    "Run every arm on every seed, the longest first, with a progress bar. Raises `ValueError` for arms of one name."
-    names = [arm.name for arm in arms]
-    if len(set(names)) < len(names):
-        raise ValueError(f"arms need different names, got {', '.join(names)}")
-    jobs = sorted(((arm, seed) for arm in arms for seed in seeds), key=lambda job: -clips_passed(job[0], protocol))
-    pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
-    rows = pool(
-        delayed(_run_on_one_thread if workers != 1 else run_arm)(arm, seed, protocol, Path(folder))
-        for arm, seed in jobs
-    )
-    with tqdm(
-        total=sum(clips_passed(arm, protocol) for arm, _ in jobs),
+    "Run every arm on every seed; finished rows are read, not run again. Raises as `run_all` does."
+    return run_all(
+        partial(run_arm, protocol=protocol),
+        arms,
+        seeds,
+        folder,
+        settings=protocol,
+        cost=lambda arm: clips_passed(arm, protocol),
+        workers=workers,
+        code=code,
         unit="clip",
-        unit_scale=True,
-        desc="arms",
-        delay=5,
-        leave=False,
-    ) as bar:
-        done = {}
-        for row in rows:
-            done[row["arm"], row["seed"]] = row
-            bar.update(row["clips_passed"])
-    if workers != 1:
-        get_reusable_executor().shutdown()
-    return [done[name, seed] for name in names for seed in seeds]
-
-
-def _run_on_one_thread(*job):
-    torch.set_num_threads(1)
-    return run_arm(*job)
+    )

@@ -7,34 +7,34 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/studies/mixtures.html.md"""
 # %% auto #0
 __all__ = ['WORLDS', 'KINDS', 'STREAMS', 'Mixture', 'ring', 'lamps', 'mean_distance', 'energy_distance', 'mode_coverage',
            'next_mean', 'oracle_sample', 'MixtureArm', 'MixtureProtocol', 'build_mixture', 'train_mixture', 'stream',
-           'draw_arm', 'mixture_row', 'mixture_rows']
+           'draw_arm', 'run_mixture', 'run_mixtures']
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #f396be5b
-import json
+# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #647730c9
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
 from safetensors.torch import save as safetensors_bytes
 from scipy.special import chdtri
 from torch import Tensor
-from tqdm import tqdm
 
-from ...core.files import intact, sealed, write_whole
-from ...core.training import fit
+from ...core.checks import check, check_choice, check_number, check_tensor
+from ...core.files import write_whole
+from ...core.training import Fit, fit
+from ...lab.arms import run_all
 from ..clips import Recipe
 from ..corruption import COUPLINGS, variance_preserving
-from .evaluation import row_path
-from ..families.frames import FrameModel, check_count
+from ..families.frames import FrameModel
 from ..theory import frame_covariance
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #a6c09ce6
+# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #a3f2de1e
 class Mixture:
-    "Equally likely Gaussian modes of equal width, and their form as images. Raises `ValueError` for modes that are no matrix or a width that is not above 0."
+    """Equally likely Gaussian modes of equal width, and their form as images.
+
+    Raises `ValueError` for modes that are no matrix or a width that is not above 0."""
 
     def __init__(
         self,
@@ -42,10 +42,8 @@ class Mixture:
         width: float = 0.12,  # standard deviation of a mode per coordinate, above 0
     ):
         self.modes, self.width = torch.as_tensor(modes, dtype=torch.float64), width
-        if self.modes.ndim != 2 or not self.modes.isfinite().all():
-            raise ValueError(f"modes: got shape {tuple(self.modes.shape)}, expected finite places (modes, dimensions)")
-        if not (math.isfinite(width) and width > 0):
-            raise ValueError(f"width: got {width}, expected a finite number above 0")
+        check_tensor("modes", self.modes, "(K, D)")
+        check_number("width", width, above=0)
         self.span = 2 * (self.modes.abs().max().item() + 6 * width)
         self.unit = (self.modes.var(0, unbiased=False).mean() + width**2).sqrt().item()
 
@@ -88,7 +86,7 @@ def lamps(
 
 WORLDS = {"ring": ring, "lamps": lamps}
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #c60f915c
+# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #e76f629c
 def mean_distance(
     a: Tensor,  # points (n, D)
     b: Tensor,  # points (m, D); the same tensor as `a` for pairs within it
@@ -105,13 +103,13 @@ def energy_distance(
     b: Tensor,  # points (m, D), m >= 2
     within: float | None = None,  # the mean distance within b, if it is known
 ) -> float:  # in units of the points, 0 on average for equal laws, may be slightly negative
-    "Estimate the energy distance without bias (Székely and Rizzo 2013, eq. 5). Raises `ValueError` for points that cannot be compared."
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(
-            f"points: got shapes {tuple(a.shape)} and {tuple(b.shape)}, expected (n, D) and (m, D) with n and m of at least 2"
-        )
-    if not (a.isfinite().all() and b.isfinite().all()):
-        raise ValueError("points: got NaN or infinite values; look at the samples before scoring them")
+    """Estimate the energy distance without bias (Székely and Rizzo 2013, eq. 5).
+
+    Raises `ValueError` for points that cannot be compared."""
+    hint = "look at the samples before scoring them"
+    sizes = check_tensor("a", a, "(n, D)", hint=hint)
+    check_tensor("b", b, "(m, D)", sizes=sizes, hint=hint)
+    check(min(len(a), len(b)) >= 2, "points", min(len(a), len(b)), "at least 2 of each kind")
     return 2 * mean_distance(a, b) - mean_distance(a, a) - (mean_distance(b, b) if within is None else within)
 
 # %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #ab56ef65
@@ -144,7 +142,7 @@ def next_mean(
     place = score.softmax(1) @ world.modes
     return torch.einsum("ntd,t->nd", past, weight) + (scale[t] - weight @ scale[:t]) * place
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #3b658d57
+# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #951d860b
 def oracle_sample(
     world: Mixture,  # law of the images
     noise: Tensor,  # noise per frame, T standard deviations, last 0, in units of points
@@ -154,7 +152,7 @@ def oracle_sample(
     generator: torch.Generator,  # CPU generator
 ) -> Tensor:  # (n, D), float64
     "Draw from the best generator with Gaussian conditionals. Raises `ValueError` as `frame_covariance` does."
-    check_count("n", n, 1)
+    check_number("n", n, 1, whole=True)
     scale, shape = torch.as_tensor(scale, dtype=torch.float64), (n, world.modes.shape[1])
     between = torch.from_numpy(frame_covariance(noise, scale, coupling)) - torch.outer(scale, scale)
     values, vectors = torch.linalg.eigh(between)
@@ -171,7 +169,7 @@ def oracle_sample(
         made = torch.cat([made, drawn[:, None]], 1)
     return made[:, -1]
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #2877fa9d
+# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #5aa0e0f1
 KINDS = ("learned", "oracle", "data")
 
 
@@ -188,19 +186,17 @@ class MixtureArm:
     images: int = 1000  # training points, 1 or more; 0 in an arm of kind `data` means fresh points
 
     def __post_init__(self):
-        if self.world not in WORLDS:
-            raise ValueError(f"arm {self.name!r}: world is {self.world!r}, expected one of {', '.join(WORLDS)}")
-        if self.kind not in KINDS:
-            raise ValueError(f"arm {self.name!r}: kind is {self.kind!r}, expected one of {', '.join(KINDS)}")
-        check_count(f"arm {self.name!r}: steps", self.steps, 1)
-        check_count(f"arm {self.name!r}: images", self.images, 0 if self.kind == "data" else 1)
+        check_choice(f"arm {self.name!r}: world", self.world, WORLDS)
+        check_choice(f"arm {self.name!r}: kind", self.kind, KINDS)
+        check_number(f"arm {self.name!r}: steps", self.steps, 1, whole=True)
+        check_number(f"arm {self.name!r}: images", self.images, 0 if self.kind == "data" else 1, whole=True)
 
     @property
     def frames_seen(self):
         "Frames passed through the network per point of the batch."
         return self.recipe.frames * self.steps if self.kind == "learned" else 0
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #acd5e7f6
+# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #849a77dd
 @dataclass(frozen=True)
 class MixtureProtocol:
     "What every arm of an experiment shares."
@@ -212,9 +208,8 @@ class MixtureProtocol:
     ema: float = 0.99  # decay of the averaged weights that are drawn from
     samples: int = 4000  # points drawn per arm and seed, and fresh points they are compared with
     pool: int = 10_000  # points drawn per seed, of which an arm trains on the first
-    code: str = ""  # fingerprint of the code, so that a resumed run does not mix rows of two versions
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #7c88f7cd
+# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #6363d054
 def build_mixture(
     arm: MixtureArm,  # world, frames and interaction are used
     protocol: MixtureProtocol,  # sizes of the network
@@ -234,7 +229,7 @@ def train_mixture(
     seed: int,  # of weights, data, their order, and noise
     protocol: MixtureProtocol,  # the shared settings
     points: Tensor,  # training points (n, D)
-):  # a `Fit`
+) -> Fit:  # with averaged weights in `ema`
     "Train a learned arm on one seed."
     images = WORLDS[arm.world]().images(points)
     unit = images.std().item()
@@ -255,7 +250,7 @@ def train_mixture(
         progress=False,
     )
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #ae0ea3a7
+# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #e0af9517
 STREAMS = ("training points", "sampler", "fresh points")
 
 
@@ -272,19 +267,17 @@ def draw_arm(
     seed: int,  # the seed
     protocol: MixtureProtocol,  # the shared settings
 ) -> tuple[Tensor, int, float]:  # points (samples, D), parameters of the network, seconds of training
-    "Draw the points of an arm, after training it if it is a learned one. Raises `ValueError` for more training points than the pool has."
-    if arm.images > protocol.pool:
-        raise ValueError(
-            f"arm {arm.name!r}: asks for {arm.images} points, the pool has {protocol.pool}; raise pool or lower images"
-        )
+    """Draw the points of an arm, after training it if it is a learned one.
+
+    Raises `ValueError` for more training points than the pool has."""
+    fits = arm.images <= protocol.pool
+    check(fits, f"arm {arm.name!r}: images", arm.images, f"at most the pool's {protocol.pool}", "raise pool")
     world, n, generator = WORLDS[arm.world](), protocol.samples, stream(seed, "sampler")
     points = world.draw(protocol.pool, stream(seed, "training points"))[: arm.images]
     if arm.kind == "data":
-        return (
-            (points[torch.randint(arm.images, (n,), generator=generator)] if arm.images else world.draw(n, generator)),
-            0,
-            0.0,
-        )
+        if not arm.images:
+            return world.draw(n, generator), 0, 0.0
+        return points[torch.randint(arm.images, (n,), generator=generator)], 0, 0.0
     if arm.kind == "oracle":
         noise, scale = variance_preserving(arm.recipe.frames)
         return oracle_sample(world, world.unit * noise, scale, arm.recipe.coupling, n, generator), 0, 0.0
@@ -294,65 +287,46 @@ def draw_arm(
     drawn = model.sample(n, generator, last_noise=True)[:, -1].cpu()
     return world.points(drawn), sum(p.numel() for p in model.parameters()), seconds
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #f69d045d
-def mixture_row(
+# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #5c08a0cf
+def run_mixture(
     arm: MixtureArm,  # what to train or draw
     seed: int,  # arms are paired by it
+    path: Path,  # file of the row; points are kept beside it
     protocol: MixtureProtocol,  # the shared settings
-    folder: Path,  # the run's folder
-) -> dict:  # arm, seed, energy (thousandths), inside, modes, parameters, frames_seen, train_seconds; sealed
-    "Make one row, or read the finished one. Raises `ValueError` for a row that was changed after it was written."
-    path = row_path(arm, seed, protocol, folder)
-    if path.exists():
-        row = json.loads(path.read_text())
-        if not intact(row):
-            raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
-        return row
+) -> dict:  # energy (thousandths), inside, modes, parameters, frames_seen, train_seconds
+    "Train or draw one arm on one seed and score it."
     world = WORLDS[arm.world]()
     drawn, parameters, seconds = draw_arm(arm, seed, protocol)
     fresh = world.draw(protocol.samples, stream(seed, "fresh points"))
     inside, modes = mode_coverage(drawn, world)
-    row = sealed(
-        {
-            "arm": arm.name,
-            "seed": seed,
-            "energy": 1e3 * energy_distance(drawn, fresh),
-            "inside": inside,
-            "modes": modes,
-            "parameters": parameters,
-            "frames_seen": arm.frames_seen,
-            "train_seconds": seconds,
-        }
-    )
     write_whole(path.with_suffix(".safetensors"), safetensors_bytes({"points": drawn[:500].float().contiguous()}))
-    write_whole(path, json.dumps(row))
-    return row
+    return {
+        "energy": 1e3 * energy_distance(drawn, fresh),
+        "inside": inside,
+        "modes": modes,
+        "parameters": parameters,
+        "frames_seen": arm.frames_seen,
+        "train_seconds": seconds,
+    }
 
-# %% ../../../nbs/pseudo_video/studies/mixtures.ipynb #0cd6623d
-def mixture_rows(
+
+def run_mixtures(
     arms: list[MixtureArm],  # what to train or draw
     seeds: list[int],  # every arm is run on each
     protocol: MixtureProtocol,  # the shared settings
-    folder: Path,  # the run's folder
-    workers: int = 1,  # processes, one thread each; 0 takes one per core
-) -> list[dict]:  # sealed rows, arm by arm
-    "Make the rows of all arms and seeds, the longest first. Raises `ValueError` for arms with equal names."
-    names = [arm.name for arm in arms]
-    if len(set(names)) < len(names):
-        raise ValueError(f"arms need different names, got {', '.join(names)}")
-    jobs = sorted(((arm, seed) for arm in arms for seed in seeds), key=lambda job: -job[0].frames_seen)
-    pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
-    rows = pool(delayed(_row_on_one_thread)(arm, seed, protocol, Path(folder)) for arm, seed in jobs)
-    done = {(row["arm"], row["seed"]): row for row in tqdm(rows, total=len(jobs), unit="arm", delay=5, leave=False)}
-    if workers != 1:
-        get_reusable_executor().shutdown()
-    return [done[name, seed] for name in names for seed in seeds]
-
-
-def _row_on_one_thread(*job):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return mixture_row(*job)
-    finally:
-        torch.set_num_threads(before)
+    folder: str | Path,  # the run's folder
+    workers: int = 1,  # processes, one thread each; 0 takes one a core
+    code: str = "",  # fingerprint of the code
+) -> list[dict]:  # rows, arm by arm
+    "Run every arm on every seed; finished rows are read, not run again. Raises as `run_all` does."
+    return run_all(
+        partial(run_mixture, protocol=protocol),
+        arms,
+        seeds,
+        folder,
+        settings=protocol,
+        cost=lambda arm: arm.frames_seen,
+        workers=workers,
+        code=code,
+        unit="frame",
+    )

@@ -6,30 +6,29 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/studies/trials.html.md"""
 
 # %% auto #0
 __all__ = ['Trial', 'Plan', 'Study', 'controls', 'make_trial', 'control_trials', 'curve_trials', 'data_trials', 'train_trial',
-           'draw', 'context_use', 'trial_path', 'study_data', 'run_trial', 'run_trials', 'tune']
+           'draw', 'context_use', 'score', 'images_and_net', 'study_data', 'run_trial', 'checkpoints', 'keep_clips',
+           'run_trials', 'tune']
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #ef3481a5
-import json
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #a76a5f80
 import math
 import time
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
 from safetensors.torch import save as safetensors_bytes
-from tqdm import tqdm
+from ...core.checks import check, check_number
 from ...core.data import load_images
-from ...core.files import intact, sealed, write_whole
-from ...core.metrics import feature_net
+from ...core.files import write_whole
+from ...core.metrics import extract_features, feature_net, frechet_distance, memorization, precision_recall
 from ...core.training import fit
+from ...lab.arms import run_all
 from ..clips import Recipe
-from .evaluation import score
 from ..families.registry import build_generator, check_family, reads_clean_frames, save_generator
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #ab975778
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #0c36dc4f
 @dataclass(frozen=True)
 class Trial:
     "One way to train a generator. Raises `ValueError` for an unknown family or a count out of range."
@@ -47,10 +46,9 @@ class Trial:
 
     def __post_init__(self):
         check_family(self.family)
-        if self.steps < 1 or self.images < 0 or not self.rate > 0:
-            raise ValueError(
-                f"trial {self.name!r}: got steps={self.steps}, images={self.images}, rate={self.rate}; expected at least 1, at least 0, above 0"
-            )
+        check_number(f"trial {self.name!r}: steps", self.steps, 1, whole=True)
+        check_number(f"trial {self.name!r}: images", self.images, 0, whole=True, hint="0 takes all")
+        check_number(f"trial {self.name!r}: rate", self.rate, above=0)
 
     @property
     def frames(self):
@@ -62,7 +60,7 @@ class Trial:
         "Frames passed through the network for one image of the batch."
         return self.recipe.frames * self.steps
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #f76a2849
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #9b0125ef
 @dataclass(frozen=True)
 class Plan:
     "What the trials of one family have in common."
@@ -85,13 +83,10 @@ class Study:
     ema: float = 0.995  # decay of the averaged weights that are drawn from
     clip: float = 1.0  # greatest norm of the gradient
     samples: int = 2000  # generated images per trial and seed
-    validation: bool = (
-        False  # hold out a sixth of the training images and score against them; the test images stay unseen
-    )
+    validation: bool = False  # hold out a sixth of the training images and score against them, not the test images
     device: str = "cpu"  # as in `fit`
     precision: str = "fp32"  # as in `fit`
     checkpoint_every: int = 0  # steps between checkpoints inside a trial; 0 keeps finished trials only
-    code: str = ""  # fingerprint of the code, so that a resumed run does not mix rows of two versions
 
 # %% ../../../nbs/pseudo_video/studies/trials.ipynb #68a849a0
 def controls(
@@ -121,13 +116,13 @@ def controls(
         f"mask {frames}": ("", dict(corruption="mask")),
     }
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #9a93c3aa
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #6b3b4c37
 def make_trial(
     name: str,  # of the trial
     plan: Plan,  # family, frames, steps, rates and options
     images: int = 0,  # training images used; 0 for all
     control: str = "",  # which control it is
-    **changes,  # what differs from the star: fields of `Recipe` and `Trial`, `factor` on the steps, options of the family
+    **changes,  # fields of `Recipe` and `Trial`, `factor` on the steps, options of the family
 ) -> Trial:
     "Make a trial. Raises `ValueError` for an unknown family or name."
     recipe = {k: changes.pop(k) for k in list(changes) if k in Recipe.__dataclass_fields__}
@@ -188,7 +183,7 @@ def data_trials(
         make_trial(f"{name}, {n} images", plan, n, **controls(plan.frames)[name][1]) for n in sizes for name in kept
     ]
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #98111fb8
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #d9008ca8
 def _stage_loss(stage, recipe, unit):
     "Return the loss of one training stage on batches of images."
 
@@ -205,9 +200,8 @@ def train_trial(
     images: Tensor,  # (N, C, H, W) training images in [0, 1]
     folder: Path | None = None,  # where `fit` keeps its checkpoints; None keeps none
 ) -> tuple:  # (generator with averaged weights in evaluation mode, log of the last stage)
-    "Train one trial on one seed; a folder makes it resumable. Raises `ValueError` when a trial asks for more images than there are."
-    if trial.images > len(images):
-        raise ValueError(f"trial {trial.name!r}: asks for {trial.images} images, there are {len(images)}; choose fewer")
+    "Train one trial on one seed; a folder makes it resumable. Raises `ValueError` for more images than there are."
+    check(trial.images <= len(images), f"trial {trial.name!r}: images", trial.images, f"at most {len(images)}")
     if trial.images:
         images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: trial.images]]
     more = {} if trial.temporal is None else {"temporal": trial.temporal}
@@ -242,18 +236,18 @@ def train_trial(
         model = done.model
     return done.ema.eval(), done.history
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #577cf3ff
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #c8b92457
 @torch.no_grad()
 def draw(
-    model: nn.Module,  # of a family
+    sample: Callable,  # sample(n, generator) -> clips (n, T, C, H, W), such as `model.sample`
     n: int,  # clips to draw
     generator: torch.Generator,  # CPU generator
     chunk: int = 1000,  # clips drawn at a time
 ) -> Tensor:  # (n, T, C, H, W) on the CPU, not clipped
-    "Draw pseudo videos; the last frame is the image."
-    return torch.cat([model.sample(min(chunk, n - start), generator).float().cpu() for start in range(0, n, chunk)])
+    "Draw pseudo videos in parts; the last frame is the image."
+    return torch.cat([sample(min(chunk, n - start), generator).float().cpu() for start in range(0, n, chunk)])
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #60e12df6
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #bca4474d
 @torch.no_grad()
 def context_use(
     model: nn.Module,  # of a family that reads clean frames
@@ -261,10 +255,8 @@ def context_use(
     generator: torch.Generator,  # CPU generator; its state is used twice
 ) -> float:  # nats (or what the loss counts) per element, 0 when older frames are ignored
     "Measure what the last frame's loss gains from frames before its predecessor."
-    if clips.shape[1] < 3:
-        raise ValueError(
-            f"clips: got {clips.shape[1]} frames, expected at least 3; the last frame needs a predecessor and an older frame"
-        )
+    hint = "the last frame needs a predecessor and an older frame"
+    check(clips.shape[1] >= 3, "clips", f"{clips.shape[1]} frames", "at least 3", hint)
     strange = clips.clone()
     strange[:, :-2] = clips.roll(1, 0)[:, :-2]
     state, terms = generator.get_state(), []
@@ -273,57 +265,59 @@ def context_use(
         terms.append(model.frame_terms(given, generator)[:, -1].double().mean())
     return float(terms[1] - terms[0])
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #6b03d2fd
-def trial_path(
-    trial: Trial,  # the trial
-    seed: int,  # the seed
-    study: Study,  # the shared settings
-    folder: Path,  # the run's folder
-) -> Path:  # the file of this row
-    "Name the file of a row after everything that decides its content."
-    key = sha256(json.dumps([asdict(trial), seed, asdict(study)], sort_keys=True).encode()).hexdigest()[:10]
-    return Path(folder) / "rows" / f"{trial.name.replace(' ', '_').replace(',', '')}-{seed}-{key}.json"
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #c887a7e7
+def score(
+    generated: Tensor,  # (N, C, H, W) generated images, any range; clipped to [0, 1] here
+    train: Tensor,  # (M, C, H, W) training images
+    test: Tensor,  # (K, C, H, W) test images
+    net: nn.Module,  # a `FeatureNet`
+    generator: torch.Generator,  # draws the subset of training images for the memorizing check
+) -> dict:  # frechet (lower is better), precision, recall (higher), memorization (about 0.5 is honest)
+    "Score generated images against the test images."
+    generated = generated.clamp(0, 1)
+    fake, real = extract_features(net, generated), extract_features(net, test)
+    precision, recall = precision_recall(real, fake)
+    return {
+        "frechet": float(frechet_distance(fake, real)),
+        "precision": float(precision),
+        "recall": float(recall),
+        "memorization": float(memorization(net, generated, train, test, generator)),
+    }
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #9d1b761f
-_LOADED = {}  # of this process: a worker reads the data once, not once a row
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #2f02effa
+@lru_cache(maxsize=1)  # of this process: a worker reads the data once, not once a row
+def images_and_net(
+    data: str,  # a name that `load_images` knows
+    size: int,  # height and width of the images, pixels
+    channels: int,  # 1 gray, 3 color
+) -> tuple[Tensor, Tensor, nn.Module]:  # training images, test images (N, C, H, W), feature net
+    "Load what generators are trained on and scored with; the feature net knows the training images only."
+    train, test = (load_images(data, split, size, channels).x for split in ("train", "test"))
+    return train, test, feature_net(data, size=size, channels=channels)
 
 
 def study_data(
     study: Study,  # data, size, channels and validation are used
-) -> tuple:  # training images, images to score against, feature net
-    "Load what a study trains on and is scored against; the feature net knows the training images only."
-    key = study.data, study.size, study.channels
-    if key not in _LOADED:
-        _LOADED.clear()
-        _LOADED[key] = (
-            *(load_images(study.data, split, study.size, study.channels).x for split in ("train", "test")),
-            feature_net(study.data, size=study.size, channels=study.channels),
-        )
-    train, test, net = _LOADED[key]
+) -> tuple[Tensor, Tensor, nn.Module]:  # training images, images to score against, feature net
+    "Load what a study trains on and is scored against."
+    train, test, net = images_and_net(study.data, study.size, study.channels)
     kept = len(train) * 5 // 6
     return (train[:kept], train[kept:], net) if study.validation else (train, test, net)
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #2cc69de2
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #5a742b53
 def run_trial(
     trial: Trial,  # what to train
     seed: int,  # trials are paired by it
+    path: Path,  # file of the row; weights and clips are kept beside it
     study: Study,  # the shared settings
-    folder: Path,  # the run's folder: rows, weights and checkpoints
-) -> dict:  # arm, seed, the scores, context_use, parameters, frames_seen, seconds, curve
-    "Train, draw and score one trial on one seed, or read the finished row."
-    path = trial_path(trial, seed, study, folder)
-    if path.exists():
-        return _finished(path)
+) -> dict:  # the scores, context_use, parameters, frames_seen, seconds, curve
+    "Train, draw and score one trial on one seed."
     train, reference, net = study_data(study)
     start, generator = time.process_time(), torch.Generator().manual_seed(seed)
-    model, history = train_trial(
-        trial, seed, study, train, Path(folder) / "checkpoints" / path.stem if study.checkpoint_every else None
-    )
+    model, history = train_trial(trial, seed, study, train, checkpoints(path) if study.checkpoint_every else None)
     trained = time.process_time()
-    clips = draw(model, study.samples, generator)
+    clips = draw(model.sample, study.samples, generator)
     row = {
-        "arm": trial.name,
-        "seed": seed,
         **score(clips[:, -1], train, reference, net, generator),
         "context_use": _context_use(model, trial, reference, train.std().item(), seed),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -333,15 +327,7 @@ def run_trial(
         "curve": [[h["step"], round(h["loss"], 4)] for h in history],
     }
     save_generator(model, path.with_suffix(".weights.safetensors"), trial.family, trial.steps)
-    write_whole(path.with_suffix(".safetensors"), safetensors_bytes({"clips": clips[:16].contiguous()}))
-    write_whole(path, json.dumps(sealed(row)))
-    return sealed(row)
-
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #8c84790c
-def _finished(path):
-    row = json.loads(path.read_text())
-    if not intact(row):
-        raise ValueError(f"{path} was changed after it was written; delete it, and the next run makes it again")
+    keep_clips(clips, path)
     return row
 
 
@@ -353,38 +339,45 @@ def _context_use(model, trial, images, unit, seed):
     device = next(model.parameters()).device
     return context_use(model, trial.recipe.make(images[:500], unit, generator).to(device), generator)
 
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #be23d4ca
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #32a2a497
+def checkpoints(
+    path: Path,  # file of a row
+) -> Path:  # folder, beside that of the rows
+    "Name the folder in which `fit` keeps the checkpoints of a row at work."
+    return path.parent.parent / "checkpoints" / path.stem
+
+
+def keep_clips(
+    clips: Tensor,  # generated clips (n, T, C, H, W)
+    path: Path,  # file of the row
+) -> Path:  # the file written
+    "Keep the first sixteen clips beside a row, for the pictures of a page."
+    return write_whole(path.with_suffix(".safetensors"), safetensors_bytes({"clips": clips[:16].contiguous()}))
+
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #1f861fbd
 def run_trials(
     trials: list[Trial],  # what to train
     seeds: list[int],  # every trial is trained on each
     study: Study,  # the shared settings
-    folder: Path,  # the run's folder
-    workers: int = 0,  # processes; 0 takes one per core
+    folder: str | Path,  # the run's folder
+    workers: int = 0,  # processes; 0 takes one a core
+    code: str = "",  # fingerprint of the code
 ) -> list[dict]:  # rows, trial by trial
-    "Run every trial on every seed, the longest first, with a progress bar; finished rows are read, not run again."
-    names = [trial.name for trial in trials]
-    if len(set(names)) < len(names):
-        raise ValueError(f"trials need different names, got {', '.join(names)}")
-    study_data(study)  # the feature net is trained once here, not once in each process
-    jobs = sorted(((trial, seed) for trial in trials for seed in seeds), key=lambda job: -job[0].seen)
-    pool = Parallel(n_jobs=workers or -1, backend="loky", return_as="generator_unordered")
-    rows, done = pool(delayed(_on_one_thread)(trial, seed, study, Path(folder)) for trial, seed in jobs), {}
-    with tqdm(
-        total=sum(trial.seen for trial, _ in jobs), unit="frame", unit_scale=True, desc="trials", delay=5, leave=False
-    ) as bar:
-        for row in rows:
-            done[row["arm"], row["seed"]] = row
-            bar.update(row["frames_seen"])
-    if workers != 1:
-        get_reusable_executor().shutdown()
-    return [done[name, seed] for name in names for seed in seeds]
+    "Run every trial on every seed; finished rows are read, not run again. Raises as `run_all` does."
+    study_data(study)  # a feature net that has to be trained is trained once here, not once in each process
+    return run_all(
+        partial(run_trial, study=study),
+        trials,
+        seeds,
+        folder,
+        settings=study,
+        cost=lambda trial: trial.seen,
+        workers=workers,
+        code=code,
+        unit="frame",
+    )
 
-
-def _on_one_thread(*job):
-    torch.set_num_threads(1)
-    return run_trial(*job)
-
-# %% ../../../nbs/pseudo_video/studies/trials.ipynb #1abd1118
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #7da3ab5e
 def tune(
     plan: Plan,  # of the family; its rates are not used
     rates: list[float],  # learning rates to try
@@ -392,6 +385,7 @@ def tune(
     study: Study,  # the shared settings
     folder: Path,  # the run's folder
     workers: int = 0,  # as in `run_trials`
+    code: str = "",  # as in `run_trials`
 ) -> tuple:  # (rate for one frame, rate for more), and the table of mean distances {(name, rate): distance}
     "Choose the learning rates of the image model and of the star on held-out training images, with equal budgets."
     pairs = [(name, rate) for name in ("image", f"star {plan.frames}") for rate in rates]
@@ -399,7 +393,9 @@ def tune(
         make_trial(f"{name} at {rate:g}", replace(plan, rates=(rate, rate)), **controls(plan.frames)[name][1])
         for name, rate in pairs
     ]
-    rows = run_trials(trials, seeds, replace(study, validation=True), Path(folder) / "tuning", workers)
-    table = {pair: sum(r["frechet"] for r in rows if r["arm"] == t.name) / len(seeds) for pair, t in zip(pairs, trials)}
-    best = lambda name: min(rates, key=lambda rate: table[name, rate])
-    return (best("image"), best(f"star {plan.frames}")), table
+    rows = run_trials(trials, seeds, replace(study, validation=True), Path(folder) / "tuning", workers, code)
+    table = {}
+    for pair, trial in zip(pairs, trials):
+        table[pair] = sum(row["frechet"] for row in rows if row["arm"] == trial.name) / len(seeds)
+    best = {name: min(rates, key=lambda rate: table[name, rate]) for name, _ in pairs}
+    return (best["image"], best[f"star {plan.frames}"]), table
