@@ -94,6 +94,13 @@ class Site:
     kept: "Kept" = None  # what earlier builds made
     problems: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
+    seconds: dict = field(default_factory=dict)  # what the build did -> how long it took
+    since: float = field(default_factory=time.perf_counter)
+
+    def done(self, what):
+        "Note that a part of the build has ended."
+        now = time.perf_counter()
+        self.seconds[what], self.since = now - self.since, now
 
     @property
     def address(self):
@@ -836,9 +843,13 @@ def build(root, out):
     with lock(root):
         site = read_site(root)
     site.kept = Kept(root / ".cache" / "docs")
+    site.done("settings")
     read_tree(site, read_pages(root))
+    site.done("notebooks")
     site.ledger = ledger()
+    site.done("ledger")
     add_claims(site)
+    site.done("pages of claims")
     if not site.pages:
         raise ValueError("no pages: nbs/ holds no notebook that the sidebar of _quarto.yml lists")
     pages = list(site.pages.values())
@@ -846,14 +857,19 @@ def build(root, out):
     site.neighbors = {p.source: (a, b) for a, p, b in zip([None, *pages], pages, [*pages[1:], None])}
     for page in pages:
         page.markdown = page_markdown(site, page)
+    site.done("markdown")
     render(site)
+    site.done("HTML")
     assets = set()
     for page in pages:
         finish(site, page, assets)
         page.sections = list(sections(page))
+    site.done("links")
     write(site, out, assets)
     site.kept.forget()
+    site.done("writing")
     site.problems += check(out)
+    site.done("checks")
     return site
 
 
@@ -946,6 +962,8 @@ def main(argv=None):
             if out.exists():
                 shutil.rmtree(out)
             shutil.move(Path(folder) / "site", out)
+    slowest = sorted(site.seconds.items(), key=lambda item: -item[1])
+    print("slowest parts: " + ", ".join(f"{what} {seconds:.1f} s" for what, seconds in slowest))
     for note in site.warnings:
         print(f"warning: {note}")
     for problem in dict.fromkeys(site.problems):
