@@ -205,7 +205,7 @@ def _told_to(node, names):
     return bool(chain) and chain[0] in names
 
 # %% ../../nbs/ledger/closure.ipynb #082c1022
-FORM = 1  # version of the canonical form; raised whenever summaries change
+FORM = 2  # version of the canonical form; raised whenever summaries change
 _SKIPPED = ("ctx", "kind", "type_comment", "type_params")
 
 
