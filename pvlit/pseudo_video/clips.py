@@ -7,8 +7,7 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/clips.html.md"""
 # %% auto #0
 __all__ = ['SOURCES', 'ORDERS', 'order_steps', 'order_covariance', 'order_video', 'Recipe']
 
-# %% ../../nbs/pseudo_video/clips.ipynb #4bfb8441
-import math
+# %% ../../nbs/pseudo_video/clips.ipynb #ad33e8f6
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,14 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pvlit.pseudo_video.corruption import (
-    COUPLINGS,
-    _check_frames,
-    _check_generator,
-    _check_images,
-    pseudo_video,
-    variance_preserving,
-)
+from ..core.checks import check, check_choice, check_generator, check_number
+from .corruption import COUPLINGS, check_images, check_levels, pseudo_video, variance_preserving
 from .degradations import DEGRADATIONS, degraded_video, find_chain
 
 # %% ../../nbs/pseudo_video/clips.ipynb #d44d4c06
@@ -37,20 +30,20 @@ def _best_weights(
     solved = torch.linalg.solve(errors, scale)
     return solved / (solved @ scale)
 
-# %% ../../nbs/pseudo_video/clips.ipynb #01a35c41
+# %% ../../nbs/pseudo_video/clips.ipynb #1bd4bc78
 def order_steps(
     noise: Sequence[float],  # noise per frame, T standard deviations, above 0, last exactly 0
     scale: Sequence[float],  # factor on the image per frame, T values, above 0, last exactly 1
     order: int,  # how many sharper neighbors a frame is made from, k, at least 1; T - 1 and more give the star
-) -> tuple[
-    Tensor, Tensor
-]:  # weights (T, T) and fresh noise (T,), float64: x_t = sum over j of weights[t, j] x_j + fresh[t] * e_t
-    "Return the steps of the order-k process. Raises `ValueError` for bad levels, or when a frame would have to lose noise."
-    noise, scale = _check_frames("noise", noise, None, 0.0), _check_frames("scale", scale, len(noise), 1.0)
-    if min(noise[:-1] + scale) <= 0:
-        raise ValueError("noise and scale: got 0 before the last frame, expected levels above 0; drop such frames")
-    if not isinstance(order, int) or order < 1:
-        raise ValueError(f"order: got {order!r}, expected a whole number of at least 1")
+) -> tuple[Tensor, Tensor]:  # weights (T, T), fresh noise (T,), float64: x_t = sum_j weights[t, j] x_j + fresh[t] e_t
+    """Return the steps of the order-k process.
+
+    Raises `ValueError` for bad levels, or when a frame would have to lose noise."""
+    noise = check_levels("noise", noise, None, 0.0)
+    scale = check_levels("scale", scale, len(noise), 1.0)
+    least = min(noise[:-1] + scale)
+    check(least > 0, "noise and scale", "0 before the last frame", "levels above 0", "drop such frames")
+    order = check_number("order", order, 1, whole=True)
     last, factor = len(noise) - 1, torch.tensor(scale, dtype=torch.float64)
     weights, fresh = torch.zeros(last + 1, last + 1, dtype=torch.float64), torch.zeros(last + 1, dtype=torch.float64)
     errors = torch.zeros_like(weights)  # covariance of the noise of the frames that are already made
@@ -64,28 +57,31 @@ def order_steps(
 
 
 def _fresh(t: int, noise: float, inherited: Tensor) -> Tensor:
-    "Return the standard deviation of the noise that frame t adds; raise `ValueError` when it would have to remove some."
-    if inherited > noise**2 * (1 + 1e-9):
-        raise ValueError(
-            f"noise[{t}]: got {noise:.6g}, but frame {t} inherits {inherited.sqrt():.6g} from its neighbors; raise it or use coupling='star'"
-        )
+    "Return the standard deviation of the noise that frame t adds; raise `ValueError` when it would have to lose some."
+    check(
+        bool(inherited <= noise**2 * (1 + 1e-9)),
+        f"noise[{t}]",
+        f"{noise:.6g}",
+        f"at least the {inherited.sqrt():.6g} that frame {t} inherits from its neighbors",
+        "raise it or use coupling='star'",
+    )
     return (noise**2 - inherited).clamp_min(0).sqrt()
 
-# %% ../../nbs/pseudo_video/clips.ipynb #30c88dbb
+# %% ../../nbs/pseudo_video/clips.ipynb #d9417682
 def order_covariance(
     noise: Sequence[float],  # as in `order_steps`
     scale: Sequence[float],  # as in `order_steps`
     order: int,  # k, at least 1
     variance: float = 1.0,  # variance of the image, above 0, in the units of noise squared
 ) -> Tensor:  # covariance of the frames of one pixel, (T, T), float64
-    "Return the covariance of the frames of white data under the order-k process. Raises `ValueError` as `order_steps` does."
+    "Return the covariance of the frames of white data. Raises `ValueError` as `order_steps` does."
     weights, fresh = order_steps(noise, scale, order)
     spread = torch.linalg.inv(torch.eye(len(fresh), dtype=torch.float64) - weights)
     own = fresh**2
     own[-1] = variance
     return spread @ torch.diag(own) @ spread.T
 
-# %% ../../nbs/pseudo_video/clips.ipynb #4a2ff027
+# %% ../../nbs/pseudo_video/clips.ipynb #6ac7bcc5
 @lru_cache(maxsize=32)
 def _kept_steps(
     noise: tuple[float, ...], scale: tuple[float, ...], order: int
@@ -106,9 +102,9 @@ def order_video(
     """Corrupt images so that each frame is made from its `order` sharper neighbors and nothing else.
 
     Raises `ValueError` as `order_steps` does, or for images out of range."""
-    _check_images(images, bounded=True)
+    check_images(images)
     weights, fresh = _kept_steps(tuple(map(float, noise)), tuple(map(float, scale)), order)
-    generator, last = _check_generator(generator), len(fresh) - 1
+    generator, last = check_generator(generator), len(fresh) - 1
     out = images.new_empty(images.shape[0], last + 1, *images.shape[1:])
     out[:, last] = images
     for t in reversed(range(last)):
@@ -121,7 +117,7 @@ def order_video(
                 out[:, t].add_(out[:, j], alpha=weights[t][j])
     return out
 
-# %% ../../nbs/pseudo_video/clips.ipynb #2951b2ff
+# %% ../../nbs/pseudo_video/clips.ipynb #6da06f05
 SOURCES = ("image", "other", "noise", "still", "mixed", "loose")
 ORDERS = ("forward", "shuffled", "reversed")
 
@@ -149,13 +145,12 @@ class Recipe:
         generator: torch.Generator | int | None = None,  # CPU generator or seed of all randomness
     ) -> Tensor:  # (B, T, C, H, W), last frame the images bit for bit; (B * T, 1, C, H, W) for source "loose"
         "Make clips. Raises `ValueError` for images out of range, or a single image where another one is asked for."
-        if not (math.isfinite(unit) and unit > 0):
-            raise ValueError(f"unit: got {unit}, expected a finite number above 0, such as images.std().item()")
-        generator = _check_generator(generator)
+        check_number("unit", unit, above=0, hint="such as images.std().item()")
+        generator = check_generator(generator)
         clips = _sourced(self, images, unit, generator)
         return clips.flatten(0, 1).unsqueeze(1) if self.source == "loose" else _ordered(clips, self.order, generator)
 
-# %% ../../nbs/pseudo_video/clips.ipynb #e4d9a081
+# %% ../../nbs/pseudo_video/clips.ipynb #9c03d9be
 def _order_of(coupling: str) -> int | None:
     "Return k of the coupling 'order-k', None for any other."
     head, found, tail = str(coupling).partition("order-")
@@ -164,32 +159,26 @@ def _order_of(coupling: str) -> int | None:
 
 def _check_recipe(recipe: Recipe) -> None:
     "Raise `ValueError` for unknown names and combinations that cannot be made."
-    if not isinstance(recipe.frames, int) or recipe.frames < 1:
-        raise ValueError(
-            f"frames: got {recipe.frames!r}, expected a whole number of at least 1; 1 means the image alone"
-        )
-    for name, value, known in (("source", recipe.source, SOURCES), ("order", recipe.order, ORDERS)):
-        if value not in known:
-            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
-    if not (isinstance(recipe.grain, (int, float)) and math.isfinite(recipe.grain) and recipe.grain >= 0):
-        raise ValueError(f"grain: got {recipe.grain!r}, expected a finite number that is not negative")
+    check_number("frames", recipe.frames, 1, whole=True, hint="1 means the image alone")
+    check_choice("source", recipe.source, SOURCES)
+    check_choice("order", recipe.order, ORDERS)
+    check_number("grain", recipe.grain, 0)
     _check_coupling(recipe)
 
 
 def _check_coupling(recipe: Recipe) -> None:
     "Raise `ValueError` for an unknown corruption or a coupling that it does not have."
     noise = recipe.corruption == "noise"
-    if not noise and not callable(recipe.corruption) and recipe.corruption not in DEGRADATIONS:
-        raise ValueError(
-            f"corruption: got {recipe.corruption!r}, expected noise, one of {', '.join(DEGRADATIONS)}, or a callable"
-        )
-    known = (*COUPLINGS, "order-1", "order-2", "...") if noise else ("star", "shared", "chain")
-    if recipe.coupling not in known[:4] and not (noise and _order_of(recipe.coupling)):
-        raise ValueError(f"coupling: got {recipe.coupling!r}, expected one of {', '.join(known)}")
+    if not noise and not callable(recipe.corruption):
+        check_choice("corruption", recipe.corruption, ("noise", *DEGRADATIONS), "or pass a callable of your own")
+    known = COUPLINGS if noise else ("star", "shared", "chain")
+    hint = "noise also has order-1, order-2, ..."
+    if not (noise and _order_of(recipe.coupling)):
+        check_choice("coupling", recipe.coupling, known, hint)
     if recipe.coupling == "chain" and not noise:
         find_chain(recipe.corruption)
 
-# %% ../../nbs/pseudo_video/clips.ipynb #2bb3eac0
+# %% ../../nbs/pseudo_video/clips.ipynb #26b82ae7
 def _corrupted(recipe: Recipe, images: Tensor, unit: float, generator: torch.Generator | None) -> Tensor:
     "Return the pseudo videos of the images."
     if recipe.corruption != "noise":
@@ -203,12 +192,11 @@ def _corrupted(recipe: Recipe, images: Tensor, unit: float, generator: torch.Gen
 
 def _sourced(recipe: Recipe, images: Tensor, unit: float, generator: torch.Generator | None) -> Tensor:
     "Return clips whose earlier frames show what the recipe says."
-    if recipe.frames > 1 and recipe.source in ("other", "mixed") and len(images) == 1:
-        raise ValueError(
-            f"images: got a single one, but source={recipe.source!r} shows another image of the batch; pass at least 2"
-        )
+    others = recipe.frames > 1 and recipe.source in ("other", "mixed")
+    expected = f"at least 2, because source={recipe.source!r} shows another image of the batch"
+    check(not others or len(images) > 1, "images", "a single one", expected)
     if recipe.source == "still":
-        _check_images(images, bounded=True)
+        check_images(images)
         return images[:, None].repeat(1, recipe.frames, 1, 1, 1)
     clips = _corrupted(recipe, images.roll(1, 0) if recipe.source == "other" else images, unit, generator)
     if recipe.source == "noise" and recipe.frames > 1:

@@ -8,7 +8,7 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/degradations.html.md"""
 __all__ = ['DEGRADATIONS', 'CHAINS', 'strengths', 'growing', 'blur', 'blur_width', 'downsample', 'pixelate', 'fade', 'mask',
            'quantize', 'find_degradation', 'check_degradation', 'find_chain', 'degraded_video']
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #f67cad39
+# %% ../../nbs/pseudo_video/degradations.ipynb #58bfbfce
 import math
 from collections.abc import Callable, Sequence
 
@@ -16,27 +16,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from .corruption import _check_generator, _check_images, cosine_basis, pseudo_video
+from ..core.checks import check, check_choice, check_generator, check_number, refuse
+from ..core.nets import full_precision
 from .corruption import blur as heat_blur
+from .corruption import check_images, cosine_basis, pseudo_video
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #95819dc2
+# %% ../../nbs/pseudo_video/degradations.ipynb #cd0c0060
 def strengths(
     frames: int,  # number of frames T, at least 1
 ) -> list[float]:  # strength per frame, T values falling in equal steps from (T - 1) / T to exactly 0
     "Return how strongly each frame is degraded. Raises `ValueError` when `frames` is not a whole number of at least 1."
-    if not isinstance(frames, int) or frames < 1:
-        raise ValueError(f"frames: got {frames!r}, expected a whole number of at least 1; 1 means the image alone")
+    frames = check_number("frames", frames, 1, whole=True, hint="1 means the image alone")
     return [(frames - t) / frames for t in range(1, frames + 1)]
 
 
 def _checked(images: Tensor, strength: float) -> float:
     "Return the strength as a float; raise `ValueError` unless it is in [0, 1] and the images are a clean batch."
-    _check_images(images, bounded=False)
-    if not 0 <= strength <= 1:
-        raise ValueError(
-            f"strength: got {strength}, expected a number from 0, the image itself, to 1, the most degraded"
-        )
-    return float(strength)
+    check_images(images, bounded=False)
+    return float(check_number("strength", strength, 0, 1, hint="0 is the image itself, 1 the most degraded"))
 
 # %% ../../nbs/pseudo_video/degradations.ipynb #3d28de63
 def growing(
@@ -92,9 +89,9 @@ def _area(side: int, size: int) -> Tensor:
     overlap = torch.minimum(edges[1:, None], pixel + 1) - torch.maximum(edges[:-1, None], pixel)
     return overlap.clamp_min(0) * size / side
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #d9a8ff62
+# %% ../../nbs/pseudo_video/degradations.ipynb #3c534dd6
 def _block_means(images: Tensor, side: int) -> Tensor:
-    "Return the images with every square block of `side` pixels replaced by its mean; blocks at the far borders are cut."
+    "Replace every square block of `side` pixels by its mean; blocks at the far borders are cut."
     rows, columns = (_same_block(size, side).to(images) for size in images.shape[-2:])
     return rows @ images @ columns
 
@@ -122,11 +119,11 @@ def _pixel_gains(images: Tensor, strength: float) -> list[float]:
     place = strength * _doublings(images)
     return [min(max(level + 1 - place, 0.0), 1.0) for level in range(_doublings(images))] + [1.0]
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #28698dc5
+# %% ../../nbs/pseudo_video/degradations.ipynb #c1f52b34
 @torch.no_grad()
 def pixelate(
     images: Tensor,  # images, (B, C, H, W), finite floats
-    strength: float,  # 0 to 1; the block doubles in equal steps from one pixel to the whole image, two sizes are blended in between
+    strength: float,  # 0 to 1; the block doubles in equal steps up to the whole image, two sizes are blended in between
     generator: torch.Generator | None = None,  # not used
 ) -> Tensor:  # same shape
     """Replace square blocks by their means.
@@ -164,34 +161,32 @@ def fade(
     rest = torch.full_like(images, 0.5) if images.shape[1] == 1 else images.mean(1, keepdim=True)
     return torch.lerp(images, rest, strength) if strength > 0 else images.clone()
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #67f80397
+# %% ../../nbs/pseudo_video/degradations.ipynb #563475ab
 @torch.no_grad()
 def mask(
     images: Tensor,  # images, (B, C, H, W), finite floats
     strength: float,  # 0 to 1, the expected share of masked pixels
-    generator: torch.Generator
-    | int
-    | None = None,  # CPU generator or seed of the mask; None draws from torch's global generator
+    generator: torch.Generator | int | None = None,  # CPU generator or seed; None is torch's global generator
 ) -> Tensor:  # same shape; masked pixels are 0.5 in all channels
     """Replace random pixels by mid-grey.
 
-    Raises `ValueError` for images that are no clean batch, a strength outside [0, 1], or a generator that is not on the CPU."""
+    Raises `ValueError` for images that are no clean batch, a strength outside [0, 1], or no CPU generator."""
     strength = _checked(images, strength)
-    return torch.where(_chance(images, _check_generator(generator)) < strength, images.new_tensor(0.5), images)
+    return torch.where(_chance(images, check_generator(generator)) < strength, images.new_tensor(0.5), images)
 
 
 def _chance(images: Tensor, generator: torch.Generator | None) -> Tensor:
     "Return one uniform number per pixel, the same for all channels, drawn on the CPU."
     return torch.rand(images.shape[0], 1, *images.shape[2:], generator=generator).to(images.device)
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #fc03cb39
+# %% ../../nbs/pseudo_video/degradations.ipynb #5134eba6
 @torch.no_grad()
 def quantize(
     images: Tensor,  # images, (B, C, H, W), finite floats
     strength: float,  # 0 to 1; the step of a block's mean grows from 0 to 0.5 in units of intensity
     generator: torch.Generator | None = None,  # not used
 ) -> Tensor:  # same shape; rounding may leave [0, 1] a little
-    """Round the cosine coefficients of blocks of up to 8 by 8 pixels, the higher frequencies more coarsely, as JPEG does (Wallace 1992).
+    """Round the cosines of blocks of up to 8 by 8 pixels, high frequencies more coarsely, as JPEG does (Wallace 1992).
 
     Raises `ValueError` for images that are no clean batch or a strength outside [0, 1]."""
     strength = _checked(images, strength)
@@ -212,7 +207,7 @@ def _steps(sides: Sequence[int], strength: float) -> Tensor:
     frequency = torch.arange(sides[0], dtype=torch.float64)[:, None] + torch.arange(sides[1], dtype=torch.float64)
     return growing(strength, 0.5, 0.02) * math.sqrt(sides[0] * sides[1]) * (1 + frequency / 2)
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #6457038b
+# %% ../../nbs/pseudo_video/degradations.ipynb #67e2b1ad
 DEGRADATIONS = {
     "blur": blur,
     "downsample": downsample,
@@ -229,15 +224,12 @@ def find_degradation(
     "Return the degradation of a name, or the callable itself. Raises `ValueError` for an unknown name."
     if callable(corruption):
         return corruption
-    if corruption not in DEGRADATIONS:
-        raise ValueError(f"corruption: got {corruption!r}, expected one of {', '.join(DEGRADATIONS)}, or a callable")
-    return DEGRADATIONS[corruption]
+    return DEGRADATIONS[check_choice("corruption", corruption, DEGRADATIONS, "or pass a callable of your own")]
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #27a8873d
+# %% ../../nbs/pseudo_video/degradations.ipynb #da37c98f
 def check_degradation(
     function: Callable,  # called as function(images, strength, generator), with a CPU generator
-    images: Tensor
-    | None = None,  # (B, C, H, W) in [0, 1] to try it on; None takes 16 random images of one channel and 16 of three, odd sides
+    images: Tensor | None = None,  # (B, C, H, W) in [0, 1] to try it on; None takes random ones of 1 and 3 channels
     slack: float = 0.1,  # how far the mean distance to the image may fall, as a share of the largest, at least 0
 ) -> None:  # nothing when all is well
     "Try a degradation at eleven strengths. Raises `ValueError` that says what is wrong."
@@ -246,32 +238,29 @@ def check_degradation(
         [heat_blur(torch.rand(16, c, 9, 7, generator=generator), 0.7) for c in (1, 3)] if images is None else [images]
     )
     for probe in probes:
-        _check_images(probe, bounded=True)
+        check_images(probe)
         distances = torch.tensor([_distance(function, probe, k / 10) for k in range(11)])
-        if (distances < distances.cummax(0).values - slack * distances.max()).any() or distances.max() == 0:
-            raise ValueError(
-                f"degradation: got mean squared distances {[round(d, 4) for d in distances.tolist()]} at strengths 0, 0.1, ..., 1; "
-                "expected them to grow with the strength"
-            )
+        falls = (distances < distances.cummax(0).values - slack * distances.max()).any()
+        if falls or distances.max() == 0:
+            found = [round(d, 4) for d in distances.tolist()]
+            refuse("degradation", f"mean squared distances {found}", "them to grow with the strength, 0, 0.1, ..., 1")
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #06c7b4cc
+# %% ../../nbs/pseudo_video/degradations.ipynb #0e2cf997
 def _distance(function: Callable, images: Tensor, strength: float) -> float:
     "Return the mean squared distance to the images at one strength, or raise `ValueError`."
     given = images.clone()
     out, again = (function(given, strength, torch.Generator().manual_seed(1)) for _ in range(2))
     _check_frame(out, images, f"strength {strength}")
     if not torch.equal(given, images):
-        raise ValueError("degradation: got changed images, expected a new tensor; work on images.clone()")
+        refuse("degradation", "changed images", "a new tensor", "work on images.clone()")
     if not out.isfinite().all():
-        raise ValueError(f"degradation: got NaN or infinite values at strength {strength}; look for a division by zero")
+        refuse("degradation", f"NaN or infinity at strength {strength}", "finite values", "look for a division by 0")
     if not torch.equal(out, again):
-        raise ValueError(
-            f"degradation: got two results for one seed at strength {strength}; draw everything from the generator that is passed"
+        refuse(
+            "degradation", f"two results at strength {strength}", "one for one seed", "draw from the generator passed"
         )
     if strength == 0 and not torch.equal(out, images):
-        raise ValueError(
-            "degradation: got another image at strength 0, expected the image bit for bit, because the last frame is the image"
-        )
+        refuse("degradation", "another image at strength 0", "the image bit for bit, because it is the last frame")
     return (out - images).square().mean().item()
 
 
@@ -280,10 +269,7 @@ def _check_frame(frame: Tensor, images: Tensor, where: str) -> None:
     got, wanted = [
         (tuple(x.shape), x.dtype, x.device) if isinstance(x, Tensor) else type(x).__name__ for x in (frame, images)
     ]
-    if got != wanted:
-        raise ValueError(
-            f"degradation: got {got} at {where}, expected {wanted}, the shape, type and device of the images"
-        )
+    check(got == wanted, "degradation", f"{got} at {where}", f"{wanted}, the shape, type and device of the images")
 
 # %% ../../nbs/pseudo_video/degradations.ipynb #19277a73
 def _normal(images: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -343,7 +329,7 @@ def _handed_on(old: list[Tensor], fresh: list[Tensor], gains: list[float], sharp
     kept = [now / before if before > 0 else 0.0 for now, before in zip(gains, sharper)]
     return sum(k * o + math.sqrt(max(1 - k * k, 0.0)) * f for k, o, f in zip(kept, old, fresh))
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #777730b4
+# %% ../../nbs/pseudo_video/degradations.ipynb #5c7dd44f
 def _blur_chain(images: Tensor, levels: list[float], grain: float, generator: torch.Generator | None) -> list[Tensor]:
     "Return the frames of blur and grain in which each is made from its sharper neighbor, newest first."
     widths = [blur_width(images, level) for level in levels]
@@ -352,7 +338,7 @@ def _blur_chain(images: Tensor, levels: list[float], grain: float, generator: to
 
 
 def _mask_chain(images: Tensor, levels: list[float], grain: float, generator: torch.Generator | None) -> list[Tensor]:
-    "Return the frames in which each step masks further pixels of the frame before and leaves the others alone, newest first."
+    "Return the frames, newest first, in which each step masks further pixels and leaves the others alone."
     frames, current = [], images + grain * _normal(images, generator)
     for level, sharper in zip(reversed(levels[:-1]), reversed(levels)):
         hit = _chance(images, generator) < (level - sharper) / (1 - sharper)
@@ -360,7 +346,7 @@ def _mask_chain(images: Tensor, levels: list[float], grain: float, generator: to
         frames.append(current)
     return frames
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #4c2f8c7d
+# %% ../../nbs/pseudo_video/degradations.ipynb #b7e4a108
 CHAINS = {
     "blur": _blur_chain,
     "pixelate": _band_chain(pixelate, _pixel_bands, _pixel_gains),
@@ -371,46 +357,40 @@ CHAINS = {
 
 def find_chain(
     corruption: str | Callable,  # name in `DEGRADATIONS`, or a callable
-) -> (
-    Callable
-):  # called as chain(images, strengths, grain, generator); returns the T - 1 frames before the image, newest first
-    "Return how to make a first-order chain. Raises `ValueError` for a degradation that has none; a callable may carry its own as `.chain`."
+) -> Callable:  # called as chain(images, strengths, grain, generator); returns earlier frames, newest first
+    """Return how to make a first-order chain; a callable may carry its own as `.chain`.
+
+    Raises `ValueError` for a degradation that has none."""
     chain = CHAINS.get(corruption) if isinstance(corruption, str) else getattr(corruption, "chain", None)
     if chain is None:
         name = corruption if isinstance(corruption, str) else getattr(corruption, "__name__", "this callable")
-        raise ValueError(
-            f"coupling: no first-order chain is known that gives the frames of {name!r}; use 'star' or 'shared', "
-            f"one of {', '.join(CHAINS)}, or a callable with an attribute `chain`"
-        )
+        expected = f"a degradation with a first-order chain, {', '.join(CHAINS)}, or a callable with one as .chain"
+        refuse("coupling", f"'chain' with {name!r}", expected, "use 'star' or 'shared'")
     return chain
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #22c1cefd
+# %% ../../nbs/pseudo_video/degradations.ipynb #a5627b30
 @torch.no_grad()
 def degraded_video(
     images: Tensor,  # clean images, (B, C, H, W), floats in [0, 1]
     corruption: str | Callable,  # name in `DEGRADATIONS`, or callable(images, strength, generator)
     frames: int,  # number of frames T, at least 1
     coupling: str = "star",  # "star", "shared" or "chain"
-    grain: float = 0.0,  # standard deviation of the Gaussian noise on every frame before the image, units of intensity, at least 0
-    generator: torch.Generator | int | None = None,  # CPU generator or seed; None draws from torch's global generator
+    grain: float = 0.0,  # standard deviation of the noise on frames before the image, units of intensity, at least 0
+    generator: torch.Generator | int | None = None,  # CPU generator or seed; None is torch's global generator
 ) -> Tensor:  # frames, (B, T, C, H, W), the last one the image bit for bit; not clipped
     """Degrade images into pseudo videos.
 
     Raises `ValueError` for unknown names, images out of range, a negative grain, or a chain that does not exist."""
-    _check_images(images, bounded=True)
+    check_images(images)
     function, levels = find_degradation(corruption), strengths(frames)
-    if not (math.isfinite(grain) and grain >= 0):
-        raise ValueError(f"grain: got {grain}, expected a finite value that is not negative")
-    if coupling not in ("star", "shared", "chain"):
-        raise ValueError(f"coupling: got {coupling!r}, expected 'star', 'shared' or 'chain'")
-    generator = _check_generator(generator)
-    with torch.autocast(
-        images.device.type, enabled=False
-    ):  # clips are data: full precision, also inside a training step
+    check_number("grain", grain, 0)
+    check_choice("coupling", coupling, ("star", "shared", "chain"))
+    generator = check_generator(generator)
+    with full_precision(images.device):  # clips are data
         if coupling == "chain":
             earlier = find_chain(corruption)(images, levels, grain, generator)
+        elif coupling == "star":
+            earlier = _independent(function, images, levels, grain, generator)
         else:
-            earlier = (_independent if coupling == "star" else _with_one_draw)(
-                function, images, levels, grain, generator
-            )
+            earlier = _with_one_draw(function, images, levels, grain, generator)
     return torch.stack([*reversed(earlier), images], 1)

@@ -7,37 +7,23 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/theory.html.md"""
 # %% auto #0
 __all__ = ['frame_covariance', 'residual_variance', 'conditional_information']
 
-# %% ../../nbs/pseudo_video/theory.ipynb #79605a11
+# %% ../../nbs/pseudo_video/theory.ipynb #46e50b1e
 import math
 from collections.abc import Sequence
 
 import numpy as np
+from ..core.checks import check, check_choice, check_number
+from .corruption import COUPLINGS, check_levels
 
-from .corruption import COUPLINGS
-
-# %% ../../nbs/pseudo_video/theory.ipynb #05e1194f
-def _check_levels(noise: Sequence[float], scale: Sequence[float], coupling: str) -> tuple[np.ndarray, np.ndarray]:
+# %% ../../nbs/pseudo_video/theory.ipynb #4ae6ff6a
+def _noise_and_scale(noise: Sequence[float], scale: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     "Return noise and scale as float64 arrays, or raise `ValueError`."
-    noise, scale = np.asarray(noise, dtype=float), np.asarray(scale, dtype=float)
-    if noise.ndim != 1 or noise.shape != scale.shape or len(noise) == 0:
-        raise ValueError(
-            f"noise and scale: got shapes {noise.shape} and {scale.shape}, expected one value per frame in each"
-        )
-    if not (np.isfinite([noise, scale]).all() and min(noise.min(), scale.min()) >= 0):
-        raise ValueError(
-            "noise and scale: got a negative or infinite value or NaN, expected finite values that are not negative"
-        )
-    if noise[-1] != 0 or scale[-1] != 1:
-        raise ValueError(
-            f"noise and scale: got {noise[-1]:g} and {scale[-1]:g} for the last frame, expected 0 and 1, because it is the image; append them"
-        )
-    if coupling not in COUPLINGS:
-        raise ValueError(f"coupling: got {coupling!r}, expected one of {', '.join(COUPLINGS)}")
-    return noise, scale
+    noise = check_levels("noise", noise, None, 0.0)
+    return np.array(noise), np.array(check_levels("scale", scale, len(noise), 1.0))
 
-# %% ../../nbs/pseudo_video/theory.ipynb #35f3304c
+# %% ../../nbs/pseudo_video/theory.ipynb #ed3d9db9
 def _cumulative(noise: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    "Return the noise variances of the chain whose frame t says as much about the image as star frames 1 .. t together."
+    "Return the noise variances of the chain whose frame t says as much as star frames 1 .. t together."
     with np.errstate(divide="ignore"):
         own = 1 / noise**2
         total = own[:1]
@@ -51,14 +37,17 @@ def _chain(variances: np.ndarray, gains: np.ndarray) -> np.ndarray:
     covariance = np.diag(variances)
     for t in reversed(range(len(gains))):
         inherited = gains[t] ** 2 * variances[t + 1]
-        if variances[t] < inherited * (1 - 1e-9):
-            raise ValueError(
-                f"noise[{t}]: got {variances[t] ** 0.5:.6g}, but a chain inherits {inherited**0.5:.6g} from frame {t + 1}; raise it or use coupling='star'"
-            )
+        check(
+            variances[t] >= inherited * (1 - 1e-9),
+            f"noise[{t}]",
+            f"{variances[t] ** 0.5:.6g}",
+            f"at least the {inherited**0.5:.6g} that a chain inherits from frame {t + 1}",
+            "raise it or use coupling='star'",
+        )
         covariance[t, t + 1 :] = covariance[t + 1 :, t] = gains[t] * covariance[t + 1, t + 1 :]
     return covariance
 
-# %% ../../nbs/pseudo_video/theory.ipynb #6398b206
+# %% ../../nbs/pseudo_video/theory.ipynb #57a617df
 def frame_covariance(
     noise: Sequence[float],  # noise per frame, T standard deviations, last 0
     scale: Sequence[float],  # factor on the image per frame, T values, last 1
@@ -67,10 +56,10 @@ def frame_covariance(
 ) -> np.ndarray:  # covariance of the frames of one dimension, (T, T), float64
     """Return the covariance of the frames of white data without blur.
 
-    Raises `ValueError` for levels that break the rules of `pseudo_video`, levels no chain can have, or a variance that is not above 0."""
-    noise, scale = _check_levels(noise, scale, coupling)
-    if not (math.isfinite(variance) and variance > 0):
-        raise ValueError(f"variance: got {variance}, expected a finite number above 0")
+    Raises `ValueError` for levels that break the rules of `pseudo_video` or that no chain can have, or no variance."""
+    noise, scale = _noise_and_scale(noise, scale)
+    check_choice("coupling", coupling, COUPLINGS)
+    check_number("variance", variance, above=0)
     gains = np.divide(scale[:-1], scale[1:], out=np.zeros(len(scale) - 1), where=scale[1:] > 0)
     if coupling == "star":
         between = np.diag(noise**2)
@@ -80,7 +69,7 @@ def frame_covariance(
         between = _chain(noise**2 if coupling == "chain" else _cumulative(noise, gains), gains)
     return variance * np.outer(scale, scale) + between
 
-# %% ../../nbs/pseudo_video/theory.ipynb #aada3ace
+# %% ../../nbs/pseudo_video/theory.ipynb #69ae76f7
 def residual_variance(
     noise: Sequence[float],  # noise per frame, T standard deviations, last 0
     scale: Sequence[float],  # factor on the image per frame, T values, last 1
@@ -89,30 +78,31 @@ def residual_variance(
     known: Sequence[int] | None = None,  # indices of the frames that are seen, from 0; None for all before the image
     extra: float = 0.0,  # variance of further independent noise on every frame that is seen, at least 0
 ) -> float:  # variance of the image per dimension that the frames leave, from 0 to `variance`
-    "Return var(x_T | known frames) of Gaussian data. Raises `ValueError` as `frame_covariance` does, or for a bad index or `extra`."
+    """Return var(x_T | known frames) of Gaussian data.
+
+    Raises `ValueError` as `frame_covariance` does, or for a bad index or `extra`."""
     covariance = frame_covariance(noise, scale, coupling, variance)
     known = list(range(len(covariance) - 1)) if known is None else list(known)
-    if len(set(known)) < len(known) or not set(known) <= set(range(len(covariance))):
-        raise ValueError(f"known: got {known}, expected different indices from 0 to {len(covariance) - 1}")
-    if not (math.isfinite(extra) and extra >= 0):
-        raise ValueError(f"extra: got {extra}, expected a finite value that is not negative")
+    different = len(set(known)) == len(known) and set(known) <= set(range(len(covariance)))
+    check(different, "known", known, f"different indices from 0 to {len(covariance) - 1}")
+    check_number("extra", extra, 0)
     between = covariance[-1, known]
     seen = covariance[np.ix_(known, known)] + extra * np.eye(len(known))
     left = variance - between @ np.linalg.pinv(seen, rcond=1e-13, hermitian=True) @ between if known else variance
     return float(left) if left > 1e-10 * variance else 0.0
 
-# %% ../../nbs/pseudo_video/theory.ipynb #7e9bd539
+# %% ../../nbs/pseudo_video/theory.ipynb #3a6957e8
 def conditional_information(
     noise: Sequence[float],  # noise per frame, T >= 2 standard deviations, last 0
     scale: Sequence[float],  # factor on the image per frame, T values, last 1
     coupling: str,  # as in `pseudo_video`
     variance: float = 1.0,  # variance of the data, above 0
 ) -> float:  # nats per dimension, at least 0 up to rounding; infinite when older frames complete the image exactly
-    """Return I(x_T; x_1 .. x_{T-2} | x_{T-1}) of Gaussian data (from the entropy of a normal law, Cover and Thomas 2006, theorem 8.4.1).
+    """Return I(x_T; x_1 .. x_{T-2} | x_{T-1}) of Gaussian data (Cover and Thomas 2006, theorem 8.4.1).
 
-    0 when the newest frame fixes the image by itself. Raises `ValueError` as `frame_covariance` does, or for fewer than two frames."""
-    if len(noise) < 2:
-        raise ValueError(f"noise: got {len(noise)} frames, expected at least 2; the image alone has no context")
+    0 when the newest frame fixes the image by itself.
+    Raises `ValueError` as `frame_covariance` does, or for fewer than two frames."""
+    check(len(noise) >= 2, "noise", f"{len(noise)} frames", "at least 2", "the image alone has no context")
     newest = residual_variance(noise, scale, coupling, variance, [len(noise) - 2])
     every = residual_variance(noise, scale, coupling, variance)
     if every == 0:
