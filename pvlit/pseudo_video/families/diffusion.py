@@ -9,44 +9,46 @@ __all__ = ['STEPS', 'GROUPS', 'HEAD', 'cosine_alpha_bar', 'alpha_bars', 'add_noi
            'time_features', 'ResidualBlock', 'Attention', 'Stage', 'SpatialUNet', 'TemporalLayers', 'UNet', 'VideoUNet',
            'epsilon_loss', 'ddim_times', 'ddim_step', 'ddim_sample', 'MLPBlock', 'MLPDenoiser']
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #ce3e06dc
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #714c259f
 import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
 
 import torch
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from ...core.nets import initialized_from
+from ...core.checks import check, check_number, check_tensor
+from ...core.nets import initialized_from, zeroed
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #7ef6e027
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #dfa3a794
 def cosine_alpha_bar(
-    u,  # diffusion time, float or tensor in [0, 1]
-    offset=0.008,  # s of Eq. 17, > 0
-) -> torch.Tensor:  # share of signal variance, in [0, 1], float64
+    u: float | Sequence[float] | Tensor,  # diffusion time, in [0, 1]
+    offset: float = 0.008,  # s of Eq. 17, > 0
+) -> Tensor:  # variance of the signal, in [0, 1], float64
     "Return the continuous cosine schedule (Nichol & Dhariwal, 2021, Eq. 17)."
     u = torch.as_tensor(u, dtype=torch.float64)
     angle = lambda v: (v + offset) / (1 + offset) * math.pi / 2
     return (angle(u).cos() / math.cos(angle(0.0))) ** 2
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #6bf5f59a
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #5be39619
 STEPS = 1000  # training steps of the diffusion, as in the paper
 
 
 @lru_cache
 def alpha_bars(
-    steps=STEPS,  # number of diffusion steps
-    cap=0.999,  # largest beta of one step
-) -> torch.Tensor:  # shape (steps,), strictly decreasing, in (0, 1), float32
+    steps: int = STEPS,  # number of diffusion steps
+    cap: float = 0.999,  # largest beta of one step
+) -> Tensor:  # shape (steps,), strictly decreasing, in (0, 1), float32
     "Tabulate the cosine schedule at the integer steps (Nichol & Dhariwal, 2021, Section 3.2)."
     grid = cosine_alpha_bar(torch.arange(steps + 1) / steps)
     beta = (1 - grid[1:] / grid[:-1]).clamp(max=cap)
     return (1 - beta).cumprod(0).float()
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #07354213
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #9242fae0
 def _coefficients(t, x):
     "Return sqrt(alpha_bar) and sqrt(1 - alpha_bar) of each sample, shaped to broadcast over `x`."
     a = alpha_bars().to(x.device)[t].to(x.dtype).view(-1, *[1] * (x.ndim - 1))
@@ -54,70 +56,63 @@ def _coefficients(t, x):
 
 
 def add_noise(
-    x0,  # clean images or clips, (B, ...), floating, usually in [-1, 1]
-    t,  # diffusion step of each sample, (B,), integers in [0, 999]
-    epsilon,  # standard normal noise, shape of `x0`
-) -> torch.Tensor:  # noisy version, shape of `x0`
+    x0: Tensor,  # clean images or clips, (B, ...), floating, usually in [-1, 1]
+    t: Tensor,  # diffusion step of each sample, (B,), integers in [0, 999]
+    epsilon: Tensor,  # standard normal noise, shape of `x0`
+) -> Tensor:  # noisy version, shape of `x0`
     "Diffuse clean samples to step `t` in one jump (Ho et al., 2020, Eq. 4)."
     signal, noise = _coefficients(t, x0)
     return signal * x0 + noise * epsilon
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #ad360b36
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #4b1b8598
 def x0_from_epsilon(
-    xt,  # noisy samples, (B, ...)
-    t,  # diffusion step of each sample, (B,), integers in [0, 999]
-    epsilon,  # the noise in `xt`, shape of `xt`
-) -> torch.Tensor:  # clean samples, shape of `xt`
+    xt: Tensor,  # noisy samples, (B, ...)
+    t: Tensor,  # diffusion step of each sample, (B,), integers in [0, 999]
+    epsilon: Tensor,  # the noise in `xt`, shape of `xt`
+) -> Tensor:  # clean samples, shape of `xt`
     "Solve the forward process for the clean sample."
     signal, noise = _coefficients(t, xt)
     return (xt - noise * epsilon) / signal
 
 
 def epsilon_from_x0(
-    xt,  # noisy samples, (B, ...)
-    t,  # diffusion step of each sample, (B,), integers in [0, 999]
-    x0,  # clean samples, shape of `xt`
-) -> torch.Tensor:  # the noise in `xt`, shape of `xt`
+    xt: Tensor,  # noisy samples, (B, ...)
+    t: Tensor,  # diffusion step of each sample, (B,), integers in [0, 999]
+    x0: Tensor,  # clean samples, shape of `xt`
+) -> Tensor:  # the noise in `xt`, shape of `xt`
     "Solve the forward process for the noise."
     signal, noise = _coefficients(t, xt)
     return (xt - signal * x0) / noise
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #7cd68132
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #85dc94d8
 GROUPS = 8  # of every GroupNorm
 HEAD = 32  # channels of an attention head
 
 
-def _zeroed(layer):
-    "Return `layer` with all parameters set to zero."
-    for p in layer.parameters():
-        nn.init.zeros_(p)
-    return layer
-
-
 def time_features(
-    t,  # diffusion steps, (B,), integers in [0, 999]
-    width,  # number of features, even
-) -> torch.Tensor:  # cosines, then sines, (B, width), float32
-    "Encode diffusion steps by sinusoids of geometrically spaced frequency (Ho et al., 2020, after Vaswani et al., 2017)."
+    t: Tensor,  # diffusion steps, (B,), integers in [0, 999]
+    width: int,  # number of features, even
+) -> Tensor:  # cosines, then sines, (B, width), float32
+    "Encode steps by sinusoids of geometrically spaced frequency (Ho et al., 2020, after Vaswani et al., 2017)."
     half = width // 2
     frequency = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
     angle = t.float()[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], 1)
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #09ace048
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #a8bb58c3
 class ResidualBlock(nn.Module):
     "Convolve twice around a skip connection, with the time embedding as scale and shift."
 
     def __init__(
         self,
-        inputs,  # channels in, a multiple of 8
-        outputs,  # channels out, a multiple of 8
-        embedding,  # length of the time embedding
+        inputs: int,  # channels in, a multiple of 8
+        outputs: int,  # channels out, a multiple of 8
+        embedding: int,  # length of the time embedding
     ):
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(GROUPS, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * outputs)
-        self.norm2, self.conv2 = nn.GroupNorm(GROUPS, outputs), _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.norm2, self.conv2 = nn.GroupNorm(GROUPS, outputs), zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x, embedding):
@@ -126,19 +121,19 @@ class ResidualBlock(nn.Module):
         h = self.norm2(h) * (1 + scale) + shift
         return self.skip(x) + self.conv2(F.silu(h))
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #d030b883
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #12af19ad
 class Attention(nn.Module):
     "Attend over the pixels of each frame (`frames=None`) or, at each pixel, over the frames of its clip."
 
     def __init__(
         self,
-        channels,  # a multiple of 8, and of 32 above 32
-        frames=None,  # frames of a clip; None attends in space
+        channels: int,  # a multiple of 8, and of 32 above 32
+        frames: int | None = None,  # frames of a clip; None attends in space
     ):
         super().__init__()
         self.frames, self.heads = frames, max(1, channels // HEAD)
         self.norm, self.qkv = nn.GroupNorm(GROUPS, channels), nn.Linear(channels, 3 * channels)
-        self.out = _zeroed(nn.Linear(channels, channels))
+        self.out = zeroed(nn.Linear(channels, channels))
         if frames:
             self.position = nn.Parameter(0.02 * torch.randn(frames, channels))
 
@@ -153,16 +148,16 @@ class Attention(nn.Module):
         z = rearrange(F.scaled_dot_product_attention(q, k, v), "n heads l c -> n l (heads c)")
         return x + rearrange(self.out(z), " -> ".join(reversed(tokens.split(" -> "))), **sizes)
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #aea8f086
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #a0176b01
 class Stage(nn.Module):
     "Run a residual block, then temporal mixing if given, then spatial attention if this level has it."
 
     def __init__(
         self,
-        inputs,  # channels in
-        outputs,  # channels out
-        embedding,  # length of the time embedding
-        attends,  # whether this level has attention
+        inputs: int,  # channels in
+        outputs: int,  # channels out
+        embedding: int,  # length of the time embedding
+        attends: bool,  # whether this level has attention
     ):
         super().__init__()
         self.block = ResidualBlock(inputs, outputs, embedding)
@@ -200,17 +195,17 @@ def _decoder(saved, widths, blocks, attends, embedding):
             layers.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, inputs, 3, padding=1)))
     return layers
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #b41d3ba8
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #09f9bc98
 class SpatialUNet(nn.Module):
     "Map a folded batch of noisy images to noise, letting `temporal` layers mix it at the attending stages."
 
     def __init__(
         self,
-        channels,  # of an image
-        width,  # channels at full size
-        widths,  # channels of each level
-        blocks,  # residual blocks per level
-        attends,  # whether each level has attention
+        channels: int,  # of an image
+        width: int,  # channels at full size
+        widths: Sequence[int],  # channels of each level
+        blocks: int,  # residual blocks per level
+        attends: Sequence[bool],  # whether each level has attention
     ):
         super().__init__()
         embedding, last = 4 * width, widths[-1]
@@ -219,7 +214,7 @@ class SpatialUNet(nn.Module):
         self.middle = nn.ModuleList([Stage(last, last, embedding, True), Stage(last, last, embedding, False)])
         self.up = _decoder(saved, widths, blocks, attends, embedding)
         self.head = nn.Sequential(
-            nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), _zeroed(nn.Conv2d(widths[0], channels, 3, padding=1))
+            nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), zeroed(nn.Conv2d(widths[0], channels, 3, padding=1))
         )
         self.attending = [m.outputs for m in self.modules() if isinstance(m, Stage) and m.attention]
 
@@ -241,26 +236,20 @@ class SpatialUNet(nn.Module):
             h = step(layer, torch.cat([h, saved.pop()], 1) if isinstance(layer, Stage) else h)
         return self.head(h)
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #7fcdc88e
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #f3ae38f9
 def _check_architecture(channels, width, multipliers, blocks, attention, frames, size):
     "Raise `ValueError` for a U-Net that cannot be built."
-    halvings = len(multipliers) - 1
-    if halvings < 0 or size % 2**halvings:
-        raise ValueError(
-            f"size {size} cannot be halved {halvings} times, once after each multiplier but the last of "
-            f"{tuple(multipliers)}: pad or resize the images, or use fewer multipliers"
-        )
+    halvings, levels = len(multipliers) - 1, tuple(multipliers)
+    expected = f"a side that can be halved {halvings} times, once after each multiplier but the last of {levels}"
+    fits = halvings >= 0 and size % 2**halvings == 0
+    check(fits, "size", size, expected, "pad or resize the images, or use fewer multipliers")
+    expected = f"multiples of {GROUPS} channels that split into attention heads of {HEAD}"
     for n in (width, *(m * width for m in multipliers)):
-        if n <= 0 or n % GROUPS or n % max(1, n // HEAD):
-            raise ValueError(
-                f"a level would have {n} channels: choose width and multipliers that give "
-                f"multiples of {GROUPS} that split into attention heads of {HEAD}"
-            )
+        fits = n > 0 and n % GROUPS == 0 and n % max(1, n // HEAD) == 0
+        check(fits, "width", f"a level of {n} channels", expected, "choose another width or other multipliers")
     for name, value in dict(channels=channels, blocks=blocks, frames=frames).items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    if not isinstance(attention, int):
-        raise ValueError(f"attention must be one integer, the largest side in pixels that attends, not {attention!r}")
+        check_number(name, value, 1, whole=True)
+    check_number("attention", attention, whole=True, hint="it is the largest side in pixels that attends")
 
 
 def _check_input(x, t, config):
@@ -268,23 +257,20 @@ def _check_input(x, t, config):
     image = (config["channels"], config["size"], config["size"])
     clip = (config["frames"], *image)
     wanted = (image, clip) if clip[0] == 1 else (clip,)
-    if tuple(x.shape[1:]) not in wanted:
-        raise ValueError(
-            f"the model takes batches of {' or '.join(map(str, wanted))}, but got a tensor of shape "
-            f"{tuple(x.shape)}: reorder its axes, or build the model with other frames, channels or size"
-        )
-    if t.shape != x.shape[:1]:
-        raise ValueError(f"one diffusion step per sample is needed, {len(x)} in all, but t has shape {tuple(t.shape)}")
+    expected = f"batches of {' or '.join(map(str, wanted))}"
+    hint = "reorder its axes, or build the model with other frames, channels or size"
+    check(tuple(x.shape[1:]) in wanted, "x", tuple(x.shape), expected, hint)
+    check(t.shape == x.shape[:1], "t", tuple(t.shape), f"one diffusion step per sample, {len(x)} in all")
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #3526e7e6
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #0b470d63
 class TemporalLayers(nn.Module):
     "Hold what the video model has and the image model has not; all of it is a no-op before training."
 
     def __init__(
         self,
-        channels,  # channels of each attending stage, in running order
-        embedding,  # length of the time embedding
-        frames,  # frames of a clip
+        channels: Sequence[int],  # channels of each attending stage, in running order
+        embedding: int,  # length of the time embedding
+        frames: int,  # frames of a clip
     ):
         super().__init__()
         self.frame = nn.Parameter(torch.zeros(frames, embedding))
@@ -292,25 +278,27 @@ class TemporalLayers(nn.Module):
 
     def embed(
         self,
-        time,  # time embedding of each frame, (B * T, embedding)
-    ) -> torch.Tensor:  # the same with the frame vectors added
+        time: Tensor,  # time embedding of each frame, (B * T, embedding)
+    ) -> Tensor:  # the same with the frame vectors added
         "Tell the spatial layers which frame they see."
         return (time.unflatten(0, (-1, len(self.frame))) + self.frame).flatten(0, 1)
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #50175175
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #0bf8c453
 class UNet(nn.Module):
-    "Predict the noise in images or clips (Nichol & Dhariwal, 2021, Section 3). Raises `ValueError` for an impossible architecture or input."
+    """Predict the noise in images or clips (Nichol & Dhariwal, 2021, Section 3).
+
+    Raises `ValueError` for an architecture that cannot be built, or an input of another shape."""
 
     def __init__(
         self,
-        channels,  # of an image: 1 gray, 3 color
-        width=32,  # channels at full size, a multiple of 8
-        multipliers=(1, 2, 4, 4),  # channels of each level in widths; each level halves the side
-        blocks=1,  # residual blocks per level
-        attention=8,  # largest side with attention, in pixels; the middle always attends
-        frames=1,  # frames of a clip; 1 is an image model, without temporal layers
-        size=32,  # side of an image in pixels
-        seed=None,  # of the initial weights; None draws from the global generator
+        channels: int,  # of an image: 1 gray, 3 color
+        width: int = 32,  # channels at full size, a multiple of 8
+        multipliers: Sequence[int] = (1, 2, 4, 4),  # channels of each level in widths; each level halves the side
+        blocks: int = 1,  # residual blocks per level
+        attention: int = 8,  # largest side with attention, in pixels; the middle always attends
+        frames: int = 1,  # frames of a clip; 1 is an image model, without temporal layers
+        size: int = 32,  # side of an image in pixels
+        seed: int | None = None,  # of the initial weights; None draws from the global generator
     ):
         super().__init__()
         self.config = dict(
@@ -338,14 +326,14 @@ class UNet(nn.Module):
         h = x.flatten(0, -4).contiguous(memory_format=torch.channels_last)
         return self.spatial(h, F.silu(embedding), self.temporal).reshape(x.shape).contiguous()
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #817e8642
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #3db9ee4a
 class VideoUNet(UNet):
-    "Predict the noise in clips (B, T, C, H, W): `UNet` with `frames` asked for first (temporal layers after Harvey et al., 2022)."
+    "Predict the noise in clips (B, T, C, H, W): `UNet` with temporal layers (after Harvey et al., 2022)."
 
     def __init__(
         self,
-        channels,  # of an image
-        frames,  # frames of a clip
+        channels: int,  # of an image
+        frames: int,  # frames of a clip
         **config,  # the rest of `UNet`
     ):
         super().__init__(channels, frames=frames, **config)
@@ -353,9 +341,9 @@ class VideoUNet(UNet):
     @classmethod
     def from_image(
         cls,
-        unet,  # image model whose weights are copied
-        frames,  # frames of a clip
-        seed=None,  # of the new temporal weights
+        unet: UNet,  # image model whose weights are copied
+        frames: int,  # frames of a clip
+        seed: int | None = None,  # of the new temporal weights
     ) -> "VideoUNet":  # equals `unet` on every frame until it is trained
         "Copy an image model into a video model."
         video = cls(**{**unet.config, "frames": frames}, seed=seed)
@@ -363,42 +351,37 @@ class VideoUNet(UNet):
         video.spatial.load_state_dict(unet.spatial.state_dict())
         return video.to(next(unet.parameters()))
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #5edea76f
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #8a381d21
 def epsilon_loss(
-    model,  # called as model(xt, t)
-    batch,  # images (B, C, H, W) or clips (B, T, C, H, W), floating, nominally in [0, 1]
-    generator=None,  # CPU generator of the steps and the noise
-) -> torch.Tensor:  # scalar
-    "Return the mean squared error of the predicted noise. Raises `ValueError` for a batch that is not a floating tensor."
-    if not torch.is_tensor(batch) or not batch.is_floating_point():
-        kind = batch.dtype if torch.is_tensor(batch) else type(batch).__name__
-        raise ValueError(
-            f"a batch must be one floating tensor in [0, 1], not {kind}: divide integer images by 255, "
-            "and pass the images without their labels"
-        )
+    model: Callable,  # called as model(xt, t)
+    batch: Tensor,  # images (B, C, H, W) or clips (B, T, C, H, W), floating, nominally in [0, 1]
+    generator: torch.Generator | None = None,  # CPU generator of the steps and the noise
+) -> Tensor:  # scalar
+    "Return the mean squared error of the predicted noise. Raises `ValueError` for a batch of anything but floats."
+    hint = "pass the images without their labels, and divide integer images by 255"
+    check_tensor("batch", batch, "(..., C, H, W)", finite=False, hint=hint)
     t = torch.randint(STEPS, (len(batch),), generator=generator).to(batch.device)
     epsilon = torch.randn(batch.shape, generator=generator).to(batch)
     return F.mse_loss(model(add_noise(2 * batch - 1, t, epsilon), t).float(), epsilon.float())
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #7c2a881d
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #a6ea20c0
 def ddim_times(
-    steps,  # number of network evaluations, 1 to 1000
-) -> list:  # decreasing diffusion steps, ending in 0, then -1 for the clean sample
+    steps: int,  # number of network evaluations, 1 to 1000
+) -> list[int]:  # decreasing diffusion steps, ending in 0, then -1 for the clean sample
     "Return evenly spaced diffusion steps. Raises `ValueError` for an impossible number."
-    if not 1 <= steps <= STEPS:
-        raise ValueError(f"steps must be between 1 and {STEPS}, not {steps}")
+    steps = check_number("steps", steps, 1, STEPS, whole=True)
     return [i * (STEPS // steps) for i in reversed(range(steps))] + [-1]
 
 
 def ddim_step(
-    xt,  # noisy samples at step `t`, (B, ...), in [-1, 1] units
-    epsilon,  # predicted noise, shape of `xt`
-    t,  # the present diffusion step
-    s,  # the next one, below `t`; -1 is the clean sample
-    eta=0.0,  # 0: deterministic, 1: ancestral
-    noise=None,  # fresh standard normal noise, shape of `xt`; needed when `eta` > 0
-    clip=None,  # bound on the estimated clean sample, in [-1, 1] units; None for no bound
-) -> torch.Tensor:  # samples at step `s`
+    xt: Tensor,  # noisy samples at step `t`, (B, ...), in [-1, 1] units
+    epsilon: Tensor,  # predicted noise, shape of `xt`
+    t: int,  # the present diffusion step
+    s: int,  # the next one, below `t`; -1 is the clean sample
+    eta: float = 0.0,  # 0: deterministic, 1: ancestral
+    noise: Tensor | None = None,  # fresh standard normal noise, shape of `xt`; needed when `eta` > 0
+    clip: float | None = None,  # bound on the estimated clean sample, in [-1, 1] units; None for no bound
+) -> Tensor:  # samples at step `s`
     "Jump from step `t` to step `s` (Song et al., 2021, Eq. 12)."
     a, b = (alpha_bars()[i].item() if i >= 0 else 1.0 for i in (t, s))
     x0 = (xt - math.sqrt(1 - a) * epsilon) / math.sqrt(a)
@@ -409,9 +392,9 @@ def ddim_step(
     xs = math.sqrt(b) * x0 + math.sqrt(max(0.0, 1 - b - sigma**2)) * epsilon
     return xs + sigma * noise if sigma > 0 else xs
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #575fe21e
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #337064b7
 @contextmanager
-def _evaluating(model):
+def _evaluating(model: Callable) -> Iterator[None]:
     "Put `model` into evaluation mode, and back."
     training = getattr(model, "training", False)
     if training:
@@ -431,48 +414,44 @@ def _sample_chunk(model, x, times, eta, generator, clip, bar):
         bar.update()
     return (x + 1) / 2
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #e7fef412
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #974ca031
 @torch.no_grad()
 def ddim_sample(
-    model,  # called as model(xt, t)
-    n,  # number of samples
-    shape,  # of one sample: (C, H, W), or (T, C, H, W) for clips
-    steps=50,  # network evaluations, 1 to 1000
-    eta=0.0,  # 0: deterministic given the start, 1: ancestral
-    generator=None,  # CPU generator of the start and the fresh noise
-    device=None,  # where to compute; None takes the model's
-    clip=None,  # bound on the clean estimate in [-1, 1] units; 1 suits images, None frames that leave [0, 1]
-    batch_size=None,  # samples computed at once; None for all
-    progress=False,  # show a bar
-) -> torch.Tensor:  # (n, *shape), on the CPU, nominally in [0, 1], not clamped
+    model: Callable,  # called as model(xt, t)
+    n: int,  # number of samples
+    shape: tuple,  # of one sample: (C, H, W), or (T, C, H, W) for clips
+    steps: int = 50,  # network evaluations, 1 to 1000
+    eta: float = 0.0,  # 0: deterministic given the start, 1: ancestral
+    generator: torch.Generator | None = None,  # CPU generator of the start and the fresh noise
+    device: torch.device | str | None = None,  # where to compute; None takes the model's
+    clip: float | None = None,  # bound on the clean estimate in [-1, 1] units; 1 for images, None for noisy frames
+    batch_size: int | None = None,  # samples computed at once; None for all
+    progress: bool = False,  # show a bar
+) -> Tensor:  # (n, *shape), on the CPU, nominally in [0, 1], not clamped
     "Generate images or clips by DDIM (Song, Meng & Ermon, 2021). Raises `ValueError` for impossible numbers or shapes."
-    for name, value, least, most in (
-        ("n", n, 1, math.inf),
-        ("eta", eta, 0, 1),
-        ("batch_size", batch_size or 1, 1, math.inf),
-    ):
-        if not least <= value <= most:
-            raise ValueError(f"{name} must be between {least} and {most}, not {value}")
+    check_number("n", n, 1, whole=True)
+    check_number("eta", eta, 0, 1)
+    check_number("batch_size", batch_size or 1, 1, whole=True)
     times = list(pairwise(ddim_times(steps)))
     device = device or next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
     chunks = torch.randn(n, *shape, generator=generator).split(batch_size or n)
     with tqdm(total=len(chunks) * steps, disable=not progress, leave=False) as bar, _evaluating(model):
         return torch.cat([_sample_chunk(model, x.to(device), times, eta, generator, clip, bar).cpu() for x in chunks])
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #38f9ff64
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #d81ab1e4
 class MLPBlock(nn.Module):
     "Add a two-layer branch to the features, with the time embedding as scale and shift between its layers."
 
     def __init__(
         self,
-        width,  # number of features
-        embedding,  # length of the time embedding
+        width: int,  # number of features
+        embedding: int,  # length of the time embedding
     ):
         super().__init__()
         self.norm, self.enter, self.leave = (
             nn.LayerNorm(width),
             nn.Linear(width, width),
-            _zeroed(nn.Linear(width, width)),
+            zeroed(nn.Linear(width, width)),
         )
         self.film = nn.Linear(embedding, 2 * width)
 
@@ -480,16 +459,16 @@ class MLPBlock(nn.Module):
         scale, shift = self.film(embedding).chunk(2, 1)
         return x + self.leave(F.silu(self.enter(self.norm(x)) * (1 + scale) + shift))
 
-# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #3f615d78
+# %% ../../../nbs/pseudo_video/families/diffusion.ipynb #8e27e8d8
 class MLPDenoiser(nn.Module):
-    "Predict the noise in very small images or clips without convolutions. Raises `ValueError` for samples of another shape."
+    "Predict the noise in very small images or clips without convolutions. Raises `ValueError` for another shape."
 
     def __init__(
         self,
-        shape,  # of one sample: (C, H, W) or (T, C, H, W); a clip is denoised jointly
-        width=192,  # number of features
-        blocks=3,  # residual blocks
-        seed=None,  # of the initial weights; None draws from the global generator
+        shape: Sequence[int],  # of one sample: (C, H, W) or (T, C, H, W); a clip is denoised jointly
+        width: int = 192,  # number of features
+        blocks: int = 3,  # residual blocks
+        seed: int | None = None,  # of the initial weights; None draws from the global generator
     ):
         super().__init__()
         self.config, size, embedding = dict(shape=tuple(shape), width=width, blocks=blocks), math.prod(shape), 128
@@ -497,14 +476,11 @@ class MLPDenoiser(nn.Module):
             self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU())
             self.enter = nn.Linear(size, width)
             self.blocks = nn.ModuleList(MLPBlock(width, embedding) for _ in range(blocks))
-            self.leave = nn.Sequential(nn.LayerNorm(width), _zeroed(nn.Linear(width, size)))
+            self.leave = nn.Sequential(nn.LayerNorm(width), zeroed(nn.Linear(width, size)))
 
     def forward(self, x, t):
-        if tuple(x.shape[1:]) != self.config["shape"]:
-            raise ValueError(
-                f"the model takes batches of {self.config['shape']}, but got a tensor of shape {tuple(x.shape)}: "
-                "reorder its axes, or build the model with another shape"
-            )
+        fits, expected = tuple(x.shape[1:]) == self.config["shape"], f"batches of {self.config['shape']}"
+        check(fits, "x", tuple(x.shape), expected, "reorder its axes, or build the model with another shape")
         h, embedding = self.enter(x.flatten(1)), self.embed(time_features(t, 64).to(x.dtype))
         for block in self.blocks:
             h = block(h, embedding)

@@ -9,13 +9,14 @@ __all__ = ['reverse_steps', 'FewStepConditionals', 'FewStepTerms', 'draw_levels'
            'ConvFrameNet', 'BlankSlot', 'FrameFamily', 'FewStepFrameModel', 'OneShot', 'OneShotFrames',
            'OneShotLatents']
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #2d404e46
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #618a314f
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
+from ...core.checks import check, check_choice, check_number, refuse
 from ...core.nets import initialized_from
 from ..corruption import variance_preserving
 from .diffusion import SpatialUNet
@@ -27,20 +28,21 @@ from pvlit.pseudo_video.families.frames import (
     LatentFrameModel,
     check_clips,
     check_config,
-    check_count,
 )
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #943fa16b
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #511a4f29
 def reverse_steps(
     steps: int,  # denoising steps K, at least 1
     unit: float = 0.5,  # standard deviation u of pure noise, image units, above 0
-) -> dict:  # float64 tensors (K,), index k-1: `signal` and `amount` of noise in y_k, and `keep`, `take`, `spread` (rho, image units) of the step from it
-    """Tabulate the steps of a chain with variance-preserving sin^2 levels (Ho, Jain & Abbeel, 2020, Eq. 6 and 7). Raises `ValueError` without steps or noise."""
-    check_count("steps", steps, 1)
-    if not unit > 0:
-        raise ValueError(f"noise_unit={unit!r}: expected a number above 0, about the standard deviation of the pixels")
+) -> dict[str, torch.Tensor]:  # name -> float64 tensor (K,), index k-1
+    """Tabulate the steps of a chain with variance-preserving sin^2 levels (Ho, Jain & Abbeel, 2020, Eq. 6 and 7).
+
+    `signal` and `amount` say how much image and noise y_k has; `keep`, `take` and `spread` (rho, image units) belong to
+    the step from y_k. Raises `ValueError` without steps or noise."""
+    check_number("steps", steps, 1, whole=True)
+    check_number("noise_unit", unit, above=0, hint="about the standard deviation of the pixels")
     a = torch.tensor([1.0, *reversed(variance_preserving(steps)[1][:-1]), 0.0], dtype=torch.float64).square()
-    old, new = a[1:], a[:-1]  # shares of signal before and after the step
+    old, new = a[1:], a[:-1]  # signal variance before and after the step
     added = 1 - old - old / new * (1 - new)
     take = new.sqrt() * added / (1 - old)
     return {
@@ -51,18 +53,18 @@ def reverse_steps(
         "spread": unit * ((1 - new) * added / (1 - old)).sqrt() / take,
     }
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #98c87956
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #4d3a8142
 class FewStepConditionals(FrameLoss):
     """Hold mean and standard deviation of every guess; the base of `FewStepFrameModel`, which builds its parts."""
 
     @property
-    def sigmas(self):
+    def sigmas(self) -> torch.Tensor:
         """Standard deviations of the guesses (T, K, C, H, W), image units; index 0 of K is the last step."""
         floor, gain = self.config["noise_floor"], self.config["noise_gain"]
         return (floor**2 + (2 * gain * self.noise).exp()).sqrt().expand(self.frames, self.steps, *self.shape)
 
     @property
-    def sigma(self):
+    def sigma(self) -> torch.Tensor:
         """Standard deviations of the last steps (T, C, H, W), image units."""
         return self.sigmas[:, 0]
 
@@ -79,7 +81,7 @@ class FewStepConditionals(FrameLoss):
             extra = torch.cat([2 * noisy.flatten(2) - 1, F.one_hot(levels, self.steps).to(noisy)], 2)
         return (0.5 + 0.5 * self.net(flat, extra, frame)).unflatten(2, self.shape)
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #aadb3355
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #2c5ce85d
 class FewStepTerms(FewStepConditionals):
     """Compute the terms of the variational bound."""
 
@@ -89,7 +91,7 @@ class FewStepTerms(FewStepConditionals):
         levels: torch.Tensor,  # indices (B, T) in [0, K - 1] of the step that is judged
         generator: torch.Generator | None = None,  # source of the noise (CPU); None is torch's global one
     ) -> torch.Tensor:  # (B, T), nats
-        """Draw each frame at its level and compute that level's term: a log-density at index 0, minus a KL divergence above."""
+        "Draw each frame at its level and compute that level's term: a log-density at index 0, else minus a divergence."
         if self.steps == 1:
             return self.conditional_log_prob(clips)
         at = lambda name: getattr(self, name)[levels][..., None, None, None]
@@ -112,19 +114,17 @@ class FewStepTerms(FewStepConditionals):
     ) -> torch.Tensor:  # (B, T), nats
         """Compute log p(x_t | x_<t) for each clip and frame. Raises `ValueError` when K > 1."""
         if self.steps > 1:
-            raise ValueError(
-                f"denoising_steps={self.steps}: only K=1 has a density in closed form; use `evidence_bound`"
-            )
+            refuse("denoising_steps", self.steps, "1, which has a density in closed form", "use `evidence_bound`")
         return super().conditional_log_prob(clips)
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #383621e1
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #d46e4b9a
 def draw_levels(
     batch: int,  # clips B
     frames: int,  # frames T
     steps: int,  # denoising steps K
     generator: torch.Generator | None = None,  # CPU generator; None is torch's global one
 ) -> torch.Tensor:  # (B, T), integers in [0, K - 1]
-    """Deal the levels evenly over the batch, independently for each frame (discrete form of Kingma et al., 2021, Appendix I.1)."""
+    "Deal the levels evenly over the batch, apart for each frame (as in Kingma et al., 2021, Appendix I.1)."
     order = torch.rand(batch, frames, generator=generator).argsort(0)
     return (order + torch.randint(steps, (1, frames), generator=generator)) % steps
 
@@ -138,11 +138,9 @@ class FewStepBound(FewStepTerms):
         generator: torch.Generator | None = None,  # source of levels and noise (CPU); None is torch's global one
     ) -> torch.Tensor:  # (B, T), nats
         """Estimate each frame's bound from one random level: unbiased, and exact at K = 1."""
-        levels = (
-            draw_levels(*clips.shape[:2], self.steps, generator)
-            if self.steps > 1
-            else torch.zeros(clips.shape[:2], dtype=torch.long)
-        )
+        levels = torch.zeros(clips.shape[:2], dtype=torch.long)
+        if self.steps > 1:
+            levels = draw_levels(*clips.shape[:2], self.steps, generator)
         return self.steps * self.level_terms(clips, levels.to(clips.device), generator)
 
     @torch.no_grad()
@@ -151,12 +149,12 @@ class FewStepBound(FewStepTerms):
         clips: torch.Tensor,  # frames (B, T, C, H, W)
         generator: torch.Generator | None = None,  # source of the noise (CPU); None is torch's global one
     ) -> torch.Tensor:  # (B, T), nats
-        """Sum all K terms of each frame's bound, one draw of noise each. Raises `ValueError` for clips that do not fit."""
+        "Sum all K terms of each frame's bound, one draw of noise each. Raises `ValueError` for clips of another form."
         check_clips(clips, self.frames, self.shape)
         level = lambda k: torch.full(clips.shape[:2], k, device=clips.device)
         return sum(self.level_terms(clips, level(k), generator) for k in range(self.steps))
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #93283c26
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #5fc23426
 class FewStepSampling(FewStepConditionals):
     """Draw pseudo videos, each frame by its chain."""
 
@@ -168,9 +166,9 @@ class FewStepSampling(FewStepConditionals):
         progress: bool = False,  # show a bar over the T * K steps
         last_noise: bool = True,  # draw the last step of the last frame too; False shows its mean
     ) -> torch.Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
-        """Draw pseudo videos frame by frame and step by step. Raises `ValueError` when `n` is not a positive integer."""
-        check_count("n", n, 1)
-        sigmas, clips = self.sigmas, torch.zeros(n, self.frames, *self.shape).to(self.noise)
+        "Draw pseudo videos frame by frame and step by step. Raises `ValueError` when `n` is no positive whole number."
+        check_number("n", n, 1, whole=True)
+        sigmas, clips = self.sigmas, self.noise.new_zeros(n, self.frames, *self.shape)
         draw = lambda: torch.randn(n, *self.shape, generator=generator).to(clips)[:, None]
         for t in tqdm(range(self.frames), unit="frame", disable=not progress, leave=False):
             noisy = 0.5 + self.amount[-1] * draw() if self.steps > 1 else None
@@ -183,9 +181,9 @@ class FewStepSampling(FewStepConditionals):
             clips[:, t] = guess[:, 0]
         return clips.cpu()
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #f88ad958
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #763009f3
 class ConvFrameNet(nn.Module):
-    """Map every frame's context, noisy version and level to one picture: a gated convolution, then a U-Net shared by all frames."""
+    "Map every frame's context, noisy version and level to one picture: a gated convolution, then a U-Net."
 
     def __init__(
         self,
@@ -213,11 +211,12 @@ class ConvFrameNet(nn.Module):
         self.level = nn.Linear(steps, 4 * width, bias=False) if steps > 1 else None
 
     def forward(self, clips, extra=None, frame=None):  # (B, T, size), (B, T or 1, size + K) -> (B, T or 1, size)
-        return _run_conv(self, clips.unflatten(2, self.shape), extra, slice(None) if frame is None else [frame])
+        rows = slice(None) if frame is None else slice(frame, frame + 1)
+        return _run_conv(self, clips.unflatten(2, self.shape), extra, rows)
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #389fa68b
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #1928eabc
 def _gated_context(net, clips):
-    "Convolve every earlier frame once and sum what the gates of each frame let in: (B, T, C, H, W) -> (B, T, width, H, W)."
+    "Convolve every earlier frame once, sum what gates let in: (B, T, C, H, W) -> (B, T, width, H, W)."
     count, width = net.slots.shape[:2]
     if count == 0:
         return clips.new_zeros(*clips.shape[:2], width, *net.shape[1:])
@@ -259,7 +258,7 @@ class BlankSlot(nn.Module):
     def forward(self, clips, extra=None, frame=None):  # as the network's, with T = 1
         return self.net(torch.cat([torch.zeros_like(clips), clips], 1), extra, 1)
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #09bd1ae1
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #35dca042
 class FrameFamily(nn.Module):
     """Give a frame model what every family of a comparison has: terms per frame, training stages, controls."""
 
@@ -277,16 +276,12 @@ class FrameFamily(nn.Module):
         return {"model": self.loss}
 
     def _set_controls(self, interaction, temporal):
-        for name, value, allowed in (
-            ("interaction", interaction, (True, False)),
-            ("temporal", temporal, (None, True, False)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(str, allowed))}")
-        if temporal is False and self.frames > 1:
-            raise ValueError(
-                f"temporal=False with frames={self.frames}: the context is what makes a clip; use interaction=False to cut it"
-            )
+        check_choice("interaction", interaction, (True, False))
+        check_choice("temporal", temporal, (None, True, False))
+        cut = temporal is False and self.frames > 1
+        check(
+            not cut, "temporal", f"False with frames={self.frames}", "None or True", "use interaction=False to cut it"
+        )
         self.config.update(interaction=interaction, temporal=temporal)
         for name in ("net", "encoder"):
             if not hasattr(self, name):
@@ -296,18 +291,16 @@ class FrameFamily(nn.Module):
             if temporal and self.frames == 1:
                 setattr(self, name, BlankSlot(getattr(self, name), self.config["seed"] + 2**33))
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #f5808703
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #0fa62e9b
 def _check_few_step(config):
     "Raise `ValueError` when an argument of `FewStepFrameModel` is out of range."
     check_config(config)
-    check_count("denoising_steps", config["denoising_steps"], 1)
-    if config["net"] not in ("mlp", "conv"):
-        raise ValueError(f"net={config['net']!r} is unknown; use one of 'mlp', 'conv'")
-    width = config["width"]
-    if config["net"] == "conv" and width % (8 if width < 32 else 32):
-        raise ValueError(f"width={width}: the U-Net needs a multiple of 8, from 32 on a multiple of 32")
+    check_number("denoising_steps", config["denoising_steps"], 1, whole=True)
+    check_choice("net", config["net"], ("mlp", "conv"))
     if config["net"] == "conv":
-        check_count("blocks", config["blocks"], 1)
+        width, expected = config["width"], "a multiple of 8, from 32 on a multiple of 32, for the U-Net"
+        check(width % (8 if width < 32 else 32) == 0, "width", width, expected)
+        check_number("blocks", config["blocks"], 1, whole=True)
 
 
 def _make_net(shape, frames, width, blocks, context, net, denoising_steps, seed, **_):
@@ -338,11 +331,12 @@ def _fill(model):
     noise = (model.frames, model.steps, *(config["shape"] if config["variance"] == "pixel" else (1, 1, 1)))
     model.noise = nn.Parameter(torch.full(noise, math.log(0.5) / config["noise_gain"]))
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #a75ac7fe
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #6c69dfd6
 class FewStepFrameModel(FewStepBound, FewStepSampling, FrameFamily):
     """Generate a pseudo video frame by frame, each by K Gaussian denoising steps given the clean earlier frames.
 
-    `FewStepFrameModel(**model.config)` builds an equal model. Raises `ValueError` for an unknown choice or a number out of range."""
+    `FewStepFrameModel(**model.config)` builds an equal model.
+    Raises `ValueError` for an unknown choice or a number out of range."""
 
     def __init__(
         self,
@@ -355,7 +349,7 @@ class FewStepFrameModel(FewStepBound, FewStepSampling, FrameFamily):
         net: str = "mlp",  # "mlp" or "conv"
         interaction: bool = True,  # False shuts every path between frames
         temporal: bool | None = None,  # True keeps temporal layers at T = 1; None has them when T > 1
-        variance: str = "pixel",  # one standard deviation per "pixel" of a frame and level, or one per "frame" and level
+        variance: str = "pixel",  # one standard deviation per "pixel" of a frame and level, or per "frame" and level
         noise_floor: float = 0.02,  # least standard deviation of a guess, image units
         noise_gain: float = 20.0,  # speed of the log standard deviations relative to the weights
         noise_unit: float = 0.5,  # standard deviation of pure noise, image units
@@ -369,7 +363,7 @@ class FewStepFrameModel(FewStepBound, FewStepSampling, FrameFamily):
         self.shape, self.frames, self.steps = tuple(shape), frames, denoising_steps
         _fill(self)
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #0697af08
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #04c6c3d2
 class OneShot(FrameFamily):
     """Let a one-shot frame model be sampled like the other families."""
 
@@ -385,7 +379,7 @@ class OneShot(FrameFamily):
 
 
 class OneShotFrames(OneShot, FrameModel):
-    """Wrap `FrameModel`, a one-shot Gaussian a frame. Raises `ValueError` for an unknown choice or a count out of range."""
+    "Wrap `FrameModel`, a one-shot Gaussian a frame. Raises `ValueError` for an unknown choice or a bad count."
 
     def __init__(
         self,
@@ -399,9 +393,11 @@ class OneShotFrames(OneShot, FrameModel):
         super().__init__(shape, frames, seed=seed, **options)
         self._set_controls(interaction, temporal)
 
-# %% ../../../nbs/pseudo_video/families/few_step.ipynb #f4d23472
+# %% ../../../nbs/pseudo_video/families/few_step.ipynb #fc0ab11c
 class OneShotLatents(OneShot, LatentFrameModel):
-    """Wrap `LatentFrameModel`, a small conditional variational autoencoder a frame. Raises `ValueError` for an unknown choice or a count out of range."""
+    """Wrap `LatentFrameModel`, a small conditional variational autoencoder a frame.
+
+    Raises `ValueError` for an unknown choice or a count out of range."""
 
     def __init__(
         self,

@@ -9,33 +9,35 @@ __all__ = ['START', 'frame_levels', 'level_sides', 'ResidualBlock', 'LatentGroup
            'log_density', 'LadderReadout', 'LadderLoss', 'LadderTraining', 'LadderSampling', 'LadderEvidence',
            'LadderUnits', 'check_ladder', 'LadderParts', 'HierarchicalVAE']
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #37f82384
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #278eb796
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from ...core.checks import check, check_choice, check_number, check_tensor
 from ...core.nets import initialized_from
-from .frames import check_clips, check_count
+from .frames import check_clips, check_shape, check_weights
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #fccdcd2f
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #fab5eb0c
 def frame_levels(
     frames: int,  # number of frames T, at least 1
     levels: int,  # number of levels L, at least 1
-) -> list:  # T level numbers, counted from 0, never falling; the last is L - 1
+) -> list[int]:  # T level numbers, counted from 0, never falling; the last is L - 1
     """Assign every frame to the level that answers for it. Raises `ValueError` for a count below 1."""
-    check_count("frames", frames, 1)
-    check_count("levels", levels, 1)
+    check_number("frames", frames, 1, whole=True)
+    check_number("levels", levels, 1, whole=True)
     return [-(-t * levels // frames) - 1 for t in range(1, frames + 1)]
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #45358728
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #2fb93fe9
 def level_sides(
     height: int,  # pixels of the picture
     width: int,  # pixels of the picture
     levels: int,  # number of levels, at least 1
-) -> list:  # (height, width) of the state's map at each level, coarse to fine
-    """Choose the map of each level: half the picture for the finest, halved again while sides are even and stay at 4 or more."""
+) -> list[tuple[int, int]]:  # (height, width) of the state's map at each level, coarse to fine
+    "Choose the map of each level: half the picture, halved again while sides are even and stay at 4 or more."
     sides = [(height // 2, width // 2)]
     for _ in range(levels - 1):
         h, w = sides[-1]
@@ -107,12 +109,12 @@ class LatentGroup(nn.Module):
         mean, log_std = self.prior(state).to(u).chunk(2, 1)
         return self.refine(state + self.merge(mean + _bend(log_std, 3).exp() * u))
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #740d916b
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #90865ca4
 def relative_kl(
     shift: torch.Tensor,  # mean of q minus mean of p, in standard deviations of p
     ratio: torch.Tensor,  # log of q's standard deviation over p's
 ) -> torch.Tensor:  # nats, elementwise, at least 0
-    """Compute the KL divergence between two Gaussians from their relation alone (Kingma & Welling, 2014, appendix B)."""
+    "Compute the KL divergence between Gaussians from their relation alone (Kingma & Welling, 2014, appendix B)."
     return 0.5 * (shift.square() + (2 * ratio).exp() - 1 - 2 * ratio)
 
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #29215644
@@ -173,12 +175,12 @@ def log_density(
     """Compute the log-density of pictures whose pixels are independent Gaussians."""
     return -0.5 * (((x - mean) / sigma).square() + 2 * sigma.log() + math.log(2 * math.pi)).flatten(1).sum(1)
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #773be5eb
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #a0967373
 class LadderReadout(Ladder):
     """Read pictures out of the states, with their densities."""
 
     @property
-    def sigma(self):
+    def sigma(self) -> torch.Tensor:
         """Standard deviations (T, C, H, W) of frames and image given the latents, image units."""
         floor, gain = self.config["noise_floor"], self.config["noise_gain"]
         return (floor**2 + (2 * gain * self.noise).exp()).sqrt().expand(self.frames, *self.shape)
@@ -230,7 +232,7 @@ class LadderLoss(LadderReadout):
         image, rest = self._parts(clips, generator, kl_weight)
         return torch.cat([rest, image[:, None]], 1)
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #674789f2
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #64d9d2eb
 class LadderTraining(LadderLoss):
     """Weigh the terms."""
 
@@ -238,18 +240,14 @@ class LadderTraining(LadderLoss):
         self,
         clips: torch.Tensor,  # frames (B, T, C, H, W), floats, not clipped
         generator: torch.Generator | None = None,  # CPU source of the latents' noise
-        frame_weights: torch.Tensor | None = None,  # (T,) factors, not negative; None for all ones
+        frame_weights: Sequence[float] | torch.Tensor | None = None,  # (T,) factors, at least 0; None for all ones
         kl_weight: float = 1.0,  # factor on the KL terms
     ) -> torch.Tensor:  # scalar, nats per element
         """Compute the image's loss plus `self_supervision` times the mean of the frames'.
 
         Raises `ValueError` for clips or weights that do not fit the model."""
         image, rest = self._parts(clips, generator, kl_weight)
-        weights = image.new_ones(self.frames) if frame_weights is None else torch.as_tensor(frame_weights).to(image)
-        if weights.shape != (self.frames,) or (weights < 0).any() or weights.sum() == 0:
-            raise ValueError(
-                f"frame_weights={frame_weights}: expected {self.frames} non-negative numbers, one per frame, not all 0"
-            )
+        weights = check_weights(frame_weights, self.frames, image)
         total = weights[-1] * image.mean()
         if self.frames == 1:
             return total
@@ -264,7 +262,7 @@ class LadderTraining(LadderLoss):
         """Return the loss."""
         return self.loss(clips, generator)
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #73e1ced4
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #edfcbc81
 class LadderSampling(LadderTraining):
     """Draw pseudo videos."""
 
@@ -276,15 +274,15 @@ class LadderSampling(LadderTraining):
         progress: bool = False,  # not used: one pass draws all
         last_noise: bool = True,  # add the image's noise, for an exact sample of the density
     ) -> torch.Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
-        """Draw pseudo videos in one pass from coarse to fine. Raises `ValueError` when `n` is not a positive integer."""
-        check_count("n", n, 1)
+        "Draw pseudo videos in one pass from coarse to fine. Raises `ValueError` when `n` is no positive whole number."
+        check_number("n", n, 1, whole=True)
         states = self.descend(self.draw_noise(n, generator))[0]
         means, sigma = [self.picture(self.read, states[-1]), *self.frame_means(states)], self.sigma
         noise = [torch.randn(n, *self.shape, generator=generator).to(self.noise) for _ in means]
         image = means[0] + sigma[-1] * noise[0] if last_noise else means[0]
         return torch.stack([*(mean + s * e for mean, s, e in zip(means[1:], sigma, noise[1:])), image], 1).cpu()
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #cadbe4b1
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #eadbd5e6
 class LadderEvidence(LadderSampling):
     """Measure what the model knows about images."""
 
@@ -304,24 +302,28 @@ class LadderEvidence(LadderSampling):
         samples: int = 64,  # draws K of the latents, at least 1
         generator: torch.Generator | None = None,  # CPU source of the draws
     ) -> torch.Tensor:  # (B,), nats per image
-        """Estimate the log-density of images from below. Raises `ValueError` for images that do not fit or no samples."""
-        check_count("samples", samples, 1)
+        "Estimate the log-density of images from below. Raises `ValueError` for images of another form or no samples."
+        check_number("samples", samples, 1, whole=True)
         weights = torch.stack([self._log_weight(images, generator) for _ in range(samples)])
         return weights.logsumexp(0) - math.log(samples)
 
-    def _log_weight(self, images, generator, exact=False):  # -> (B,): log p(x | z) - (exact KL or log q(z | x) / p(z))
-        check_clips(images[:, None], 1, self.shape)
+    def _check_images(self, images):
+        check_tensor("images", images, f"(B, {', '.join(map(str, self.shape))})", finite=False)
+
+    def _log_weight(self, images, generator, exact=False):  # (B,): log p(x | z) - (exact KL or log q(z | x) / p(z))
+        self._check_images(images)
         noise = self.draw_noise(len(images), generator)
         states, shifts, ratios = self.descend(noise, images)
         total = log_density(images, self.picture(self.read, states[-1]), self.sigma[-1])
         for e, shift, ratio in zip(noise, shifts, ratios):
-            part = (
-                -relative_kl(shift, ratio) if exact else 0.5 * (e.square() - (shift + ratio.exp() * e).square()) + ratio
-            )
+            if exact:
+                part = -relative_kl(shift, ratio)
+            else:
+                part = 0.5 * (e.square() - (shift + ratio.exp() * e).square()) + ratio
             total = total + part.flatten(1).sum(1)
         return total
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #652f37d7
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #6c298bbb
 class LadderUnits(LadderEvidence):
     """Measure where the information sits."""
 
@@ -332,7 +334,7 @@ class LadderUnits(LadderEvidence):
         generator: torch.Generator | None = None,  # CPU source of one draw of the latents
     ) -> torch.Tensor:  # (B, L), nats per image, coarse to fine
         """Compute what each level has to be told about each image."""
-        check_clips(images[:, None], 1, self.shape)
+        self._check_images(images)
         _, shifts, ratios = self.descend(self.draw_noise(len(images), generator), images)
         return torch.stack([relative_kl(shift, ratio).flatten(1).sum(1) for shift, ratio in zip(shifts, ratios)], 1)
 
@@ -341,39 +343,32 @@ class LadderUnits(LadderEvidence):
         self,
         images: torch.Tensor,  # (B, C, H, W) with B of at least 2
         threshold: float = 0.01,  # least variance over images of a unit's mean, in variances of its prior
-    ) -> list:  # L counts, coarse to fine
-        """Count the latents whose mean, relative to the prior, depends on the image (after Burda et al., 2016, section 5)."""
-        check_clips(images[:, None], 1, self.shape)
-        if len(images) < 2:
-            raise ValueError(f"images: got {len(images)}, expected at least 2, because a variance is taken over them")
+    ) -> list[int]:  # L counts, coarse to fine
+        "Count the latents whose mean, relative to the prior, depends on the image (after Burda et al., 2016, section 5)."
+        self._check_images(images)
+        check(len(images) > 1, "images", len(images), "at least 2, because a variance is taken over them")
         still = [torch.zeros_like(e) for e in self.draw_noise(len(images), torch.Generator())]
-        return [int((shift.var(0) > threshold).sum()) for shift in self.descend(still, images)[1]]
+        shifts = self.descend(still, images)[1]
+        return torch.stack([(shift.var(0) > threshold).sum() for shift in shifts]).tolist()
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #6b459e4c
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #23356742
 def check_ladder(
     config: dict,  # arguments of `HierarchicalVAE` by name
-):
-    """Raise `ValueError` when an argument is out of range."""
-    shape = tuple(config["shape"])
-    if len(shape) != 3:
-        raise ValueError(f"shape={shape}: expected (channels, height, width), three integers of at least 1")
-    for side in shape:
-        check_count("a side of shape", side, 1)
+) -> None:
+    "Raise `ValueError` when an argument is out of range."
+    check_shape(config["shape"])
     for name, least in dict(frames=1, levels=1, latents=1, width=1, blocks=0).items():
-        check_count(name, config[name], least)
+        check_number(name, config[name], least, whole=True)
     for name, known in dict(net=("mlp", "conv"), variance=("pixel", "frame"), temporal=(None, True, False)).items():
-        if config[name] not in known:
-            raise ValueError(f"{name}={config[name]!r} is unknown; use one of {', '.join(map(repr, known))}")
-    if config["net"] == "conv" and (shape[1] % 2 or shape[2] % 2):
-        raise ValueError(f"shape={shape}: net='conv' needs even sides; pad or resize the images, or use net='mlp'")
+        check_choice(name, config[name], known)
+    _, height, width = config["shape"]
+    fits = config["net"] == "mlp" or height % 2 == width % 2 == 0
+    check(fits, "shape", config["shape"], "even sides for net='conv'", "pad or resize the images, or use net='mlp'")
     for name in ("noise_floor", "noise_gain"):
-        if not config[name] > 0:
-            raise ValueError(f"{name}={config[name]!r}: expected a number above 0")
+        check_number(name, config[name], above=0)
     for name in ("self_supervision", "free_bits"):
-        if not config[name] >= 0:
-            raise ValueError(f"{name}={config[name]!r}: expected a number of at least 0")
-    if not 0 <= config["warm_up"] <= 1:
-        raise ValueError(f"warm_up={config['warm_up']!r}: expected a number in [0, 1]; 1 has no warm-up")
+        check_number(name, config[name], 0)
+    check_number("warm_up", config["warm_up"], 0, 1, hint="1 has no warm-up")
 
 # %% ../../../nbs/pseudo_video/families/hvae.ipynb #a908887e
 class LadderParts(LadderUnits):
@@ -393,11 +388,12 @@ class LadderParts(LadderUnits):
         places = frame_levels(frames, levels)[:-1] or (list(range(levels - 1)) if temporal else [])
         self.heads = nn.ModuleList(_pointwise(net, width, patch[level]) for level in places)
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #5c04849b
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #a77963a9
 class HierarchicalVAE(LadderParts):
     """Generate an image through a hierarchy of latents whose states may be supervised by the frames of a pseudo video.
 
-    `HierarchicalVAE(**model.config)` builds an equal model. Raises `ValueError` for an unknown choice or a number out of range."""
+    `HierarchicalVAE(**model.config)` builds an equal model.
+    Raises `ValueError` for an unknown choice or a number out of range."""
 
     def __init__(
         self,
@@ -408,7 +404,7 @@ class HierarchicalVAE(LadderParts):
         latents: int = 6,  # latents a level; for "conv" latent channels of the level's map
         levels: int = 4,  # levels L, coarse to fine
         blocks: int = 1,  # residual blocks a level, upwards and downwards; 0 makes the model linear
-        self_supervision: float = 0.2,  # weight of the frames; 0 trains the image model, T - 1 bounds the clips' likelihood
+        self_supervision: float = 0.2,  # weight of the frames; 0: the image model, T - 1: a bound on the clips
         interaction: bool = True,  # False cuts the gradient from the frames' readouts to the hierarchy
         temporal: bool | None = None,  # True keeps (unused) readouts at T = 1; None has them for T > 1 only
         variance: str = "frame",  # one standard deviation per "frame", or per "pixel" of each frame

@@ -8,20 +8,22 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/families/priors.html.md"""
 __all__ = ['SMOOTHING', 'PRIORS', 'TokenPrior', 'draw_tokens', 'FrameTransformer', 'random_mask', 'MaskGIT', 'mask_schedule',
            'unsmoothed', 'VQFrames']
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #c6201987
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #cd7a6d03
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 from tqdm.auto import tqdm
+from ...core.checks import check, check_choice, check_number, check_tensor
 from ...core.nets import initialized_from
-from .frames import check_clips, check_count
+from .frames import check_clips, check_weights
 from .tokenizer import VideoTokenizer
-from .vq import TransformerBlock, check_weights
+from .vq import TransformerBlock
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #63e37b39
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #be02380e
 class TokenPrior(nn.Module):
     """Score tokens by a transformer; the base of both priors.
 
@@ -42,21 +44,19 @@ class TokenPrior(nn.Module):
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         for name in ("codes", "slots", "places", "width", "depth", "heads"):
-            check_count(name, self.config[name], 1)
+            check_number(name, self.config[name], 1, whole=True)
         self.codes, self.slots, self.places, self.interaction = codes, slots, places, interaction
         with initialized_from(seed):
             self.embed = nn.Parameter(0.1 * torch.randn(codes + 1, width))
             self.place = nn.Parameter(0.1 * torch.randn(places, width))
             self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
             self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, codes)
-        self.frame = nn.Parameter(torch.zeros(slots, width)) if (slots > 1 if temporal is None else temporal) else None
-        self.register_buffer(
-            "own",
-            torch.eye(slots, dtype=torch.bool).repeat_interleave(places, 0).repeat_interleave(places, 1),
-            persistent=False,
-        )
+        temporal = slots > 1 if temporal is None else temporal
+        self.frame = nn.Parameter(torch.zeros(slots, width)) if temporal else None
+        own = torch.eye(slots, dtype=torch.bool).repeat_interleave(places, 0).repeat_interleave(places, 1)
+        self.register_buffer("own", own, persistent=False)
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #23909f71
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #7217f8c8
 @patch
 def positions(self: TokenPrior) -> torch.Tensor:  # (N, width)
     """Return the vector of each place of each frame."""
@@ -82,17 +82,11 @@ def scores(
 def check_tokens(
     self: TokenPrior,
     tokens: torch.Tensor,  # what should be (B, S, L) integers below K
-):
-    """Raise `ValueError` when `tokens` are not a grid that this prior can score."""
-    if (
-        tokens.ndim != 3
-        or len(tokens) == 0
-        or tokens.shape[1:] != (self.slots, self.places)
-        or tokens.dtype != torch.long
-    ):
-        raise ValueError(
-            f"tokens {tokens.dtype} of shape {tuple(tokens.shape)}: expected torch.int64 (batch, time, place) = (B, {self.slots}, {self.places})"
-        )
+) -> None:
+    "Raise `ValueError` when `tokens` are not a grid that this prior can score."
+    hint = "tokens are (batch, time, place)"
+    check_tensor("tokens", tokens, f"(B, {self.slots}, {self.places})", "int", hint=hint)
+    check(tokens.dtype == torch.long, "tokens", tokens.dtype, "torch.int64", "convert with tokens.long()")
 
 # %% ../../../nbs/pseudo_video/families/priors.ipynb #4ef1155e
 def draw_tokens(
@@ -103,9 +97,9 @@ def draw_tokens(
     total = p.cumsum(-1)
     return (total <= uniform[..., None] * total[..., -1:]).sum(-1).clamp(max=p.shape[-1] - 1)
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #e5ecb884
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #179e329a
 class FrameTransformer(TokenPrior):
-    """Write tokens frame by frame, in raster order; its probabilities are exact (van den Oord et al., 2017, Section 4.2)."""
+    "Write tokens frame by frame, in raster order, with exact probabilities (van den Oord et al., 2017, Section 4.2)."
 
     def shifted(
         self,
@@ -132,7 +126,7 @@ class FrameTransformer(TokenPrior):
         tokens: torch.Tensor,  # (B, S, L)
         generator: torch.Generator | None = None,  # not used: nothing is random
     ) -> torch.Tensor:  # (B, S), nats
-        """Compute the negative log-probability of each frame given the earlier ones. Raises `ValueError` for another shape."""
+        "Compute each frame's negative log-probability given the earlier ones. Raises `ValueError` for another shape."
         self.check_tokens(tokens)
         loss = F.cross_entropy(self.logits(tokens.flatten(1)).float().flatten(0, 1), tokens.flatten(), reduction="none")
         return loss.view(tokens.shape).sum(2)
@@ -164,7 +158,7 @@ def _draw_chunk(self: FrameTransformer, uniform, cached, bar):
         bar.update()
     return tokens
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #b2e9faf7
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #fb9ae29b
 @patch
 @torch.no_grad()
 def sample(
@@ -176,7 +170,7 @@ def sample(
     chunk: int = 500,  # clips drawn at a time; changes nothing but memory and speed
 ) -> torch.Tensor:  # tokens (n, S, L)
     """Draw clips of tokens, exactly from the model. Raises `ValueError` when `n` is not a positive integer."""
-    check_count("n", n, 1)
+    check_number("n", n, 1, whole=True)
     parts = torch.rand(n, self.slots * self.places, generator=generator).to(self.embed.device).split(chunk)
     with tqdm(total=len(parts) * self.slots * self.places, disable=not progress, leave=False, unit="token") as bar:
         return torch.cat([self._draw_chunk(u, cached, bar) for u in parts]).view(n, self.slots, self.places)
@@ -206,7 +200,7 @@ class MaskGIT(TokenPrior):
         """Score every place given all tokens that are not masked."""
         return self.scores(tokens, None if self.interaction else self.own)
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #487658ac
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #59fa4cb9
 @patch
 def frame_terms(
     self: MaskGIT,
@@ -218,17 +212,15 @@ def frame_terms(
     flat = tokens.flatten(1)
     mask = random_mask(*flat.shape, generator).to(flat.device)
     scores = self.logits(flat.masked_fill(mask, self.codes)).float()
-    loss = F.cross_entropy(scores.flatten(0, 1), flat.flatten(), reduction="none", label_smoothing=SMOOTHING).view_as(
-        flat
-    )
-    share = flat.shape[1] / mask.sum(1, keepdim=True)
-    return (loss * mask * share).view(tokens.shape).sum(2)
+    loss = F.cross_entropy(scores.flatten(0, 1), flat.flatten(), reduction="none", label_smoothing=SMOOTHING)
+    scale = flat.shape[1] / mask.sum(1, keepdim=True)
+    return (loss.view_as(flat) * mask * scale).view(tokens.shape).sum(2)
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #0e7e2258
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #4eaa68e3
 def mask_schedule(
     total: int,  # tokens N
     rounds: int,  # rounds R
-) -> list:  # R integers: how many tokens are still masked after each round, the last 0
+) -> list[int]:  # R integers: how many tokens are still masked after each round, the last 0
     """Return the cosine schedule (Chang et al., 2022, Section 3.2)."""
     left, counts = total, []
     for s in range(1, rounds):
@@ -236,11 +228,11 @@ def mask_schedule(
         counts.append(left)
     return counts + [0]
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #b14e2a9c
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #f0f36bac
 def unsmoothed(
     scores: torch.Tensor,  # unnormalized log-probabilities (..., K) of a model trained with label smoothing
 ) -> torch.Tensor:  # (..., K), the probabilities without the smoothing, up to a common factor
-    """Take the label smoothing back: p becomes (p - 0.1 / K) / 0.9, at least 0, and is left unnormalized by what was cut."""
+    "Take the label smoothing back: p becomes (p - 0.1 / K) / 0.9, at least 0; what was cut is not spread again."
     p = scores.float().softmax(-1)
     return ((p - SMOOTHING / p.shape[-1]) / (1 - SMOOTHING)).clamp_min(0)
 
@@ -257,12 +249,11 @@ def _round(self: MaskGIT, tokens, left, noise, generator):
     if left == 0:
         return new
     groups = sure.masked_fill(~masked, math.inf).view(-1, tokens.shape[1] if self.interaction else self.places)
-    again = torch.zeros_like(groups, dtype=torch.bool).scatter_(
-        1, groups.topk(left, dim=1, largest=False).indices, True
-    )
+    places = groups.topk(left, dim=1, largest=False).indices
+    again = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, places, True)
     return new.masked_fill(again.view_as(new), self.codes)
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #847f37b9
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #38910f62
 @patch
 @torch.no_grad()
 def fill(
@@ -271,7 +262,7 @@ def fill(
     generator: torch.Generator,  # CPU generator
     rounds: int = 10,  # rounds R, at least 1
     temperature: float = 4.5,  # of the Gumbel noise on the confidence in the first round, at least 0
-):  # yields tokens (n, S, L) after each round, K where still masked
+) -> Iterator[torch.Tensor]:  # tokens (n, S, L) after each round, K where still masked
     """Fill clips of masked tokens round by round."""
     tokens = torch.full((n, self.slots * self.places), self.codes, device=self.embed.device)
     schedule = mask_schedule(tokens.shape[1] if self.interaction else self.places, rounds)
@@ -279,7 +270,7 @@ def fill(
         tokens = self._round(tokens, left, temperature * (1 - (s + 1) / rounds), generator)
         yield tokens.view(n, self.slots, self.places)
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #8a809ec2
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #58a8eb93
 @patch
 def sample(
     self: MaskGIT,
@@ -291,17 +282,16 @@ def sample(
     chunk: int = 500,  # clips drawn at a time; another value gives other draws
 ) -> torch.Tensor:  # tokens (n, S, L)
     """Draw clips of tokens in a few rounds. Raises `ValueError` for numbers out of range."""
-    check_count("n", n, 1)
-    check_count("rounds", rounds, 1)
-    if not temperature >= 0:
-        raise ValueError(f"temperature={temperature!r}: expected a number of at least 0")
+    check_number("n", n, 1, whole=True)
+    check_number("rounds", rounds, 1, whole=True)
+    check_number("temperature", temperature, 0)
     parts = []
     for start in tqdm(range(0, n, chunk), disable=not progress, leave=False, unit="chunk"):
         *_, last = self.fill(min(chunk, n - start), generator, rounds, temperature)
         parts.append(last)
     return torch.cat(parts)
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #7239b498
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #12723706
 PRIORS = {"autoregressive": FrameTransformer, "masked": MaskGIT}
 
 
@@ -321,16 +311,14 @@ class VQFrames(nn.Module):
         heads: int = 2,  # attention heads of both
         patch: int = 2,  # side of the square that one token stands for
         tokenizer_width: int = 32,  # features of the tokenizer
-        network: str
-        | None = None,  # spatial network of the tokenizer; None: a mixer below 16 pixels, else convolutions
+        network: str | None = None,  # of the tokenizer, in space; None: a mixer below 16 pixels, else convolutions
         interaction: bool = True,  # False shuts every path between frames
         temporal: bool | None = None,  # temporal layers: True, False, or None for "if there is more than one frame"
         seed: int = 0,  # seed of the initial weights
     ):
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")} | {"shape": list(shape)}
-        if prior not in PRIORS:
-            raise ValueError(f"prior={prior!r} is unknown; use one of {', '.join(map(repr, PRIORS))}")
+        check_choice("prior", prior, PRIORS)
         network, self.shape, self.frames = network or ("mixer" if min(shape[1:]) < 16 else "conv"), tuple(shape), frames
         self.shares = {"tokenizer": 0.25, "prior": 0.75}  # of the training steps, as a suggestion
         self.tokenizer = VideoTokenizer(
@@ -349,7 +337,7 @@ class VQFrames(nn.Module):
             codes, frames, self.tokenizer.places, width, depth, heads, interaction, temporal, seed + 2**33
         )
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #7b3e91b8
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #ca980de5
 @patch
 def tokens(
     self: VQFrames,
@@ -362,10 +350,8 @@ def tokens(
 
 @patch
 def _check_trained(self: VQFrames):
-    if not self.tokenizer.codebook.trained:
-        raise ValueError(
-            'the tokenizer is untrained: its codebook has seen no data. Train the stages of `losses()` in order: first "tokenizer", then "prior"'
-        )
+    hint = 'train the stages of `losses()` in order: first "tokenizer", then "prior"'
+    check(self.tokenizer.codebook.trained, "tokenizer", "an untrained one", "one whose codebook has seen data", hint)
 
 
 @patch
@@ -377,7 +363,7 @@ def reconstruct(
     self._check_trained()
     return self.tokenizer.reconstruct(clips)
 
-# %% ../../../nbs/pseudo_video/families/priors.ipynb #713faa35
+# %% ../../../nbs/pseudo_video/families/priors.ipynb #e27281a2
 @patch
 def frame_terms(
     self: VQFrames,
@@ -394,7 +380,7 @@ def loss(
     self: VQFrames,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
     generator: torch.Generator | None = None,  # CPU generator of the masks
-    frame_weights=None,  # (T,) non-negative weights; None weighs frames equally
+    frame_weights: Sequence[float] | torch.Tensor | None = None,  # (T,) weights, at least 0; None for equal ones
 ) -> torch.Tensor:  # scalar
     """Average the prior's frame terms over clips and, weighted, over frames: the second stage."""
     terms = self.frame_terms(clips, generator)
@@ -405,7 +391,7 @@ def loss(
 @patch
 def losses(
     self: VQFrames,
-    frame_weights=None,  # (T,) non-negative weights for both stages; None weighs frames equally
+    frame_weights: Sequence[float] | torch.Tensor | None = None,  # (T,) weights for both stages; None for equal ones
 ) -> dict:  # name -> callable(clips, generator) -> scalar, in the order of training
     """Name the two training stages."""
     return {

@@ -8,11 +8,12 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/families/registry.html.md"""
 __all__ = ['FAMILIES', 'check_family', 'reads_clean_frames', 'family_class', 'build_generator', 'save_generator',
            'load_generator']
 
-# %% ../../../nbs/pseudo_video/families/registry.ipynb #8098372b
+# %% ../../../nbs/pseudo_video/families/registry.ipynb #7f60475d
 from importlib import import_module
 from pathlib import Path
 import torch
 from torch import nn
+from ...core.checks import check, check_choice, refuse
 from ...core.training import load_state, save_model
 
 # %% ../../../nbs/pseudo_video/families/registry.ipynb #54c0c3a6
@@ -27,20 +28,18 @@ FAMILIES = {  # name -> (module, class, options that are fixed, whether frames a
     "hvae": ("hvae", "HierarchicalVAE", {}, False),
 }
 
-# %% ../../../nbs/pseudo_video/families/registry.ipynb #6b910dfd
+# %% ../../../nbs/pseudo_video/families/registry.ipynb #11d11708
 def check_family(
     name: str,  # a family
 ) -> str:  # the same
-    "Raise `ValueError` unless there is such a family."
-    if name not in FAMILIES:
-        raise ValueError(f"family: got {name!r}, expected one of {', '.join(FAMILIES)}")
-    return name
+    "Return the name of a family. Raises `ValueError` for an unknown one."
+    return check_choice("family", name, FAMILIES)
 
 
 def reads_clean_frames(
     name: str,  # a family
 ) -> bool:
-    "Say whether a family draws each frame given clean earlier frames."
+    "Tell whether a family draws each frame given clean earlier frames."
     return FAMILIES[check_family(name)][3]
 
 
@@ -65,18 +64,16 @@ def build_generator(
     except TypeError as error:
         raise ValueError(f"family {family!r}: {error}; see its class for what it takes") from None
 
-# %% ../../../nbs/pseudo_video/families/registry.ipynb #9c5a08e1
+# %% ../../../nbs/pseudo_video/families/registry.ipynb #6169d6e6
 def save_generator(
     model: nn.Module,  # of a family
     path: str | Path,  # file; `.safetensors` is added where it is missing
     family: str,  # a name in `FAMILIES`
     steps: int,  # training steps it has had; 0 marks it as untrained
 ) -> Path:  # the file written
-    "Store a generator so that `load_generator` gives it back. Raises `ValueError` for a model that is not of the family."
-    if not isinstance(model, family_class(family)):
-        raise ValueError(
-            f"model: got a {type(model).__name__}, but family {family!r} is {family_class(family).__name__}"
-        )
+    "Store a generator so that `load_generator` gives it back. Raises `ValueError` for a model of another family."
+    kind = family_class(family)
+    check(isinstance(model, kind), "model", f"a {type(model).__name__}", f"{kind.__name__}, the family {family!r}")
     return save_model(model, path, {"family": family, "model": model.config, "steps": steps})
 
 
@@ -86,21 +83,21 @@ def load_generator(
 ) -> nn.Module:  # in evaluation mode
     """Load a generator of any family.
 
-    Raises `FileNotFoundError` for no such file, `DamagedFile` for a changed one, `ValueError` for weights of something else, of another configuration, or without training."""
+    Raises `FileNotFoundError` for no such file, `DamagedFile` for a changed one, `ValueError` for weights of something
+    else, of another configuration, or without training."""
     state, config = load_state(path)
     if not {"family", "model", "steps"} <= set(config):
-        raise ValueError(
-            f"{path} holds weights, but not of a pseudo-video generator (it says {', '.join(config) or 'nothing'}); load it with pvlit.core.training.load_state"
-        )
+        said = f"weights that say {', '.join(config) or 'nothing'}"
+        refuse(path, said, "those of a pseudo-video generator", "load it with pvlit.core.training.load_state")
     if config["steps"] < 1 and not untrained:
-        raise ValueError(
-            f"{path}: this {config['family']} generator was never trained, its samples mean nothing; train it, or load with untrained=True"
-        )
+        said = f"a {config['family']} generator that was never trained, whose samples mean nothing"
+        refuse(path, said, "a trained one", "train it, or load with untrained=True")
     model = family_class(config["family"])(**config["model"])
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
+        why = str(error).splitlines()[-1].strip()
         raise ValueError(
-            f"{path}: its weights do not fit its configuration ({str(error).splitlines()[-1].strip()}); it was made by another version, train it again"
+            f"{path}: its weights do not fit its configuration ({why}); it was made by another version, train it again"
         ) from None
     return model.eval()

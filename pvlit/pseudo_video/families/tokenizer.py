@@ -7,21 +7,21 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/families/tokenizer.html.md"""
 # %% auto #0
 __all__ = ['LAGS', 'CausalConv', 'TemporalStack', 'check_time', 'VideoTokenizer']
 
-# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #b01a0e44
+# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #24445481
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
+from ...core.checks import check, check_number
 from ...core.nets import initialized_from
-from .frames import check_count
 from .vq import TransformerBlock, VQVAE, check_tokenizer
 
-# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #90d76f06
+# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #9912488d
 LAGS = 3  # frames under the positional convolution
 
 
 class CausalConv(nn.Module):
-    """Convolve each feature over the present and the two frames before, and over neighboring places; zero at initialization."""
+    "Convolve each feature over the present and the two frames before, and over neighboring places; zero at first."
 
     def __init__(
         self,
@@ -31,9 +31,8 @@ class CausalConv(nn.Module):
     ):
         super().__init__()
         self.grid, self.weight = grid, nn.Parameter(torch.zeros(LAGS, width, 1, 3, 3))
-        self.register_buffer(
-            "open", torch.tensor([1.0] + [float(interaction)] * (LAGS - 1)).view(-1, 1, 1, 1, 1), persistent=False
-        )
+        opened = torch.tensor([1.0] + [float(interaction)] * (LAGS - 1))
+        self.register_buffer("open", opened.view(-1, 1, 1, 1, 1), persistent=False)
 
     def forward(self, x):  # (B, S, L, D) -> (B, S, L, D)
         steps, maps, weight = x.shape[1], x.transpose(2, 3).unflatten(3, self.grid), self.weight * self.open
@@ -69,32 +68,29 @@ class TemporalStack(nn.Module):
             rows = block(rows, self.mask)
         return rows.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
-# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #ba438327
+# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #f98e1d54
 def check_time(
     config: dict,  # arguments of a video tokenizer by name
-):
-    """Raise `ValueError` when frames, their groups or the switches do not fit together."""
-    for name in ("frames", "temporal_patch"):
-        check_count(name, config[name], 1)
+) -> None:
+    "Raise `ValueError` when frames, their groups or the switches do not fit together."
     frames, group = config["frames"], config["temporal_patch"]
-    if frames % group:
-        fits = [d for d in range(1, frames + 1) if frames % d == 0]
-        raise ValueError(
-            f"temporal_patch={group} does not divide frames={frames}: expected one of {', '.join(map(str, fits))}; 1 keeps the image's tokens its own"
-        )
-    if group > 1 and not config["interaction"]:
-        raise ValueError(
-            f"temporal_patch={group} mixes frames within a token: interaction=False needs temporal_patch=1"
-        )
+    check_number("frames", frames, 1, whole=True)
+    check_number("temporal_patch", group, 1, whole=True)
+    fits = ", ".join(str(d) for d in range(1, frames + 1) if frames % d == 0)
+    hint = "1 keeps the image's tokens its own"
+    check(frames % group == 0, "temporal_patch", group, f"a divisor of frames={frames}, one of {fits}", hint)
+    apart = group == 1 or config["interaction"]
+    check(apart, "temporal_patch", group, "1 with interaction=False, because a group mixes frames within a token")
     for name, allowed in dict(interaction=(True, False), temporal=(True, False, None)).items():
-        if not any(config[name] is value for value in allowed):
-            raise ValueError(f"{name}={config[name]!r}: expected one of {', '.join(map(str, allowed))}")
+        known = any(config[name] is value for value in allowed)
+        check(known, name, repr(config[name]), f"one of {', '.join(map(str, allowed))}")
 
-# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #8c44f332
+# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #4f06b3c5
 class VideoTokenizer(VQVAE):
     """Write clips as tokens, causally in time, and read them back (after C-ViViT, Villegas et al., 2022).
 
-    `VideoTokenizer(**model.config)` builds an equal model. Raises `ValueError` for arguments that do not fit together."""
+    `VideoTokenizer(**model.config)` builds an equal model.
+    Raises `ValueError` for arguments that do not fit together."""
 
     def __init__(
         self,
@@ -116,30 +112,24 @@ class VideoTokenizer(VQVAE):
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")} | {"shape": list(shape)}
         check_tokenizer(self.config)
         check_time(self.config)
-        self.shape, self.frames, self.temporal_patch, self.slots = (
-            tuple(shape),
-            frames,
-            temporal_patch,
-            frames // temporal_patch,
-        )
+        self.shape, self.frames = tuple(shape), frames
+        self.temporal_patch, self.slots = temporal_patch, frames // temporal_patch
         with initialized_from(seed):
             self._build((shape[0] * temporal_patch, *shape[1:]))
         self._build_time(self.slots > 1 if temporal is None else temporal)
 
-# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #0339478c
+# %% ../../../nbs/pseudo_video/families/tokenizer.ipynb #ec2b8acc
 @patch
 def _build_time(self: VideoTokenizer, wanted):
     "Make the temporal stacks."
-    c, stack = self.config, nn.Identity
-    if wanted:
-        stack = lambda: TemporalStack(
-            c["width"],
-            c["heads"],
-            c["depth"],
-            self.slots,
-            (self.shape[1] // c["patch"], self.shape[2] // c["patch"]),
-            c["interaction"],
-        )
+    c = self.config
+    grid = self.shape[1] // c["patch"], self.shape[2] // c["patch"]
+
+    def stack():
+        if not wanted:
+            return nn.Identity()
+        return TemporalStack(c["width"], c["heads"], c["depth"], self.slots, grid, c["interaction"])
+
     with initialized_from(c["seed"] + 2**32):
         self.look_back, self.look_back_again = stack(), stack()
 

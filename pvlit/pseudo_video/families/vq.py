@@ -6,21 +6,22 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/families/vq.html.md"""
 
 # %% auto #0
 __all__ = ['EPSILON', 'NETWORKS', 'nearest_code', 'cluster_sums', 'perplexity', 'smoothed', 'running_means', 'draw_far',
-           'k_means', 'CodebookState', 'Codebook', 'zeroed', 'TransformerBlock', 'MixerBlock', 'ConvBlock',
-           'to_patches', 'from_patches', 'PatchNet', 'ConvNet', 'check_tokenizer', 'VQVAE', 'check_weights']
+           'k_means', 'CodebookState', 'Codebook', 'TransformerBlock', 'MixerBlock', 'ConvBlock', 'to_patches',
+           'from_patches', 'PatchNet', 'ConvNet', 'check_tokenizer', 'VQVAE']
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #21925608
-import math
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #1af322da
 import warnings
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
-from ...core.nets import initialized_from
-from .frames import check_clips, check_count
+from ...core.checks import check, check_choice, check_number, check_tensor
+from ...core.nets import full_precision, initialized_from, zeroed
+from .frames import check_clips, check_shape, check_weights
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #a5eb631d
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #84f0b5da
 _BLOCK = 2**24  # entries of the largest matrix of vectors times codes
 
 
@@ -38,9 +39,11 @@ def cluster_sums(
     z: torch.Tensor,  # vectors (N, D)
     tokens: torch.Tensor,  # (N,) integers below `codes`
     codes: int,  # K
-) -> tuple:  # (K,) number of vectors and (K, D) sum of the vectors of each code
-    """Count and add up the vectors of each code, by a matrix product: unlike scattered additions the same on every run of a GPU."""
-    counts, sums = torch.zeros(codes).to(z), torch.zeros(codes, z.shape[1]).to(z)
+) -> tuple[torch.Tensor, torch.Tensor]:  # (K,) number of vectors and (K, D) sum of the vectors of each code
+    """Count and add up the vectors of each code.
+
+    By a matrix product, which unlike scattered additions is the same on every run of a GPU."""
+    counts, sums = z.new_zeros(codes), z.new_zeros(codes, z.shape[1])
     rows = max(1, _BLOCK // codes)
     for part, own in zip(z.split(rows), tokens.split(rows)):
         member = (own[:, None] == torch.arange(codes, device=z.device)).to(z)
@@ -55,7 +58,7 @@ def perplexity(
     p = counts.double() / counts.double().sum()
     return float(torch.special.entr(p).sum().exp())
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #b1d8583c
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #d72b975e
 EPSILON = 1e-5  # of the smoothed counts
 
 
@@ -75,14 +78,14 @@ def running_means(
     z: torch.Tensor,  # vectors (N, D) of this batch
     tokens: torch.Tensor,  # (N,) their codes
     decay: float = 0.99,  # share of the past that is kept, from 0 to 1
-):
+) -> None:
     """Move every code towards the mean of its vectors (van den Oord et al., 2017, Appendix A.1)."""
     new_counts, new_sums = cluster_sums(z, tokens, len(codes))
     counts.lerp_(new_counts, 1 - decay)
     sums.lerp_(new_sums, 1 - decay)
     codes.copy_(sums / smoothed(counts)[:, None])
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #bbd134ec
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #877c4b8f
 def draw_far(
     z: torch.Tensor,  # vectors (N, D)
     served: torch.Tensor,  # (N, D) the code that serves each vector
@@ -101,7 +104,9 @@ def k_means(
     generator: torch.Generator | None,  # CPU generator
     rounds: int = 5,  # of Lloyd's algorithm
 ) -> torch.Tensor:  # (K, D)
-    """Place codes on a batch: double a random one until there are enough, then a few rounds of means; a code without vectors moves to a badly served one."""
+    """Place codes on a batch: double a random one until there are enough, then a few rounds of means.
+
+    A code without vectors moves to a badly served one."""
     codes = z[torch.randint(len(z), (1,), generator=generator).to(z.device)]
     while len(codes) < count:
         more = min(len(codes), count - len(codes), len(z))
@@ -114,14 +119,21 @@ def k_means(
         codes = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], spare)
     return codes
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #b1103d1b
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #c04e9c6a
 class CodebookState(nn.Module):
     """Hold the codes and their running statistics, and move them; the base of `Codebook`."""
 
+    _trained = False  # remembered, so that a training step does not wait for its device to ask
+
     @property
     def trained(self) -> bool:
-        """Say whether the codebook has seen data."""
-        return bool(self.seen > 0)
+        "Tell whether the codebook has seen data."
+        self._trained = self._trained or bool(self.seen > 0)
+        return self._trained
+
+    def _load_from_state_dict(self, *state):
+        super()._load_from_state_dict(*state)
+        self._trained = False
 
     @property
     def perplexity(self) -> float:
@@ -135,11 +147,9 @@ class CodebookState(nn.Module):
         self.counts.copy_(counts)
         self.sums.copy_(self.codes * counts[:, None])
         if len(z) < len(self.codes):
-            warnings.warn(
-                f"the codebook has {len(self.codes)} codes, but its first batch only {len(z)} vectors (perplexity {perplexity(counts):.1f}): "
-                "use fewer codes or a larger batch",
-                stacklevel=5,
-            )
+            used = f"its first batch only {len(z)} vectors (perplexity {perplexity(counts):.1f})"
+            advice = "use fewer codes or a larger batch"
+            warnings.warn(f"the codebook has {len(self.codes)} codes, but {used}: {advice}", stacklevel=5)
 
 # %% ../../../nbs/pseudo_video/families/vq.ipynb #c543c13e
 @patch
@@ -154,7 +164,7 @@ def _revive(self: CodebookState, z, tokens, generator):
     self.counts.copy_(counts)
     self.sums.copy_(self.codes * smoothed(counts)[:, None])
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #4afe50c3
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #0fd1c586
 class Codebook(CodebookState):
     """Replace vectors by the nearest of K learned codes (van den Oord et al., 2017).
 
@@ -169,11 +179,11 @@ class Codebook(CodebookState):
         restart: float = 0.03,  # a code below this share of the average count is dead; 0 never restarts
     ):
         super().__init__()
-        for name, value in dict(codes=codes, width=width).items():
-            check_count(name, value, 1)
-        for name, value, most in (("decay", decay, 1), ("restart", restart, 1), ("commitment", commitment, math.inf)):
-            if not 0 <= value < most:
-                raise ValueError(f"{name}={value!r}: expected a number from 0 up to, not including, {most}")
+        check_number("codes", codes, 1, whole=True)
+        check_number("width", width, 1, whole=True)
+        check_number("decay", decay, 0, below=1)
+        check_number("restart", restart, 0, below=1)
+        check_number("commitment", commitment, 0)
         self.width, self.decay, self.commitment, self.restart = width, decay, commitment, restart
         self.register_buffer("codes", torch.zeros(codes, width))
         self.register_buffer("counts", torch.zeros(codes))
@@ -182,11 +192,10 @@ class Codebook(CodebookState):
 
     def _flat(self, z):
         """Return `z` as rows in single precision, without a gradient."""
-        if z.shape[-1] != self.width:
-            raise ValueError(f"vectors of shape {tuple(z.shape)}: expected (..., {self.width}), the width of the codes")
+        check(z.shape[-1] == self.width, "vectors", tuple(z.shape), f"(..., {self.width}), the width of the codes")
         return z.detach().reshape(-1, self.width).float()
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #a909e70c
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #07575f84
 @patch
 @torch.no_grad()
 def tokens(
@@ -194,7 +203,7 @@ def tokens(
     z: torch.Tensor,  # vectors (..., D)
 ) -> torch.Tensor:  # (...) integers below K
     """Name the nearest code of each vector; changes nothing."""
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z.device):
         return nearest_code(self._flat(z), self.codes).view(z.shape[:-1])
 
 
@@ -204,9 +213,9 @@ def update(
     self: Codebook,
     z: torch.Tensor,  # vectors (..., D) to learn from
     generator: torch.Generator | None = None,  # CPU generator of the start and the restarts
-):
+) -> None:
     """Learn from a batch of vectors: start if this is the first, else move the running means and revive dead codes."""
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z.device):
         z = self._flat(z)
         if not self.trained:
             self._start(z, generator)
@@ -217,7 +226,7 @@ def update(
                 self._revive(z, tokens, generator)
         self.seen += len(z)
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #4cbc5806
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #721ce34c
 @patch
 def forward(
     self: Codebook,
@@ -225,7 +234,7 @@ def forward(
     generator: torch.Generator | None = None,  # CPU generator of the start and the restarts
     learn: torch.Tensor | None = None,  # vectors (..., D) to learn from in training mode; None for `z`
 ) -> tuple:  # codes (..., D) with the gradient of `z`, tokens (...), commitment loss of each token (...), float32
-    """Quantize; in training mode also learn. The codes in the result are those before learning, except for the very first batch."""
+    "Quantize; in training mode also learn. The result has the codes before learning, except for the first batch."
     first = self.training and not self.trained
     if first:
         self.update(z if learn is None else learn, generator)
@@ -236,16 +245,7 @@ def forward(
         self.update(z if learn is None else learn, generator)
     return z + (codes.to(z) - z).detach(), tokens, loss
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #8916fed2
-def zeroed(
-    layer: nn.Module,  # changed in place
-) -> nn.Module:  # `layer`
-    """Set all parameters of a layer to zero."""
-    for p in layer.parameters():
-        nn.init.zeros_(p)
-    return layer
-
-
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #85f7ce0e
 class TransformerBlock(nn.Module):
     """Add attention over the sequence, then a perceptron, to the input (Vaswani et al., 2017, layer norm first)."""
 
@@ -257,8 +257,7 @@ class TransformerBlock(nn.Module):
         zero: bool = False,  # start as the identity
     ):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width={width} and heads={heads}: expected a width that the heads divide")
+        check(width % heads == 0, "width", width, f"a width that the heads divide, of which there are {heads}")
         self.heads, start = heads, zeroed if zero else nn.Identity()
         self.norm1, self.qkv, self.out = (
             nn.LayerNorm(width),
@@ -307,9 +306,9 @@ def forward(
     q, k, v = self.projections(x)
     return self.finish(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #789d3035
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #a47bef46
 class MixerBlock(nn.Module):
-    """Mix places, then channels, each by a residual perceptron (Tolstikhin et al., 2021); the identity at initialization."""
+    "Mix places, then channels, each by a residual perceptron (Tolstikhin et al., 2021); the identity at first."
 
     def __init__(
         self,
@@ -360,7 +359,7 @@ def from_patches(
     cut = patches.view(-1, h // patch, w // patch, c, patch, patch)
     return cut.permute(0, 3, 1, 4, 2, 5).reshape(-1, c, h, w)
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #ae3dd1d7
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #c3bffa20
 NETWORKS = "mixer", "transformer", "conv"
 
 
@@ -382,19 +381,20 @@ class PatchNet(nn.Module):
         size, places = shape[0] * patch**2, shape[1] * shape[2] // patch**2
         self.pixels = nn.Linear(width, size) if back else nn.Linear(size, width)
         self.norm, self.place = nn.LayerNorm(width), nn.Parameter(0.02 * torch.randn(places, width))
-        block = (
-            (lambda: TransformerBlock(width, heads)) if network == "transformer" else lambda: MixerBlock(width, places)
-        )
-        self.blocks = nn.Sequential(*(block() for _ in range(depth)))
+        blocks = [
+            TransformerBlock(width, heads) if network == "transformer" else MixerBlock(width, places)
+            for _ in range(depth)
+        ]
+        self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x):  # (N, C, H, W) -> (N, L, width), or with `back` (N, L, width) -> (N, C, H, W)
         if not self.back:
             return self.norm(self.blocks(self.pixels(to_patches(x, self.patch)) + self.place))
         return from_patches(self.pixels(self.norm(self.blocks(x + self.place))), self.patch, self.shape)
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #ece22bc5
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #8f7e3f2b
 class ConvNet(nn.Module):
-    """Map pictures to vectors on places, or back, by strided convolutions and residual blocks (van den Oord et al., 2017, Section 4.1)."""
+    "Map pictures to vectors on places, or back, by strided convolutions (van den Oord et al., 2017, Section 4.1)."
 
     def __init__(
         self,
@@ -423,36 +423,30 @@ class ConvNet(nn.Module):
             return self.layers(x.transpose(1, 2).unflatten(2, self.grid))
         return self.layers(x).flatten(2).transpose(1, 2)
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #a22bcd38
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #4d49fa82
 def check_tokenizer(
     config: dict,  # arguments of a tokenizer by name
-):
-    """Raise `ValueError` when an argument of a tokenizer is out of range."""
-    if len(config["shape"]) != 3:
-        raise ValueError(f"shape={tuple(config['shape'])}: expected (channels, height, width)")
-    for side in config["shape"]:
-        check_count("a side of shape", side, 1)
+) -> None:
+    "Raise `ValueError` when an argument of a tokenizer is out of range."
+    check_shape(config["shape"])
     for name, least in dict(codes=1, width=1, code_width=1, depth=0, patch=1, heads=1).items():
-        check_count(name, config[name], least)
+        check_number(name, config[name], least, whole=True)
     _, height, width = config["shape"]
-    if height % config["patch"] or width % config["patch"]:
-        raise ValueError(
-            f"patch={config['patch']} does not divide pictures of {height}x{width}: expected a divisor of both sides"
-        )
-    if config["network"] not in NETWORKS:
-        raise ValueError(
-            f"network={config['network']!r} is unknown; use one of {', '.join(map(repr, NETWORKS))}, or None"
-        )
-    if config["network"] == "conv" and config["patch"] & (config["patch"] - 1):
-        raise ValueError(f"patch={config['patch']}: convolutions of stride 2 need a power of 2; or use network='mixer'")
-    if config["width"] % config["heads"]:
-        raise ValueError(f"width={config['width']} and heads={config['heads']}: expected a width that the heads divide")
+    patch, heads = config["patch"], config["heads"]
+    divides = height % patch == width % patch == 0
+    check(divides, "patch", patch, f"a divisor of both sides of pictures of {height}x{width}")
+    check_choice("network", config["network"], NETWORKS)
+    halves = config["network"] != "conv" or patch & (patch - 1) == 0
+    check(halves, "patch", patch, "a power of 2 for convolutions of stride 2", "or use network='mixer'")
+    fits = config["width"] % heads == 0
+    check(fits, "width", config["width"], f"a width that the heads divide, of which there are {heads}")
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #5a754abc
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #6e42b61f
 class VQVAE(nn.Module):
     """Write images as grids of codes and read them back (van den Oord et al., 2017).
 
-    `VQVAE(**model.config)` builds an equal model. Raises `ValueError` for an unknown network or a size that does not fit."""
+    `VQVAE(**model.config)` builds an equal model.
+    Raises `ValueError` for an unknown network or a size that does not fit."""
 
     frames = slots = temporal_patch = 1  # the video tokenizer has others
 
@@ -465,8 +459,7 @@ class VQVAE(nn.Module):
         depth: int = 1,  # residual blocks of encoder and of decoder, 0 or more
         heads: int = 2,  # attention heads of the transformer
         patch: int = 2,  # side of the square that one token stands for, a divisor of both sides
-        network: str
-        | None = None,  # "mixer", "transformer" or "conv"; None: a mixer below 16 pixels, else convolutions
+        network: str | None = None,  # "mixer", "transformer", "conv"; None: a mixer below 16 pixels, else "conv"
         seed: int = 0,  # seed of the initial weights
     ):
         super().__init__()
@@ -487,16 +480,17 @@ class VQVAE(nn.Module):
         with initialized_from(seed):
             self._build(self.shape)
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #ad8f9dd6
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #c0f4888d
 @patch
 def _build(self: VQVAE, shape):
     """Make encoder, codebook and decoder for pictures of a shape."""
     width, depth, patch, heads, network = (self.config[k] for k in ("width", "depth", "patch", "heads", "network"))
-    net = (
-        (lambda back: ConvNet(shape, width, depth, patch, back))
-        if network == "conv"
-        else lambda back: PatchNet(shape, width, depth, patch, heads, network, back)
-    )
+
+    def net(back):
+        if network == "conv":
+            return ConvNet(shape, width, depth, patch, back)
+        return PatchNet(shape, width, depth, patch, heads, network, back)
+
     self.encoder, self.to_code = net(False), nn.Linear(width, self.config["code_width"])
     self.codebook = Codebook(self.config["codes"], self.config["code_width"])
     self.from_code, self.decoder = nn.Linear(self.config["code_width"], width), net(True)
@@ -531,20 +525,15 @@ def encode(
     check_clips(clips, self.frames, self.shape)
     return self.codebook.tokens(self.features(clips))
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #f79754a6
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #7a98f1c3
 @patch
 def decode(
     self: VQVAE,
     tokens: torch.Tensor,  # (B, T, L), integers below `codes`
 ) -> torch.Tensor:  # (B, T, C, H, W), image units, not clipped
     """Read tokens back as pictures. Raises `ValueError` for tokens of another shape or beyond the codebook."""
-    count = len(self.codebook.codes)
-    if tokens.ndim != 3 or tokens.shape[1:] != (self.slots, self.places) or tokens.is_floating_point():
-        raise ValueError(
-            f"tokens {tokens.dtype} of shape {tuple(tokens.shape)}: expected integers (batch, time, place) = (B, {self.slots}, {self.places})"
-        )
-    if tokens.min() < 0 or tokens.max() >= count:
-        raise ValueError(f"tokens from {int(tokens.min())} to {int(tokens.max())}: expected 0 to {count - 1}")
+    most, hint = len(self.codebook.codes) - 1, "tokens are (batch, time, place)"
+    check_tensor("tokens", tokens, f"(B, {self.slots}, {self.places})", "int", 0, most, hint=hint)
     return self.pictures(self.codebook.codes[tokens])
 
 
@@ -557,46 +546,36 @@ def reconstruct(
     """Write clips as tokens and read them back."""
     return self.decode(self.encode(clips))
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #2c565d7e
-def check_weights(
-    weights,  # None, or one non-negative number per frame
-    frames: int,  # expected T
-    like: torch.Tensor,  # whose device and type the result takes
-) -> torch.Tensor:  # (T,)
-    """Return frame weights as a tensor. Raises `ValueError` when they are not T non-negative numbers, not all 0."""
-    result = torch.ones(frames).to(like) if weights is None else torch.as_tensor(weights).to(like)
-    if result.shape != (frames,) or not result.isfinite().all() or (result < 0).any() or result.sum() == 0:
-        raise ValueError(f"frame_weights={weights}: expected {frames} non-negative numbers, one per frame, not all 0")
-    return result
-
-
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #ff7eb3de
 @patch
 def frame_terms(
     self: VQVAE,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
     generator: torch.Generator | None = None,  # CPU generator of the codebook's start and restarts
-    learn: torch.Tensor
-    | None = None,  # indices of the slots (here: frames) that the codebook learns from; None for all
+    learn: list[int] | None = None,  # indices of the slots (here: frames) the codebook learns from; None for all
 ) -> torch.Tensor:  # (B, T), squared error on the scale [-1, 1] plus commitment
     """Compute each frame's share of the loss; in training mode the codebook learns."""
     check_clips(clips, self.frames, self.shape)
     z = self.features(clips)
-    codes, _, commitment = self.codebook(z, generator, z if learn is None else z[:, learn])
+    seen = z if learn is None else z[:, torch.tensor(learn, device=z.device)]
+    codes, _, commitment = self.codebook(z, generator, seen)
     error = (2 * (self.pictures(codes).float() - clips)).square().flatten(2).mean(2)
     return error + commitment.mean(2).repeat_interleave(self.temporal_patch, 1)
 
-# %% ../../../nbs/pseudo_video/families/vq.ipynb #9404fdcb
+# %% ../../../nbs/pseudo_video/families/vq.ipynb #7bb82bdb
 @patch
 def loss(
     self: VQVAE,
     clips: torch.Tensor,  # (B, T, C, H, W), image units
     generator: torch.Generator | None = None,  # CPU generator of the codebook's start and restarts
-    frame_weights=None,  # (T,) non-negative weights; None weighs frames equally
+    frame_weights: Sequence[float] | torch.Tensor | None = None,  # (T,) weights, at least 0; None for equal ones
 ) -> torch.Tensor:  # scalar
-    """Average the frame terms over clips and, weighted, over frames (van den Oord et al., 2017, Eq. 3 without its codebook term)."""
+    "Average the frame terms, weighted over frames (van den Oord et al., 2017, Eq. 3 without its codebook term)."
     check_clips(clips, self.frames, self.shape)
     weights = check_weights(frame_weights, self.frames, clips)
-    learn = None if frame_weights is None else (weights.nonzero().flatten() // self.temporal_patch).unique()
+    learn = None
+    if frame_weights is not None:
+        learn = sorted({t // self.temporal_patch for t, weight in enumerate(weights.tolist()) if weight > 0})
     return (self.frame_terms(clips, generator, learn) * weights).mean(0).sum() / weights.sum()
 
 
