@@ -7,11 +7,11 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/index.html.md"""
 # %% auto #0
 __all__ = ['load']
 
-# %% ../../nbs/pseudo_video/index.ipynb #32af6949
+# %% ../../nbs/pseudo_video/index.ipynb #e3efdbb2
 def load(
-    path,  # file of a trained generator, as a run keeps it under rows/
-    untrained=False,  # accept weights without any training
-):  # the generator, in evaluation mode; `sample(n, generator)` draws from it
+    path: str,  # file of a trained generator, as a run keeps it under rows/
+    untrained: bool = False,  # accept weights without any training
+) -> "torch.nn.Module":  # the generator, in evaluation mode; `sample(n, generator)` draws from it
     "Load a generator of any family. Raises as `pvlit.pseudo_video.families.registry.load_generator` does."
     from pvlit.pseudo_video.families.registry import load_generator
 

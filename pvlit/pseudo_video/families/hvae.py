@@ -323,7 +323,7 @@ class LadderEvidence(LadderSampling):
             total = total + part.flatten(1).sum(1)
         return total
 
-# %% ../../../nbs/pseudo_video/families/hvae.ipynb #6c298bbb
+# %% ../../../nbs/pseudo_video/families/hvae.ipynb #fc74f3ad
 class LadderUnits(LadderEvidence):
     """Measure where the information sits."""
 
@@ -344,7 +344,7 @@ class LadderUnits(LadderEvidence):
         images: torch.Tensor,  # (B, C, H, W) with B of at least 2
         threshold: float = 0.01,  # least variance over images of a unit's mean, in variances of its prior
     ) -> list[int]:  # L counts, coarse to fine
-        "Count the latents whose mean, relative to the prior, depends on the image (after Burda et al., 2016, section 5)."
+        "Count the latents whose mean in units of the prior depends on the image (after Burda et al., 2016, section 5)."
         self._check_images(images)
         check(len(images) > 1, "images", len(images), "at least 2, because a variance is taken over them")
         still = [torch.zeros_like(e) for e in self.draw_noise(len(images), torch.Generator())]
