@@ -6,11 +6,11 @@ Docs: https://pvlit.github.io/pvlit/ledger/closure.html.md"""
 
 # %% auto #0
 __all__ = ['SILENT', 'TELLERS', 'BARS', 'CHECKS', 'HARMLESS', 'FORM', 'APART', 'STATEFUL', 'CANNOT_CHANGE_NUMBERS',
-           'DISTRIBUTIONS', 'patched', 'Bare', 'Local', 'Pieces', 'summarize', 'git', 'Kept', 'Sources', 'Committed',
+           'DISTRIBUTIONS', 'patched', 'Local', 'Bare', 'Pieces', 'summarize', 'git', 'Kept', 'Sources', 'Committed',
            'find', 'follow', 'absolute', 'resolve', 'summarize_notebook', 'Node', 'Graph', 'labels_of', 'code_graph',
            'Changes', 'compare', 'libraries', 'installed', 'series']
 
-# %% ../../nbs/ledger/closure.ipynb #699d7c2a
+# %% ../../nbs/ledger/closure.ipynb #080ccab1
 import ast
 import hashlib
 import importlib.metadata
@@ -21,33 +21,24 @@ import re
 import subprocess
 import symtable
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.files import digest, write_whole
 
-# %% ../../nbs/ledger/closure.ipynb #ff194043
-SILENT = {
-    "print",
-    "warn",
-    "warn_explicit",
-    "debug",
-    "info",
-    "warning",
-    "error",
-    "exception",
-    "log",
-    "display",
-}  # calls that only tell
+# %% ../../nbs/ledger/closure.ipynb #9dbe0617
+SILENT = set("print warn warn_explicit debug info warning error exception log display".split())  # calls that only tell
 TELLERS = {"warnings", "logging", "logger", "log", "sys.stdout", "sys.stderr", "IPython.display"}
 BARS = {"tqdm", "trange", "progress_bar"}
 CHECKS = {"check", "refuse", "check_tensor", "check_number", "check_numbers", "check_choice", "check_generator"}
 HARMLESS = {  # functions and methods that a question may call without consequences
-    *"isinstance issubclass len any all type callable hasattr getattr set sorted min max abs tuple list dict str int float bool range sum zip".split(),
-    *"isfinite isnan all any is_floating_point is_complex min max dim size numel item keys values items startswith endswith exists".split(),
-    *"is_file is_dir fullmatch match search isdigit lower upper strip split join get aminmax isinf is_integer checking tolist".split(),
+    *"isinstance issubclass len any all type callable hasattr getattr set sorted min max abs sum zip range".split(),
+    *"tuple list dict str int float bool isfinite isnan isinf is_floating_point is_complex is_integer".split(),
+    *"dim size numel item tolist aminmax keys values items get exists is_file is_dir checking".split(),
+    *"startswith endswith fullmatch match search isdigit lower upper strip split join".split(),
 }
 
-
+# %% ../../nbs/ledger/closure.ipynb #a0755a55
 def _called(node):
     "Return the last name of what is called, or an empty text."
     function = node.func if isinstance(node, ast.Call) else None
@@ -96,11 +87,19 @@ def _only_refuses(node):
     ends = [n for n in node.body if not _only_tells(n)]
     return len(ends) == 1 and isinstance(ends[0], ast.Raise) and _harmless(node.test)
 
-# %% ../../nbs/ledger/closure.ipynb #75625aec
+
+def _told_to(node, names):
+    "Whether a statement only calls a method of one of these names."
+    chain = _chain(node.value.func) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+    return bool(chain) and chain[0] in names
+
+# %% ../../nbs/ledger/closure.ipynb #b2effb6a
 def patched(
     node: ast.AST,  # a statement of the top level
 ) -> list[str]:  # names of classes
-    "Name the classes that fastcore's `@patch` or `@patch_to` adds a function to, read from the annotation of its first parameter."
+    """Name the classes that fastcore's `@patch` or `@patch_to` adds a function to.
+
+    `@patch` names the class in the annotation of the first parameter, `@patch_to` in its argument."""
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or not node.args.args:
         return []
     named = lambda mark: any(isinstance(n, ast.Name) and n.id in ("patch", "patch_to") for n in ast.walk(mark))
@@ -109,10 +108,63 @@ def patched(
     return [n.id for m in said if m is not None for n in ast.walk(m) if isinstance(n, ast.Name)]
 
 
-class Bare(ast.NodeTransformer):
+class _BareDefinitions(ast.NodeTransformer):
+    "Drop from functions, classes and annotated names what cannot change a number."
+
+    def _bare_arg(self, node):
+        "Drop the annotation."
+        node.annotation = None
+        return node
+
+    def _bare_FunctionDef(self, node):
+        "Drop annotation and docstring, and never leave an empty body."
+        node.returns = None
+        node.body = [Local().visit(n) for n in node.body]
+        return self._filled(node)
+
+    _bare_AsyncFunctionDef = _bare_FunctionDef
+
+    def _bare_ClassDef(self, node):
+        "Sort the methods by name; fields keep their order, which a dataclass rests on."
+        methods = [n for n in node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        node.body = [n for n in node.body if n not in methods] + sorted(methods, key=lambda n: n.name)
+        return self._filled(node)
+
+    def _bare_AnnAssign(self, node):
+        "Keep of an annotation only what a dataclass looks at."
+        kept = [w for w in ("ClassVar", "InitVar", "KW_ONLY") if w in ast.unparse(node.annotation)]
+        node.annotation = ast.Constant(" ".join(kept))
+        return node
+
+    def _filled(self, node):
+        "Fill a body that was emptied."
+        node.body = node.body or [ast.Pass()]
+        return node
+
+    _bare_For = _bare_While = _bare_If = _bare_ExceptHandler = _bare_Try = _filled
+
+# %% ../../nbs/ledger/closure.ipynb #82d606f0
+class Local(ast.NodeTransformer):
+    "Write `x: int = 3` inside a function as `x = 3`; a class keeps the form, which a dataclass rests on."
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        "Leave a class as it is."
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
+        "Drop the annotation of a local name."
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
+
+
+class Bare(_BareDefinitions):
     "Drop from a syntax tree what cannot change a number."
 
-    def visit(self, node: ast.AST):
+    def visit(
+        self,
+        node: ast.AST,  # any node
+    ) -> ast.AST | list | None:
         "Return the node without what cannot change a number, or None where nothing is left."
         if _only_tells(node) or _only_refuses(node):
             return None
@@ -120,51 +172,26 @@ class Bare(ast.NodeTransformer):
         node = self.generic_visit(node)
         if owners:
             node.owners = owners  # not a field of the tree, so not part of its form
-        handler = getattr(self, f"bare_{type(node).__name__}", None)
+        handler = getattr(self, f"_bare_{type(node).__name__}", None)
         return handler(node) if handler else node
 
-    def bare_arg(self, node):
-        "Drop the annotation."
-        node.annotation = None
-        return node
-
-    def bare_FunctionDef(self, node):
-        "Drop annotation and docstring, and never leave an empty body."
-        node.returns = None
-        node.body = [Local().visit(n) for n in node.body]
-        return self.body(node)
-
-    bare_AsyncFunctionDef = bare_FunctionDef
-
-    def bare_ClassDef(self, node):
-        "Sort the methods by name; fields keep their order, which a dataclass rests on."
-        methods = [n for n in node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
-        node.body = [n for n in node.body if n not in methods] + sorted(methods, key=lambda n: n.name)
-        return self.body(node)
-
-    def bare_AnnAssign(self, node):
-        "Keep of an annotation only what a dataclass looks at."
-        kept = [w for w in ("ClassVar", "InitVar", "KW_ONLY") if w in ast.unparse(node.annotation)]
-        node.annotation = ast.Constant(" ".join(kept))
-        return node
-
-    def bare_Raise(self, node):
+    def _bare_Raise(self, node):
         "Keep the class of an exception, not its words."
         if isinstance(node.exc, ast.Call):
             node.exc = node.exc.func
         node.cause = None
         return node
 
-    def bare_Assert(self, node):
+    def _bare_Assert(self, node):
         "Drop the message; a question without consequences goes as a whole."
         node.msg = None
         return None if _harmless(node.test) else node
 
-    def bare_Call(self, node):
+    def _bare_Call(self, node):
         "Replace a progress bar by what it wraps."
         return node.args[0] if _called(node) in BARS - {"trange"} and node.args else node
 
-    def bare_With(self, node):
+    def _bare_With(self, node):
         "Drop a progress bar that a block holds, and what is told to it."
         bars = [i for i in node.items if _called(i.context_expr) in BARS]
         names = {i.optional_vars.id for i in bars if isinstance(i.optional_vars, ast.Name)}
@@ -177,34 +204,7 @@ class Bare(ast.NodeTransformer):
                     setattr(inner, key, kept or ([ast.Pass()] if key == "body" else []))
         return node if node.items else node.body
 
-    def body(self, node):
-        "Fill a body that was emptied."
-        node.body = node.body or [ast.Pass()]
-        return node
-
-    bare_For = bare_While = bare_If = bare_ExceptHandler = bare_Try = body
-
-
-class Local(ast.NodeTransformer):
-    "Write `x: int = 3` inside a function as `x = 3`; a class keeps the form, which a dataclass rests on."
-
-    def visit_ClassDef(self, node: ast.ClassDef):
-        "Leave a class as it is."
-        return node
-
-    def visit_AnnAssign(self, node: ast.AnnAssign):
-        "Drop the annotation of a local name."
-        if node.value is None:
-            return ast.copy_location(ast.Pass(), node)
-        return ast.copy_location(ast.Assign([node.target], node.value), node)
-
-
-def _told_to(node, names):
-    "Whether a statement only calls a method of one of these names."
-    chain = _chain(node.value.func) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
-    return bool(chain) and chain[0] in names
-
-# %% ../../nbs/ledger/closure.ipynb #082c1022
+# %% ../../nbs/ledger/closure.ipynb #c5b171c9
 FORM = 2  # version of the canonical form; raised whenever summaries change
 _SKIPPED = ("ctx", "kind", "type_comment", "type_params")
 
@@ -234,7 +234,7 @@ class Pieces:
 
     def write(
         self,
-        node,  # a node, a list of nodes or a constant
+        node: object,  # a node, a list of nodes or a constant
         lookup: bool = False,  # whether only one entry of what stands here is asked for
     ):
         "Add the form of a node."
@@ -259,7 +259,7 @@ class Pieces:
                 self.write(value, _looked_up(node, key))
         return self.text(")")
 
-
+# %% ../../nbs/ledger/closure.ipynb #d529512e
 def _looked_up(node, key):
     "Whether what stands under this key of a node is only asked for one of its entries."
     if isinstance(node, ast.Subscript):
@@ -338,9 +338,9 @@ def _table(nodes):
         return None
     return {repr(k.value): _definition([(v, ())]) for k, v in zip(value.keys, value.values)}
 
-# %% ../../nbs/ledger/closure.ipynb #32d2ee18
+# %% ../../nbs/ledger/closure.ipynb #83deebdd
 def _flat(body, context=()):
-    "Yield (statement, questions around it), looking into `if`, `try` and `with`; the part under `if __name__ == ...` never runs on import."
+    "Yield (statement, questions around it), looking into `if`, `try` and `with`."
     for node in body:
         if isinstance(node, ast.If):
             if "__name__" in ast.dump(node.test):
@@ -373,7 +373,7 @@ def _imported(node):
         return [(a.asname or a.name.partition(".")[0], 0, whole(a), None) for a in node.names]
     return [(a.asname or a.name, node.level, node.module or "", a.name) for a in node.names]
 
-# %% ../../nbs/ledger/closure.ipynb #76d1c82b
+# %% ../../nbs/ledger/closure.ipynb #d822fba5
 def git(
     root: Path,  # folder of the repository
     *words: str,  # command and arguments
@@ -408,7 +408,7 @@ class Kept:
     def summary(
         self,
         text: str,  # source of a module or of the code of a notebook
-        make=summarize,  # function of the text
+        make: Callable[[str], dict] = summarize,  # function of the text
     ) -> dict:
         "Return the summary of a text. Raises `SyntaxError` for one that is not Python."
         key = make.__name__, hashlib.sha256(text.encode()).hexdigest()
@@ -425,7 +425,7 @@ class Kept:
             except OSError:
                 pass
 
-# %% ../../nbs/ledger/closure.ipynb #c004c384
+# %% ../../nbs/ledger/closure.ipynb #80d563bb
 class Sources:
     "The source files of a package and the notebooks beside it, read when first needed."
 
@@ -475,7 +475,7 @@ class Sources:
                 return {**self.kept.summary(text), "package": name if whole else name.rpartition(".")[0]}
         return None
 
-
+# %% ../../nbs/ledger/closure.ipynb #f239e801
 class Committed(Sources):
     "The source files of a package as they are in a commit. Raises `ValueError` for a commit that git does not know."
 
@@ -495,7 +495,10 @@ class Committed(Sources):
             )
         self.listed = set(listed.decode().splitlines())
 
-    def text(self, path: str) -> str | None:
+    def text(
+        self,
+        path: str,  # relative to the repository, as in pvlit/core/data.py
+    ) -> str | None:
         "Return the text of a file of the commit, or None when there is none."
         if path not in self.listed:
             return None
@@ -562,18 +565,11 @@ def absolute(
     base = ".".join(package.split(".")[: len(package.split(".")) - level + 1]) if level else ""
     return ".".join(part for part in (base, module) if part), name
 
-# %% ../../nbs/ledger/closure.ipynb #bfc814b6
-APART = (
-    "ledger",
-    "cli",
-    "lab.runs",
-    "core.plots",
-    "core.claims",
-    "core.closure",
-    "core.evidence",
-    "core.runs",
-    "core.cli",
-)  # never make a number, so the graph ends there
+# %% ../../nbs/ledger/closure.ipynb #0676cf97
+APART = (  # never make a number, so the graph ends there; the last line has the places of older commits
+    *("ledger", "cli", "lab.runs", "core.plots"),
+    *("core.claims", "core.closure", "core.evidence", "core.runs", "core.cli"),
+)
 
 
 def resolve(
@@ -623,15 +619,8 @@ def _apart(sources, module):
     place = module.removeprefix(sources.package + ".")
     return any(place == name or place.startswith(name + ".") for name in APART)
 
-# %% ../../nbs/ledger/closure.ipynb #58df14a2
-STATEFUL = {
-    "torch",
-    "np",
-    "numpy",
-    "random",
-    "os",
-    "globals",
-}  # whose calls may change what follows, without being bound to a name
+# %% ../../nbs/ledger/closure.ipynb #b91a97d4
+STATEFUL = set("torch np numpy random os globals".split())  # whose calls change what follows without binding a name
 
 
 def summarize_notebook(
@@ -678,8 +667,9 @@ def _sliced(statements, imports, exported, module):
     home = {name: (0, f"pvlit.{module}", name) for name in exported} if module else {}
     return dict(imports={**imports, **home}, stars=[], definitions={"rows": summary}, tables={}, loose=None, spans=[])
 
-
+# %% ../../nbs/ledger/closure.ipynb #98dd1013
 def _read_by(node):
+    "Return the names that a statement reads or binds."
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
@@ -742,7 +732,7 @@ class Graph:
         nodes = [Node(n[0], n[1], n[2], bool(n[3]), n[4], bool(n[5])) for n in stored["nodes"]]
         return cls(nodes, stored["roots"], stored["loose"], stored["foreign"])
 
-# %% ../../nbs/ledger/closure.ipynb #c0ee0f6e
+# %% ../../nbs/ledger/closure.ipynb #d5061449
 class _Builder:
     "Collects the nodes of a graph."
 
@@ -801,7 +791,7 @@ class _Builder:
             todo = [m for m in todo if not _apart(self.sources, m)]
         return sorted(seen)
 
-
+# %% ../../nbs/ledger/closure.ipynb #4e51c5b9
 def labels_of(
     sources: Sources,  # the package
     lines: set,  # {(module, first line of a function)}, as a trace has them
@@ -815,7 +805,7 @@ def labels_of(
                 found.add((module, name))
     return found
 
-# %% ../../nbs/ledger/closure.ipynb #fbf687e1
+# %% ../../nbs/ledger/closure.ipynb #b0dd3b13
 CANNOT_CHANGE_NUMBERS = {
     *"tqdm joblib fastcore matplotlib IPython ipywidgets psutil yaml nbformat papermill nbdev pytest".split()
 }
@@ -825,7 +815,7 @@ def code_graph(
     notebook: str,  # path of the experiment's notebook, as in nbs/experiments/name.ipynb
     sources: Sources,  # the package and its notebooks
     ran: set | None = None,  # {(module, first line)} that the run executed; None when unknown
-    like: Graph | None = None,  # an older graph, whose definitions that were executed without being named are looked up
+    like: Graph | None = None,  # an older graph; its definitions that ran without being named are looked up
 ) -> Graph:
     "Return the code of an experiment. Raises `ValueError` for a notebook that is not there or makes no rows."
     text = sources.text(notebook)
@@ -847,7 +837,7 @@ def code_graph(
     builder.fill()
     return _finished(builder, sources, name)
 
-
+# %% ../../nbs/ledger/closure.ipynb #170dde11
 def _again(sources, node):
     "Find the definition of an older graph by its label, or anywhere by its hash; None when it is gone."
     module, _, name = node.label.partition(":")
@@ -888,7 +878,7 @@ def _finished(builder, sources, name):
     graph.nodes[0].label = "the notebook's cells"
     return graph
 
-# %% ../../nbs/ledger/closure.ipynb #414f465b
+# %% ../../nbs/ledger/closure.ipynb #8f155c1e
 @dataclass
 class Changes:
     "What differs between the code of a run and the code now."
@@ -929,7 +919,7 @@ def compare(
     changes.ran, changes.idle = sorted(set(changes.ran)), sorted(set(changes.idle) - set(changes.ran))
     return changes
 
-
+# %% ../../nbs/ledger/closure.ipynb #550ef688
 def _compared(a, b, changes):
     "Note what differs between two nodes; return the pairs of their edges."
     said = changes.ran if a.ran else changes.idle

@@ -19,97 +19,103 @@ from ..core.files import intact
 from .claims import Claim, Comparison, corrected, parse_rule, strict
 from .instrument import instrument, paired_effects, widen
 
-# %% ../../nbs/ledger/decisions.ipynb #6ea45f62
+# %% ../../nbs/ledger/decisions.ipynb #92c2ca44
 def paired(
-    claim,  # a `Claim`
-    rows,  # dictionaries with "arm", "seed" and the metric
-):
-    "Return (values by arm (seeds,), seeds) for all arms of a claim. Raises `ValueError` for missing arms, too few, repeated or unequal seeds, and numbers that are not finite."
-    metric, table = claim.metric["name"], {}
+    claim: Claim,  # a claim
+    rows: list[dict],  # with "arm", "seed" and the metric
+) -> tuple[dict[str, np.ndarray], list[int]]:  # arm -> values (seeds,), and the seeds
+    """Return the values of all arms of a claim, and their seeds.
+
+    Raises `ValueError` for missing arms, too few, repeated or unequal seeds, and numbers that are not finite."""
+    table = {}
     arms = [arm for arm in (*claim.arms.values(), *claim.sanity.values()) if isinstance(arm, str)]
     for row in rows:
         strict(row, ("arm", "seed"), row, f"{claim.id}: a row")
-        arm, seed = row["arm"], row["seed"]
-        if arm not in arms:
-            continue
-        if "seal" in row and not intact(row):
-            raise ValueError(
-                f"{claim.id}: arm {arm!r}, seed {seed}: the row was changed after it was written (its seal does not match)"
-            )
-        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-            raise ValueError(f"{claim.id}: arm {arm!r}: seed {seed!r} is not a whole number")
-        if seed in table.setdefault(arm, {}):
-            raise ValueError(f"{claim.id}: arm {arm!r}: seed {seed} appears twice; a repeated run is no new evidence")
-        value = row.get(metric)
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise ValueError(f"{claim.id}: arm {arm!r}, seed {seed}: {metric} is {value!r}, expected a finite number")
-        table[arm][int(seed)] = float(value)
+        if row["arm"] in arms:
+            seed, value = _sound(claim, row, table.setdefault(row["arm"], {}))
+            table[row["arm"]][seed] = value
     for role, arm in {**claim.arms, **{f"{role} arm of sanity": arm for role, arm in claim.sanity.items()}}.items():
         if isinstance(arm, str) and arm not in table:
             raise ValueError(f"{claim.id}: no rows for {arm!r}, the {role}; run it, no verdict is given without it")
     seeds = sorted(table[claim.arms["method"]])
     for arm in arms:
         if sorted(table[arm]) != seeds:
-            raise ValueError(
-                f"{claim.id}: arm {arm!r} has seeds {sorted(table[arm])}, the method has {seeds}; pairs need equal seeds"
-            )
+            own = f"arm {arm!r} has seeds {sorted(table[arm])}"
+            raise ValueError(f"{claim.id}: {own}, the method has {seeds}; pairs need equal seeds")
     if len(seeds) < 3:
         raise ValueError(f"{claim.id}: {len(seeds)} paired seeds, at least 3 are needed for an interval")
     values = {arm: np.array([table[arm][seed] for seed in seeds]) for arm in arms}
     refuse_copies(claim, [row for row in rows if row["arm"] in arms], seeds)
     return values, seeds
 
-# %% ../../nbs/ledger/decisions.ipynb #315a0c60
+
+def _sound(claim, row, known):
+    "Return (seed, value) of a row. Raises `ValueError` for a broken seal, a seed known already, or no finite number."
+    metric, arm, seed = claim.metric["name"], row["arm"], row["seed"]
+    if "seal" in row and not intact(row):
+        changed = "the row was changed after it was written (its seal does not match)"
+        raise ValueError(f"{claim.id}: arm {arm!r}, seed {seed}: {changed}")
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise ValueError(f"{claim.id}: arm {arm!r}: seed {seed!r} is not a whole number")
+    if seed in known:
+        raise ValueError(f"{claim.id}: arm {arm!r}: seed {seed} appears twice; a repeated run is no new evidence")
+    value = row.get(metric)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"{claim.id}: arm {arm!r}, seed {seed}: {metric} is {value!r}, expected a finite number")
+    return int(seed), float(value)
+
+# %% ../../nbs/ledger/decisions.ipynb #77a8d07b
 def refuse_copies(
-    claim,  # a `Claim`
-    rows,  # the rows of its arms
-    seeds,  # their seeds
-):
-    "Raise `ValueError` when two seeds agree in everything that was recorded but the time it took; one metric alone may agree by chance, such as a recall of 0."
+    claim: Claim,  # a claim
+    rows: list[dict],  # the rows of its arms
+    seeds: list[int],  # their seeds
+) -> None:
+    """Refuse two seeds that agree in everything that was recorded but the time it took.
+
+    One metric alone may agree by chance, such as a recall of 0. Raises `ValueError`."""
     kept = lambda row: {k: v for k, v in row.items() if k not in ("seed", "seal") and "seconds" not in k}
     content = {
         seed: sorted((kept(row) for row in rows if row["seed"] == seed), key=lambda row: row["arm"]) for seed in seeds
     }
     for i, j in combinations(seeds, 2):
         if content[i] == content[j]:
-            raise ValueError(
-                f"{claim.id}: seeds {i} and {j} gave identical numbers in every arm; one run was counted twice, or the seed never reached it"
-            )
+            why = "one run was counted twice, or the seed never reached it"
+            raise ValueError(f"{claim.id}: seeds {i} and {j} gave identical numbers in every arm; {why}")
 
-# %% ../../nbs/ledger/decisions.ipynb #b9ba0884
+# %% ../../nbs/ledger/decisions.ipynb #b3b7bbc2
 def refuse_idle_arms(
     claim: Claim,  # a claim
     rows: list,  # of its evidence
-):
-    "Raise `ValueError` when two arms have equal values under every seed, or one does not vary and is not said to be fixed."
+) -> None:
+    """Refuse two arms with equal values under every seed, and an arm that does not vary and is not said to be fixed.
+
+    Raises `ValueError`."""
     values, _ = paired(claim, rows)
     for a, b in combinations(values, 2):
         if np.array_equal(values[a], values[b]):
-            raise ValueError(
-                f"{claim.id}: arms {a!r} and {b!r} have equal values under every seed; one is no control of the other"
-            )
+            equal = f"arms {a!r} and {b!r} have equal values under every seed"
+            raise ValueError(f"{claim.id}: {equal}; one is no control of the other")
     for arm, x in values.items():
         if len(x) > 2 and np.ptp(x) == 0 and arm not in claim.fixed:
-            raise ValueError(
-                f"{claim.id}: arm {arm!r} has the value {x[0]:g} under every seed; mend it, or say under fixed why it cannot vary"
-            )
+            same = f"arm {arm!r} has the value {x[0]:g} under every seed"
+            raise ValueError(f"{claim.id}: {same}; mend it, or say under fixed why it cannot vary")
 
-# %% ../../nbs/ledger/decisions.ipynb #7c2102ab
+# %% ../../nbs/ledger/decisions.ipynb #fc8f9615
 def mean_interval(
-    x,  # paired differences, (seeds,)
-    confidence,  # in (0, 1)
-):
+    x: np.ndarray,  # paired differences, (seeds,)
+    confidence: float,  # in (0, 1)
+) -> tuple[float, float, float]:
     "Return mean, lower and upper bound of the mean of paired differences (Student 1908)."
     mean, n = float(x.mean()), len(x)
     half = float(stdtrit(n - 1, (1 + confidence) / 2) * x.std(ddof=1) / math.sqrt(n))
     return mean, mean - half, mean + half
 
-# %% ../../nbs/ledger/decisions.ipynb #bd5286fb
+# %% ../../nbs/ledger/decisions.ipynb #7291aeba
 def judge(
     effect: float,  # estimate, positive = better
     low: float,  # lower bound of its interval
     high: float,  # upper bound
-    wide: tuple,  # (low, high) at the confidence corrected for several comparisons in one claim; these speak against it
+    wide: tuple,  # (low, high), corrected for several comparisons in one claim; these speak against it
     smallest: float,  # smallest effect worth finding, > 0
     shows: str,  # "superiority" or "equivalence"
 ) -> str:
@@ -126,7 +132,7 @@ def judge(
         return "too small"
     return "supported" if low > 0 and effect >= smallest else "inconclusive"
 
-# %% ../../nbs/ledger/decisions.ipynb #83c67dc6
+# %% ../../nbs/ledger/decisions.ipynb #56f4a315
 @dataclass(frozen=True)
 class Decision:
     "Verdict of a claim with the numbers of the comparison that decided it, all comparisons, and the reason in words."
@@ -143,18 +149,18 @@ class Decision:
     planned: bool  # whether n is the number of seeds in the rule
     clearly: bool = False  # supported with a lower bound at or above the smallest effect, in every comparison
     word: str = ""  # how the verdict is called: it tells "fails" from "the opposite holds" and from harm
-    controls: list = field(
-        default_factory=list
-    )  # method against negative control, and the positive control, where they apply
+    controls: list = field(default_factory=list)  # comparisons with the negative and the positive control
     comparisons: list = field(default_factory=list)  # all comparisons with their numbers and paired differences
 
-# %% ../../nbs/ledger/decisions.ipynb #27678546
+# %% ../../nbs/ledger/decisions.ipynb #246c15e7
 def differences(
     claim: Claim,  # a claim
     weights: dict,  # arm -> weight
     values: dict,  # arm -> values (seeds,) or (seeds, replicates)
 ) -> np.ndarray:  # of the same shape, positive = better
-    "Return the paired differences of a contrast of arms. Raises `ValueError` for a log ratio of values that are not positive."
+    """Return the paired differences of a contrast of arms.
+
+    Raises `ValueError` for a log ratio of values that are not positive."""
     used = {arm: values[arm] for arm in weights}
     if claim.rule["kind"] == "log_ratio":
         if any((v <= 0).any() for v in used.values()):
@@ -165,7 +171,7 @@ def differences(
     sign = -1 if claim.metric["better"] == "lower" else 1
     return sign * sum(weight * used[arm] for arm, weight in weights.items())
 
-
+# %% ../../nbs/ledger/decisions.ipynb #2bee504c
 def compare(
     comparison: Comparison,  # what is compared
     claim: Claim,  # the claim
@@ -174,7 +180,9 @@ def compare(
     family: int,  # claims that are decided together
     columns: dict | None = None,  # scores by each feature net and on resampled test images, where rows have them
 ) -> dict:
-    "Return effect, interval and verdict of one comparison. Raises `ValueError` for a log ratio of values that are not positive."
+    """Return effect, interval and verdict of one comparison.
+
+    Raises `ValueError` for a log ratio of values that are not positive."""
     weights = {}
     for role, weight in comparison.weights.items():
         weights[claim.arms[role]] = weights.get(claim.arms[role], 0) + weight
@@ -212,12 +220,12 @@ def _interval(claim, weights, x, columns):
     _, nets, images = paired_effects(parts, effect)
     return lambda confidence: widen(x, nets, images, confidence)
 
-# %% ../../nbs/ledger/decisions.ipynb #e26be53a
+# %% ../../nbs/ledger/decisions.ipynb #277af09a
 def decide(
     claim: Claim,  # a claim
     rows: list,  # dictionaries with "arm", "seed" and the claim's metric
 ) -> Decision:
-    "Decide a claim from its rows. Raises `ValueError` when the rows are not sound; never guesses around a missing arm or number."
+    "Decide a claim from its rows. Raises `ValueError` when rows are not sound, as when an arm or a number is missing."
     values, seeds = paired(claim, rows)
     plan = parse_rule(claim.rule, claim.arms, claim.id)
     planned = len(seeds) == claim.rule["seeds"]
@@ -248,7 +256,7 @@ def _clear(part):
     "Whether a comparison holds with room to spare; an equivalence has nothing beyond holding."
     return part["shows"] == "equivalence" or part["low"] >= part["smallest_effect"]
 
-# %% ../../nbs/ledger/decisions.ipynb #4ccbbca4
+# %% ../../nbs/ledger/decisions.ipynb #68831953
 def control_comparisons(
     claim: Claim,  # a claim
     plan: list,  # its comparisons
@@ -259,37 +267,20 @@ def control_comparisons(
     if claim.sanity:
         better, worse = claim.sanity["better"], claim.sanity["worse"]
         effect, low, high = mean_interval(differences(claim, {better: 1, worse: -1}, values), level)
-        why = f"The positive control fails: {better!r} should beat {worse!r}, and the interval is {low:+.3g} to {high:+.3g}."
-        found.append(
-            dict(
-                kind="positive",
-                label=f"{better} against {worse}",
-                effect=effect,
-                low=low,
-                high=high,
-                failed=low <= 0,
-                why=why,
-            )
-        )
-    method, control = claim.arms["method"], claim.arms["negative_control"]
+        control = dict(kind="positive", label=f"{better} against {worse}", effect=effect, low=low, high=high)
+        wanted = f"{better!r} should beat {worse!r}, and the interval is {low:+.3g} to {high:+.3g}"
+        found.append(control | dict(failed=low <= 0, why=f"The positive control fails: {wanted}."))
+    method, other = claim.arms["method"], claim.arms["negative_control"]
     named = any("negative_control" in c.weights for c in plan)
     if not named and any(c.shows == "superiority" for c in plan):
-        effect, low, high = mean_interval(differences(claim, {method: 1, control: -1}, values), level)
-        why = f"The negative control {control!r} beats the method: {effect:+.3g}, interval {low:+.3g} to {high:+.3g}."
-        found.append(
-            dict(
-                kind="negative",
-                label="method against negative control",
-                effect=effect,
-                low=low,
-                high=high,
-                failed=high < 0,
-                why=why,
-            )
-        )
+        effect, low, high = mean_interval(differences(claim, {method: 1, other: -1}, values), level)
+        label = "method against negative control"
+        control = dict(kind="negative", label=label, effect=effect, low=low, high=high)
+        why = f"The negative control {other!r} beats the method: {effect:+.3g}, interval {low:+.3g} to {high:+.3g}."
+        found.append(control | dict(failed=high < 0, why=why))
     return found
 
-# %% ../../nbs/ledger/decisions.ipynb #4d7073f9
+# %% ../../nbs/ledger/decisions.ipynb #9c47474d
 def margin(
     part: dict,  # a comparison with its numbers
 ) -> float:
@@ -315,7 +306,7 @@ def worded(
     harm = all(p["against"][1] <= -p["smallest_effect"] for p in parts)
     return "refuted: harm that matters" if harm else "refuted: the opposite holds"
 
-
+# %% ../../nbs/ledger/decisions.ipynb #42654576
 def percent(
     confidence: float,  # in (0, 1)
 ) -> str:
@@ -361,10 +352,10 @@ def in_units(
     factor = math.exp(-effect if metric["better"] == "lower" else effect)
     return f"{effect:+.3g} (log ratio: {name} times {factor:.2f})"
 
-# %% ../../nbs/ledger/decisions.ipynb #5ddf2614
+# %% ../../nbs/ledger/decisions.ipynb #d4828fd8
 def pilot(
-    claim,  # a `Claim`; its own seeds and pilot_sd are not used
-    rows,  # of the pilot, at least three seeds
-):
+    claim: Claim,  # a claim; its own seeds and pilot_sd are not used
+    rows: list[dict],  # of the pilot, at least three seeds
+) -> list[tuple[str, float]]:
     "Return [(comparison, standard deviation of its paired differences)] of a pilot, for `pilot_sd` in the declaration."
     return [(part["label"], float(np.std(part["differences"], ddof=1))) for part in decide(claim, rows).comparisons]

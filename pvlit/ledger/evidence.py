@@ -9,7 +9,7 @@ __all__ = ['SCHEMA', 'KEYS', 'PILOT_SEEDS', 'HOW', 'OTHER_LIBRARIES', 'plain', '
            'about', 'decided', 'make_evidence', 'shape', 'save_evidence', 'load_evidence', 'close', 'restored',
            'planned_params', 'notebook_of', 'code_changes', 'Commits', 'findings', 'check']
 
-# %% ../../nbs/ledger/evidence.ipynb #70473474
+# %% ../../nbs/ledger/evidence.ipynb #9ec3b891
 import json
 import math
 import numbers
@@ -26,7 +26,8 @@ from ..core.files import digest, intact, sealed, write_whole
 from ..core.settings import Settings, load_settings
 from ..lab.runs import experiments, resolve, variants
 from .claims import TIERS, Claim, load_claims, parse_claim, strict
-from .closure import Committed, Graph, Kept, Sources, code_graph, compare, git, installed, libraries, series
+from .closure import Changes, Committed, Graph, Kept, Sources, code_graph, compare, git
+from .closure import installed, libraries, series
 from .decisions import decide, refuse_idle_arms
 
 # %% ../../nbs/ledger/evidence.ipynb #3d2208af
@@ -112,7 +113,7 @@ def decided(
     "Decide a claim and add its tier, as evidence holds it."
     return plain({**asdict(decide(claim, rows)), "tier": weaker(claim.tier, tier)})
 
-# %% ../../nbs/ledger/evidence.ipynb #0a4d93dc
+# %% ../../nbs/ledger/evidence.ipynb #5d4b7c49
 def make_evidence(
     experiment: str,  # name of the experiment
     variant: str,  # name of the parameter set
@@ -147,7 +148,7 @@ def make_evidence(
     )
     return sealed(plain(content))
 
-
+# %% ../../nbs/ledger/evidence.ipynb #9b3e4807
 def shape(
     graph: dict,  # as evidence holds it
 ) -> str:
@@ -175,11 +176,14 @@ def save_evidence(
         parts.append(f" {line(key)}: {text}")
     return write_whole(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
-
+# %% ../../nbs/ledger/evidence.ipynb #b1426aea
 def load_evidence(
     path: Path,  # an evidence file
 ) -> dict:
-    "Read an evidence file. Raises `FileNotFoundError` or `ValueError` when it is absent, not JSON, of another schema, or lies under another name than it was written for."
+    """Read an evidence file.
+
+    Raises `FileNotFoundError` when it is absent, and `ValueError` when it is not JSON, of another schema, or lies under
+    another name than it was written for."""
     path = Path(path)
     read = lambda name: float(name.replace("Infinity", "inf"))
     try:
@@ -196,7 +200,7 @@ def load_evidence(
         raise ValueError(f"{path.name}: was written as variant {evidence['variant']!r}; evidence cannot be renamed")
     return evidence
 
-# %% ../../nbs/ledger/evidence.ipynb #ac423349
+# %% ../../nbs/ledger/evidence.ipynb #b20fd180
 def close(
     a: object,  # stored value
     b: object,  # value computed again
@@ -222,7 +226,7 @@ def restored(
     claim = parse_claim({**raw, "source": source}, stored["experiment"], "evidence")
     return replace(claim, family=stored["family"])
 
-
+# %% ../../nbs/ledger/evidence.ipynb #24e7f15f
 def _unsound(evidence):
     "Yield (claim id or None, problem) for everything in which the file does not agree with itself."
     if not intact(evidence):
@@ -235,10 +239,8 @@ def _unsound(evidence):
     wanted = {name: version for name, version in evidence["libraries"].items() if version}
     names = {n for n in libraries(Graph.read(evidence["code"]))}
     if set(wanted) != names:
-        yield (
-            None,
-            f"the libraries of the run are not all recorded: {', '.join(sorted(names - set(wanted))) or 'more than it uses'}",
-        )
+        missing = ", ".join(sorted(names - set(wanted))) or "more than it uses"
+        yield None, f"the libraries of the run are not all recorded: {missing}"
     decisions = {d["claim"]: d for d in evidence["decisions"]}
     ids = {c["id"] for c in evidence["claims"]}
     if len(decisions) != len(evidence["decisions"]) or set(decisions) != ids:
@@ -268,7 +270,7 @@ def _undecided(stored, given, evidence):
     if not again["planned"]:
         yield name, f"{name}: {again['n']} seeds, the rule asks for {claim.rule['seeds']}"
 
-# %% ../../nbs/ledger/evidence.ipynb #dfb9864a
+# %% ../../nbs/ledger/evidence.ipynb #dc0fc100
 PILOT_SEEDS = 10  # seeds below are for looking and for pilots, never for evidence
 HOW = ("publish", "workers", "claim")  # parameters that say how a run goes, not what it computes
 HOW += ("root", "lists", "weights")  # and where files lie on one machine; their fingerprints stand among the inputs
@@ -279,7 +281,9 @@ def planned_params(
     variant: str,  # name of a parameter set
     settings: Settings,  # where the sets lie
 ) -> dict:
-    "Return the parameters of a committed set, completed by the notebook's defaults. Raises `ValueError` when there is no such set."
+    """Return the parameters of a committed set, completed by the notebook's defaults.
+
+    Raises `ValueError` when there is no such set."""
     known = variants(experiment, settings)
     if variant not in known:
         raise ValueError(f"{experiment} has no parameter set {variant!r}; evidence rests on a committed one")
@@ -309,12 +313,10 @@ def _off_plan(evidence, settings):
         if seeds not in [sorted(v) for v in lists]:
             yield stored["id"], f"{stored['id']}: rows of seeds {seeds}, the parameters say {lists}"
         if seeds and seeds[0] < PILOT_SEEDS:
-            yield (
-                stored["id"],
-                f"{stored['id']}: seed {seeds[0]} is one of the pilot's (below {PILOT_SEEDS}), which chose what is claimed",
-            )
+            which = f"seed {seeds[0]} is one of the pilot's (below {PILOT_SEEDS})"
+            yield stored["id"], f"{stored['id']}: {which}, which chose what is claimed"
 
-# %% ../../nbs/ledger/evidence.ipynb #395bd630
+# %% ../../nbs/ledger/evidence.ipynb #0718c2a0
 OTHER_LIBRARIES = "the libraries here are of another series than those of the run"
 
 
@@ -333,8 +335,8 @@ def code_changes(
     evidence: dict,  # content of an evidence file
     settings: Settings,  # where notebooks lie
     sources: Sources,  # the package as it is now
-):
-    "Return the `Changes` between the code of evidence and the code now. Raises `ValueError` or `SyntaxError` when it cannot be read."
+) -> Changes:
+    "Compare the code of evidence with the code now. Raises `ValueError` or `SyntaxError` when it cannot be read."
     old = Graph.read(evidence["code"])
     return compare(old, code_graph(notebook_of(evidence["experiment"], settings), sources, like=old))
 
@@ -360,10 +362,8 @@ def _outdated(evidence, settings, sources):
         return
     if changes.ran:
         said = ", ".join(changes.ran[:8]) + (f" and {len(changes.ran) - 8} more" if len(changes.ran) > 8 else "")
-        yield (
-            None,
-            f"the code has changed since the run: {said}; renew it: pvlit claims renew {evidence['experiment']}/{evidence['variant']}",
-        )
+        again = f"pvlit claims renew {evidence['experiment']}/{evidence['variant']}"
+        yield None, f"the code has changed since the run: {said}; renew it: {again}"
     unlike = [
         f"{n} {series(was)} -> {series(installed(n))}"
         for n, was in evidence["libraries"].items()
@@ -372,7 +372,7 @@ def _outdated(evidence, settings, sources):
     if unlike:
         yield None, f"{OTHER_LIBRARIES}: {', '.join(unlike)}"
 
-# %% ../../nbs/ledger/evidence.ipynb #21f72333
+# %% ../../nbs/ledger/evidence.ipynb #935d3688
 class Commits:
     "What the code of an experiment was in a commit, read once and kept in a file."
 
@@ -417,9 +417,9 @@ class Commits:
             except OSError:
                 pass
 
-
+# %% ../../nbs/ledger/evidence.ipynb #67cb0f5e
 def _misplaced(evidence, settings, commits):
-    "Yield (None, problem) when the commit that evidence names is unknown or holds other code than the evidence was made with."
+    "Yield (None, problem) when the commit that evidence names is unknown or holds other code."
     inside = git(settings.root, "rev-parse", "--is-shallow-repository")
     if inside is None:
         return
@@ -446,14 +446,14 @@ def _links(evidence):
     "Return the commits that the renewals say they started from, and the one of the code."
     return [*(r["before"] for r in evidence["renewals"]), evidence["code_commit"]]
 
-# %% ../../nbs/ledger/evidence.ipynb #bb59b722
+# %% ../../nbs/ledger/evidence.ipynb #db02088b
 def findings(
     evidence: dict,  # content of an evidence file
     settings: Settings,  # where the repository lies
     sources: Sources,  # the package as it is now
     commits: Commits | None = None,  # None does not look into old commits
-) -> tuple[list, list]:
-    "Return (void, expired), two lists of (claim id or None, problem); a file without the expected structure is void."
+) -> tuple[list, list]:  # (void, expired)
+    "Return (void, expired), two lists of (claim id or None, problem). A file without the expected structure is void."
     try:
         void = [*_unsound(evidence), *_off_plan(evidence, settings), *_misplaced(evidence, settings, commits)]
         return void, list(_outdated(evidence, settings, sources))
@@ -469,7 +469,9 @@ def check(
     sources: Sources | None = None,  # already read
     commits: Commits | None = None,  # None does not look into old commits
 ) -> list[str]:
-    "Return everything that is wrong with an evidence file; an empty list means that its verdicts stand. Raises `ValueError` for a file that cannot be read."
+    """Return everything that is wrong with an evidence file; an empty list means that its verdicts stand.
+
+    Raises `ValueError` for a file that cannot be read."""
     if not isinstance(evidence, dict):
         evidence = load_evidence(evidence)
     settings = settings or load_settings()

@@ -7,11 +7,12 @@ Docs: https://pvlit.github.io/pvlit/ledger/experiment.html.md"""
 # %% auto #0
 __all__ = ['uncommitted', 'Experiment', 'told']
 
-# %% ../../nbs/ledger/experiment.ipynb #a22dc8c4
+# %% ../../nbs/ledger/experiment.ipynb #abc13cfa
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from fastcore.basics import patch
 from ..core.settings import Settings, load_settings
 from ..lab.arms import ran_in
 from ..lab.runs import parameters
@@ -40,12 +41,12 @@ def _why_not_published(name, params, settings):
         return "it runs one claim alone"
     return f"{', '.join(unlike)} differ from {params['variant']}.yml" if unlike else ""
 
-# %% ../../nbs/ledger/experiment.ipynb #406bb024
+# %% ../../nbs/ledger/experiment.ipynb #8509ca52
 class Experiment:
     """One run of an experiment, from its parameters to its verdicts.
 
-    Raises `ValueError` at the start for an unknown claim, missing inputs, and for a run that is to be published from
-    a tree with uncommitted changes."""
+    Raises `ValueError` at the start for an unknown claim, for missing inputs, and for a run that is to be published
+    from a tree with uncommitted changes."""
 
     def __init__(
         self,
@@ -70,31 +71,6 @@ class Experiment:
         self._start, self._trace = time.time(), tracing(package)
         self._ran = self._trace.__enter__()
 
-    def _claims(self):
-        "Return the claims that this run decides."
-        if not self.claim:
-            return about(self.name, self.variant, self.settings)
-        found = [c for c in load_claims(self.name, self.settings) if c.id == self.claim]
-        if not found:
-            known = ", ".join(c.id for c in load_claims(self.name, self.settings))
-            raise ValueError(f"claim: got {self.claim!r}, expected one of {known}")
-        return found
-
-    def _published(self):
-        "Whether the run may become tracked evidence."
-        if not self.params.get("publish"):
-            return False
-        why = _why_not_published(self.name, self.params, self.settings)
-        if why:
-            print(f"A trial run, which is not published: {why}.")
-            return False
-        if changed := uncommitted(self.settings.root, self.package):
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise ValueError(
-                f"publish: {', '.join(changed[:3])}{more} not committed; commit first, or try with -p publish=false"
-            )
-        return True
-
     def _graph(self, ran=None, like=None):
         "Return the code of the experiment as it is in the files now."
         folder = self.settings.root / self.package
@@ -108,60 +84,65 @@ class Experiment:
         "Whether an arm is to be run: all are, unless one claim is run alone."
         return not self.claim or any(arm in (*c.arms.values(), *c.sanity.values()) for c in self.claims)
 
-    def beside(
-        self,
-        suffix: str,  # ending with its dot, such as .npz
-    ) -> Path:
-        "Return the file beside the evidence, for pictures that belong to it; asked for after `conclude`."
-        folder = None if self.published else self.folder
-        return evidence_path(self.name, self.variant, folder, self.settings)[0].with_suffix(suffix)
+# %% ../../nbs/ledger/experiment.ipynb #c4e98cdf
+@patch
+def _claims(self: Experiment):
+    "Return the claims that this run decides."
+    if not self.claim:
+        return about(self.name, self.variant, self.settings)
+    found = [c for c in load_claims(self.name, self.settings) if c.id == self.claim]
+    if not found:
+        known = ", ".join(c.id for c in load_claims(self.name, self.settings))
+        raise ValueError(f"claim: got {self.claim!r}, expected one of {known}")
+    return found
 
-    def conclude(
-        self,
-        rows: list[dict],  # as `run_all` returns them
-        sentences: dict | None = None,  # claim -> {verdict: sentence}, written before the run
-        facts: dict | None = None,  # what else the run found out and is worth keeping
-    ) -> dict[str, Decision]:  # claim -> decision
-        """Write the evidence, print the verdicts and return the decisions.
 
-        Raises `ValueError` when inputs or code changed during the run, and for evidence that would not stand; what
-        was to be published then lies in the run's folder."""
-        self._trace.__exit__(None, None, None)
-        self._unchanged()
-        claims = [c for c in self.claims if _decidable(c, rows)]
-        known = dict(
-            params={k: v for k, v in self.params.items() if k not in HOW},
-            facts=facts or {},
-            device=self.params.get("device", "cpu"),
+@patch
+def _published(self: Experiment):
+    "Whether the run may become tracked evidence."
+    if not self.params.get("publish"):
+        return False
+    why = _why_not_published(self.name, self.params, self.settings)
+    if why:
+        print(f"A trial run, which is not published: {why}.")
+        return False
+    if changed := uncommitted(self.settings.root, self.package):
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ValueError(
+            f"publish: {', '.join(changed[:3])}{more} not committed; commit first, or try with -p publish=false"
         )
-        known |= dict(inputs=dict(before=self.inputs, after=self.inputs), seconds=round(time.time() - self._start, 1))
-        graph = self._graph(self._ran | ran_in(self.folder))
-        evidence = make_evidence(self.name, self.variant, rows, claims, graph, self.settings, self.tier, **known)
-        path, _ = evidence_path(self.name, self.variant, self.folder, self.settings)
-        save_evidence(evidence, path)
-        if self.published:
-            self._publish(evidence, path)
-        decisions = {c.id: decide(c, rows) for c in claims}
-        print("\n".join(told(self.variant, self.claims, decisions, sentences or {})))
-        return decisions
+    return True
 
-    def _unchanged(self):
-        "Raise `ValueError` when inputs or code changed while the run went on."
-        after = dict(self._fingerprints())
-        changed = sorted(k for k in {*self.inputs, *after} if self.inputs.get(k) != after.get(k))
-        if shape(self._graph().plain()) != self._shape:
-            changed.append("the code")
-        if changed:
-            raise ValueError(f"the run is void: {', '.join(changed)} changed while it ran; run it again")
+# %% ../../nbs/ledger/experiment.ipynb #be79ca45
+@patch
+def conclude(
+    self: Experiment,
+    rows: list[dict],  # as `run_all` returns them
+    sentences: dict | None = None,  # claim -> {verdict: sentence}, written before the run
+    facts: dict | None = None,  # what else the run found out and is worth keeping
+) -> dict[str, Decision]:  # claim -> decision
+    """Write the evidence, print the verdicts and return the decisions.
 
-    def _publish(self, evidence, kept):
-        "Write tracked evidence, once nothing speaks against it."
-        sources = Sources(self.package, self.settings.root / self.package)
-        commits = Commits(self.settings.root, sources.kept, package=self.package)
-        wrong = [text for _, text in sum(findings(evidence, self.settings, sources, commits), [])]
-        if wrong:
-            raise ValueError(f"not published, and kept in {kept.name} of the run's folder: {'; '.join(wrong)}")
-        save_evidence(evidence, evidence_path(self.name, self.variant, None, self.settings)[0])
+    Raises `ValueError` when inputs or code changed during the run, and for evidence that would not stand; what
+    was to be published then lies in the run's folder."""
+    self._trace.__exit__(None, None, None)
+    self._unchanged()
+    claims = [c for c in self.claims if _decidable(c, rows)]
+    known = dict(
+        params={k: v for k, v in self.params.items() if k not in HOW},
+        facts=facts or {},
+        device=self.params.get("device", "cpu"),
+    )
+    known |= dict(inputs=dict(before=self.inputs, after=self.inputs), seconds=round(time.time() - self._start, 1))
+    graph = self._graph(self._ran | ran_in(self.folder))
+    evidence = make_evidence(self.name, self.variant, rows, claims, graph, self.settings, self.tier, **known)
+    path, _ = evidence_path(self.name, self.variant, self.folder, self.settings)
+    save_evidence(evidence, path)
+    if self.published:
+        self._publish(evidence, path)
+    decisions = {c.id: decide(c, rows) for c in claims}
+    print("\n".join(told(self.variant, self.claims, decisions, sentences or {})))
+    return decisions
 
 
 def _decidable(claim, rows):
@@ -171,6 +152,38 @@ def _decidable(claim, rows):
         seeds.setdefault(row["arm"], set()).add(row["seed"])
     arms = [a for a in (*claim.arms.values(), *claim.sanity.values()) if isinstance(a, str)]
     return all(len(seeds.get(arm, ())) >= 3 for arm in arms)
+
+# %% ../../nbs/ledger/experiment.ipynb #04885b2a
+@patch
+def beside(
+    self: Experiment,
+    suffix: str,  # ending with its dot, such as .npz
+) -> Path:
+    "Return the file beside the evidence, for pictures that belong to it; asked for after `conclude`."
+    folder = None if self.published else self.folder
+    return evidence_path(self.name, self.variant, folder, self.settings)[0].with_suffix(suffix)
+
+# %% ../../nbs/ledger/experiment.ipynb #f7e73dbb
+@patch
+def _unchanged(self: Experiment):
+    "Raise `ValueError` when inputs or code changed while the run went on."
+    after = dict(self._fingerprints())
+    changed = sorted(k for k in {*self.inputs, *after} if self.inputs.get(k) != after.get(k))
+    if shape(self._graph().plain()) != self._shape:
+        changed.append("the code")
+    if changed:
+        raise ValueError(f"the run is void: {', '.join(changed)} changed while it ran; run it again")
+
+
+@patch
+def _publish(self: Experiment, evidence, kept):
+    "Write tracked evidence, once nothing speaks against it."
+    sources = Sources(self.package, self.settings.root / self.package)
+    commits = Commits(self.settings.root, sources.kept, package=self.package)
+    wrong = [text for _, text in sum(findings(evidence, self.settings, sources, commits), [])]
+    if wrong:
+        raise ValueError(f"not published, and kept in {kept.name} of the run's folder: {'; '.join(wrong)}")
+    save_evidence(evidence, evidence_path(self.name, self.variant, None, self.settings)[0])
 
 # %% ../../nbs/ledger/experiment.ipynb #580ff67c
 def told(

@@ -55,7 +55,7 @@ def badge(
         f"{'; the code has changed since' if stale else ''}.</aside>"
     )
 
-# %% ../../nbs/ledger/pages.ipynb #638cbb3a
+# %% ../../nbs/ledger/pages.ipynb #2640daa2
 def distribution_svg(
     part: dict,  # a comparison of a decision
     width: int = 640,  # in pixels; it shrinks with the page
@@ -65,24 +65,29 @@ def distribution_svg(
     ends = [0, d, -d * equal, part["low"], part["high"], *part["differences"]]
     low, high = min(ends), max(ends)
     x = lambda value: round(20 + (value - low) / (high - low) * (width - 40), 1)
-    shapes = [
-        f'<line x1="{x(v)}" x2="{x(v)}" y1="8" y2="78" stroke="currentColor" stroke-width="1" opacity="{o}"{dash}/><text x="{x(v)}" y="94" font-size="12" text-anchor="middle" fill="currentColor">{label}</text>'
-        for v, o, dash, label in [(0, 0.9, "", "0"), (d, 0.6, ' stroke-dasharray="3 3"', f"{d:g}")]
-        + ([(-d, 0.6, ' stroke-dasharray="3 3"', f"{-d:g}")] if equal else [])
-    ]
-    shapes += [
-        f'<circle cx="{x(v)}" cy="{24 + 7 * (i % 2)}" r="4.5" fill="currentColor" opacity=".55"/>'
-        for i, v in enumerate(sorted(part["differences"]))
-    ]
+    shapes = [_level(x(v), v) for v in ([0, d, -d] if equal else [0, d])]
+    for i, v in enumerate(sorted(part["differences"])):
+        shapes.append(f'<circle cx="{x(v)}" cy="{24 + 7 * (i % 2)}" r="4.5" fill="currentColor" opacity=".55"/>')
     for (a, b), thick in (((part["low"], part["high"]), 1.5), (part["alone"], 5)):
-        shapes.append(
-            f'<line x1="{x(a)}" x2="{x(b)}" y1="60" y2="60" stroke="currentColor" stroke-width="{thick}" stroke-linecap="round"/>'
-        )
+        stroke = f'stroke="currentColor" stroke-width="{thick}" stroke-linecap="round"'
+        shapes.append(f'<line x1="{x(a)}" x2="{x(b)}" y1="60" y2="60" {stroke}/>')
     shapes.append(f'<circle cx="{x(part["effect"])}" cy="60" r="6" fill="currentColor"/>')
-    words = f"{part['label']}: effect {part['effect']:+.3g}, interval {part['low']:+.3g} to {part['high']:+.3g}, {len(part['differences'])} seeds, smallest effect {d:g}"
-    return f'<svg viewBox="0 0 {width} 100" role="img" aria-label="{html.escape(words)}" style="max-width:{width}px;width:100%">{"".join(shapes)}</svg>'
+    interval = f"interval {part['low']:+.3g} to {part['high']:+.3g}"
+    counted = f"{len(part['differences'])} seeds, smallest effect {d:g}"
+    words = html.escape(f"{part['label']}: effect {part['effect']:+.3g}, {interval}, {counted}")
+    box = f'viewBox="0 0 {width} 100" role="img" aria-label="{words}" style="max-width:{width}px;width:100%"'
+    return f"<svg {box}>{''.join(shapes)}</svg>"
 
-# %% ../../nbs/ledger/pages.ipynb #fd7eb5a8
+
+def _level(x, value):
+    "Draw a vertical line with its number: solid for zero, dashed for a smallest effect."
+    look = 'opacity="0.9"' if value == 0 else 'opacity="0.6" stroke-dasharray="3 3"'
+    return (
+        f'<line x1="{x}" x2="{x}" y1="8" y2="78" stroke="currentColor" stroke-width="1" {look}/>'
+        f'<text x="{x}" y="94" font-size="12" text-anchor="middle" fill="currentColor">{value:g}</text>'
+    )
+
+# %% ../../nbs/ledger/pages.ipynb #5d571aa8
 def claim_page(
     claim_id: str,  # id of a declared claim
     rows: list[dict],  # of the ledger
@@ -92,66 +97,62 @@ def claim_page(
     settings = settings or load_settings()
     claim = find_claim(claim_id, settings, rows)
     source, nbs = claim.source, settings.root / "nbs"
-    notebook = (
-        experiments(settings)
-        .get(claim.experiment, nbs / "experiments" / f"{claim.experiment}.ipynb")
-        .relative_to(nbs)
-        .as_posix()
-    )
+    notebook = experiments(settings).get(claim.experiment, nbs / "experiments" / f"{claim.experiment}.ipynb")
+    place = notebook.relative_to(nbs).as_posix()
     quote = f' in the words "{source["quote"]}"' if "quote" in source else ""
+    read = f"{source['paper']}, {source['place']}{quote}. What was at hand: {source['read']}"
     lines = [
         claim.statement.strip(),
         "",
-        f"**Where it was read.** {source['paper']}, {source['place']}{quote}. What was at hand: {source['read']}. Checked {source['checked']}.",
+        f"**Where it was read.** {read}. Checked {source['checked']}.",
         "",
         *rule_lines(claim),
     ]
     for row in (row for row in rows if row["claim"] == claim_id):
         lines += verdict_lines(row, claim, settings)
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "## What would change it",
-            "",
-            claim.changes_mind.strip(),
-            "",
-            "## See it happen",
-            "",
-            "```",
-            f"pvlit claims rerun {claim_id}          # its own arms with fresh seeds, about a minute",
-            f"pvlit claims rerun {claim_id} --full   # with all seeds of the rule, as long as the evidence took",
-            "```",
-            "",
-            f"The experiment is [{claim.experiment}](../{notebook}); all claims stand in [the ledger](../ledger/index.ipynb).",
-        ]
-    )
+    lines += ["", "## What would change it", "", claim.changes_mind.strip(), ""]
+    return "\n".join([*lines, *_commands(claim, place)])
 
 
+def _commands(claim, place):
+    "Return how to run a claim again, and where its experiment stands, as lines of Markdown."
+    experiment = f"The experiment is [{claim.experiment}](../{place})"
+    return [
+        "## See it happen",
+        "",
+        "```",
+        f"pvlit claims rerun {claim.id}          # its own arms with fresh seeds, about a minute",
+        f"pvlit claims rerun {claim.id} --full   # with all seeds of the rule, as long as the evidence took",
+        "```",
+        "",
+        f"{experiment}; all claims stand in [the ledger](../ledger/index.ipynb).",
+    ]
+
+# %% ../../nbs/ledger/pages.ipynb #81674a25
 def rule_lines(
     claim: Claim,  # a claim
 ) -> list[str]:
     "Return the rule and the arms of a claim as lines of Markdown."
     rule, parts = claim.rule, parse_rule(claim.rule, claim.arms, claim.id)
-    arms = [
-        f"| {role.replace('_', ' ')} | {arm if isinstance(arm, str) else 'none: ' + arm['none']} |"
-        for role, arm in claim.arms.items()
-    ]
-    return [
-        f"**The rule, fixed before the run.** {rule['seeds']} paired seeds, planned from a pilot ({rule['pilot']}) to find 1.5 times the smallest effects with a chance of 80 %; metric {claim.metric['name']}, {claim.metric['better']} is better; "
-        f"effects are {'log ratios' if rule['kind'] == 'log_ratio' else 'differences'}; intervals that hold together for the {claim.family} claims of the experiment with {percent(rule['confidence'])}.",
+    planned = f"planned from a pilot ({rule['pilot']}) to find 1.5 times the smallest effects with a chance of 80 %"
+    metric = f"metric {claim.metric['name']}, {claim.metric['better']} is better"
+    effects = f"effects are {'log ratios' if rule['kind'] == 'log_ratio' else 'differences'}"
+    together = f"intervals that hold together for the {claim.family} claims of the experiment"
+    lines = [
+        f"**The rule, fixed before the run.** {rule['seeds']} paired seeds, {planned}; {metric}; {effects}; "
+        f"{together} with {percent(rule['confidence'])}.",
         "",
         "| comparison | shows | smallest effect | pilot's spread |",
         "|---|---|---|---|",
-        *(f"| {p.label.replace('_', ' ')} | {p.shows} | {p.smallest_effect:g} | {p.pilot_sd:g} |" for p in parts),
-        "",
-        "| role | arm |",
-        "|---|---|",
-        *arms,
-        "",
     ]
+    for p in parts:
+        lines.append(f"| {p.label.replace('_', ' ')} | {p.shows} | {p.smallest_effect:g} | {p.pilot_sd:g} |")
+    lines += ["", "| role | arm |", "|---|---|"]
+    for role, arm in claim.arms.items():
+        lines.append(f"| {role.replace('_', ' ')} | {arm if isinstance(arm, str) else 'none: ' + arm['none']} |")
+    return [*lines, ""]
 
-# %% ../../nbs/ledger/pages.ipynb #6664fa72
+# %% ../../nbs/ledger/pages.ipynb #4da558d0
 def verdict_lines(
     row: dict,  # of the ledger
     claim: Claim,  # a claim
@@ -172,34 +173,38 @@ def verdict_lines(
         lines += [f"{part['label'].replace('_', ' ')}: {effect}, {interval}; {part['verdict']}.", ""]
         lines += ["```{=html}", distribution_svg(part), "```", ""]
     for control in decision["controls"]:
-        lines += [
-            f"{control['kind']} control, {control['label'].replace('_', ' ')}: {control['effect']:+.3g}, interval {control['low']:+.3g} to {control['high']:+.3g}.",
-            "",
-        ]
+        interval = f"interval {control['low']:+.3g} to {control['high']:+.3g}"
+        label = control["label"].replace("_", " ")
+        lines += [f"{control['kind']} control, {label}: {control['effect']:+.3g}, {interval}.", ""]
+    return lines + _values(claim, evidence) + _circumstances(row, evidence)
+
+
+def _values(claim, evidence):
+    "Return the metric of every arm and seed of a claim as a Markdown table."
     arms, name = list(dict.fromkeys(arm for arm in claim.arms.values() if isinstance(arm, str))), claim.metric["name"]
     values = {(r["arm"], r["seed"]): r[name] for r in evidence["rows"] if r["arm"] in arms}
-    lines += [f"| seed | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)] + [
-        f"| {seed} | " + " | ".join(f"{values[arm, seed]:.4g}" for arm in arms) + " |"
-        for seed in sorted({s for _, s in values})
-    ]
-    return lines + _circumstances(row, evidence)
+    lines = [f"| seed | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)]
+    for seed in sorted({s for _, s in values}):
+        lines.append(f"| {seed} | {' | '.join(f'{values[arm, seed]:.4g}' for arm in arms)} |")
+    return lines
 
-
+# %% ../../nbs/ledger/pages.ipynb #b4f19351
 def _circumstances(row, evidence):
     "Return when and where a run was made, and what became of its code, as lines of Markdown."
     used = ", ".join(f"{k} {v}" for k, v in evidence["libraries"].items())
     place = f"../../data/results/{row['experiment']}/{row['variant']}.json"
+    commit = (row["commit"] or "unknown")[:7]
     lines = [
         "",
-        f"Recorded {row['date']} at commit `{(row['commit'] or 'unknown')[:7]}` on {row['machine']}, device {evidence['device']}, "
+        f"Recorded {row['date']} at commit `{commit}` on {row['machine']}, device {evidence['device']}, "
         f"{row['seconds']:.0f} s for the whole experiment; libraries: {used}. [Evidence file]({place}).",
         "",
     ]
     if again := row["renewed"]:
-        lines += [
-            f"Renewed by a witness on {again['date']} at commit `{again['commit'][:7]}`: under seed {again['seeds'][0]} all {again['arms']} arms gave the same numbers with the old code and the new. It was not run again in full.",
-            "",
-        ]
+        when = f"on {again['date']} at commit `{again['commit'][:7]}`"
+        same = f"under seed {again['seeds'][0]} all {again['arms']} arms gave the same numbers"
+        said = f"Renewed by a witness {when}: {same} with the old code and the new. It was not run again in full."
+        lines += [said, ""]
     if row["idle"]:
         lines += [f"Changed since, but never executed by the run: {', '.join(row['idle'][:8])}.", ""]
     if row["replications"]:

@@ -31,8 +31,8 @@ from .evidence import Commits, findings, load_evidence, machine, notebook_of, pl
 from .evidence import OTHER_LIBRARIES, save_evidence
 from .experiment import uncommitted
 
-# %% ../../nbs/ledger/renew.ipynb #0df57c00
-PROGRAM = r"""
+# %% ../../nbs/ledger/renew.ipynb #696b4543
+_READS = r"""
 import ast, json, os, re, sys, threading, traceback
 notebook, out, package, given = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 watch = [tuple(span) for span in json.loads(sys.argv[5])]
@@ -62,10 +62,13 @@ def bound(node):
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return {a.asname or a.name.partition(".")[0] for a in node.names}
     stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    stored |= {root(n) for n in ast.walk(node) if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, ast.Store)}
+    parts = [n for n in ast.walk(node) if isinstance(n, (ast.Attribute, ast.Subscript))]
+    stored |= {root(n) for n in parts if isinstance(n.ctx, ast.Store)}
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         stored.add(root(node.value.func))
     return stored
+def makes_rows(node):
+    return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "rows"
 statements, params, module, exported = [], [], None, set()
 for cell in json.load(open(notebook, encoding="utf-8"))["cells"]:
     source = "".join(cell["source"])
@@ -81,9 +84,13 @@ for cell in json.load(open(notebook, encoding="utf-8"))["cells"]:
         exported |= {n for node in body for n in bound(node)}
         continue
     statements += body
-    if any(isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "rows" for n in body):
+    if any(makes_rows(n) for n in body):
         break
-at = max(i for i, n in enumerate(statements) if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "rows")
+"""
+
+# %% ../../nbs/ledger/renew.ipynb #f6387b88
+_RUNS = r"""
+at = max(i for i, n in enumerate(statements) if makes_rows(n))
 def set_parameters():
     exec(compile(ast.Module(params, []), "parameters", "exec"), space)
     space.update({k: v for k, v in given.items() if k in space}, run_folder=out)
@@ -107,12 +114,10 @@ first = [n for n in ordered if isinstance(n, (ast.Import, ast.ImportFrom))]
 later = [n for n in ordered if not isinstance(n, (ast.Import, ast.ImportFrom))]
 for node in first:
     exec(compile(ast.Module([node], []), "witness", "exec"), space)
-if "pvlit.lab.arms" in sys.modules:
-    from contextlib import nullcontext
-    sys.modules["pvlit.lab.arms"].tracing = lambda package: nullcontext(set())  # this program traces already
-if "pvlit.ledger.experiment" in sys.modules:
-    from contextlib import nullcontext
-    sys.modules["pvlit.ledger.experiment"].tracing = lambda package: nullcontext(set())
+for name in ("pvlit.lab.arms", "pvlit.ledger.experiment"):
+    if name in sys.modules:  # this program traces already
+        from contextlib import nullcontext
+        sys.modules[name].tracing = lambda package: nullcontext(set())
 threading.settrace(note)
 sys.settrace(note)
 for node in later:
@@ -121,11 +126,13 @@ for node in later:
         continue
     exec(compile(ast.Module([node], []), "witness", "exec"), space)
 sys.settrace(None)
-json.dump(dict(rows=space["rows"], ran=sorted(called), lines=sorted(lines)), open(os.path.join(out, "witness.json"), "w"))
+told = dict(rows=space["rows"], ran=sorted(called), lines=sorted(lines))
+json.dump(told, open(os.path.join(out, "witness.json"), "w"))
 os._exit(0)
 """
+PROGRAM = _READS + _RUNS
 
-# %% ../../nbs/ledger/renew.ipynb #d996c426
+# %% ../../nbs/ledger/renew.ipynb #18e678cd
 @dataclass
 class Witness:
     "What a short run told: its rows, and the functions that it executed."
@@ -145,7 +152,9 @@ def run_witness(
     watch: tuple = (),  # (module, first line, last line) of definitions whose lines are followed
     wait: float = 3600,  # seconds after which it is given up
 ) -> Witness:
-    "Run the rows of a notebook with the code of one tree. Raises `ValueError` with the end of its output when that fails."
+    """Run the rows of a notebook with the code of one tree.
+
+    Raises `ValueError` with the end of its output when that fails."""
     start = time.time()
     with tempfile.TemporaryDirectory(prefix="pvlit-witness-") as out:
         environment = {
@@ -215,7 +224,7 @@ def witness_params(
     short = {} if long else overlay(evidence["experiment"], "witness", settings)
     return {**evidence["params"], **first, **short, "publish": False, "claim": "", "workers": 1}
 
-# %% ../../nbs/ledger/renew.ipynb #14edd712
+# %% ../../nbs/ledger/renew.ipynb #d11b414c
 def unlike_rows(
     old: list[dict],  # rows of the old code
     new: list[dict],  # rows of the new code
@@ -231,7 +240,8 @@ def unlike_rows(
                 continue
             now = other[row["arm"], row["seed"]].get(key, "nothing")
             if json.dumps(value) != json.dumps(now):
-                return f"arm {row['arm']!r}, seed {row['seed']}, {key}: {str(value)[:60]} with the old code, {str(now)[:60]} with the new"
+                where = f"arm {row['arm']!r}, seed {row['seed']}, {key}"
+                return f"{where}: {str(value)[:60]} with the old code, {str(now)[:60]} with the new"
     return None
 
 # %% ../../nbs/ledger/renew.ipynb #98f50675
@@ -286,33 +296,35 @@ def _alone(name, settings):
             raise ValueError("another process is renewing it; wait for that one") from None
         yield
 
-# %% ../../nbs/ledger/renew.ipynb #b2339b1c
-def _attempt(evidence, path, settings, long, package, sources, cache):
-    "Return (renewed, why). Raises `ValueError` when a witness cannot run."
+# %% ../../nbs/ledger/renew.ipynb #f42d538a
+def _not_by_witness(evidence, settings, package, sources):
+    "Say why a witness cannot renew evidence, before any is run; empty when it may."
     if changed := uncommitted(settings.root, package):
-        return (
-            False,
-            f"{', '.join(changed[:3])} not committed; a renewal names the commit that it was made with, so commit first",
-        )
+        why = "a renewal names the commit that it was made with, so commit first"
+        return f"{', '.join(changed[:3])} not committed; {why}"
     commits = Commits(settings.root, sources.kept, package=package)
     void, old = findings(evidence, settings, sources, commits)
     if void:
-        return False, f"void evidence cannot be renewed, only run again: {void[0][1]}"
+        return f"void evidence cannot be renewed, only run again: {void[0][1]}"
     ruled = [text for _, text in old if not text.startswith(("the code has changed", OTHER_LIBRARIES))]
     if ruled:
-        return False, f"not a matter of code: {ruled[0]}"
+        return f"not a matter of code: {ruled[0]}"
     if not old:
-        return False, "current already"
+        return "current already"
     timed = [c["id"] for c in evidence["claims"] if "second" in f"{c['metric']['name']} {c['metric'].get('unit')}"]
     run = f"pvlit run {evidence['experiment']} --params {evidence['variant']}"
-    if timed:
-        return False, f"{', '.join(timed)} is about time and always run again: {run}"
+    return f"{', '.join(timed)} is about time and always run again: {run}" if timed else ""
+
+
+def _attempt(evidence, path, settings, long, package, sources, cache):
+    "Return (renewed, why). Raises `ValueError` when a witness cannot run."
+    if reason := _not_by_witness(evidence, settings, package, sources):
+        return False, reason
     params, notebook = witness_params(evidence, settings, long), notebook_of(evidence["experiment"], settings)
     old = Graph.read(evidence["code"])
-    changes = compare(old, code_graph(notebook, sources, like=old))
-    watch = _spans(
-        sources, {now for _, now in changes.pairs} | _new_labels(old, code_graph(notebook, sources, like=old))
-    )
+    new = code_graph(notebook, sources, like=old)
+    changes = compare(old, new)
+    watch = _spans(sources, {now for _, now in changes.pairs} | _new_labels(old, new))
     with checked_out(settings.root, evidence["code_commit"]) as tree, ThreadPoolExecutor(2) as pool:
         place = _there(tree, notebook)
         before = pool.submit(run_witness, tree, place, params, cache, package)
@@ -324,9 +336,9 @@ def _attempt(evidence, path, settings, long, package, sources, cache):
         return False, said
     return True, _record(evidence, path, settings, sources, notebook, before, after, changes, long)
 
-
+# %% ../../nbs/ledger/renew.ipynb #26915b61
 def _there(tree, notebook):
-    "Return the place of a notebook in another tree, where it may lie in another folder. Raises `ValueError` when it is nowhere."
+    "Return the place of a notebook in a tree where it may lie in another folder. Raises `ValueError` when it is gone."
     if (tree / notebook).is_file():
         return notebook
     found = sorted((tree / "nbs").rglob(Path(notebook).name))
@@ -350,7 +362,7 @@ def _new_labels(old, new):
     known = {node.hash for node in old.nodes}
     return {node.label for node in new.nodes[1:] if node.hash not in known}
 
-# %% ../../nbs/ledger/renew.ipynb #c03c5ab6
+# %% ../../nbs/ledger/renew.ipynb #b5163e69
 def traced(
     graph: Graph,  # code of a run
 ) -> bool:
@@ -393,13 +405,13 @@ def _text(sources, label):
     spans = [(first, last) for first, last, known in (source["spans"] if source else ()) if known == name]
     return text, spans
 
-
+# %% ../../nbs/ledger/renew.ipynb #f8de3878
 def unexecuted(
     old: tuple,  # (source of a module, [(first line, last line)]) of a definition as it was
     new: tuple,  # the same, as it is now
     lines: set,  # of the new module that were executed
 ) -> list[int]:  # lines
-    "Return the lines of the statements that are new in a definition and were not executed; what only refuses does not count."
+    "Return the lines of new statements that were not executed; what only refuses does not count."
     known = [form for form, _, _ in _statements(*old)]
     missing = []
     for form, first, last in _statements(*new):

@@ -9,10 +9,11 @@ __all__ = ['WHERE', 'WORDS', 'STRONG', 'RESERVED', 'ABSENT', 'COUNTED', 'spoken'
            'replications', 'keep_replication', 'agrees', 'expected_false', 'kind_of', 'ledger_json', 'strip', 'why',
            'rows_of', 'find_claim']
 
-# %% ../../nbs/ledger/table.ipynb #97d3c5a4
+# %% ../../nbs/ledger/table.ipynb #1193a8ec
 import hashlib
 import json
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from ..core.files import write_whole
 from ..core.settings import Settings, load_settings
@@ -121,7 +122,7 @@ def _renewed(evidence):
     newest = evidence["renewals"][-1]
     return {k: newest[k] for k in ("commit", "date", "machine", "seeds", "arms", "seconds")}
 
-# %% ../../nbs/ledger/table.ipynb #09de8ab8
+# %% ../../nbs/ledger/table.ipynb #9cd7e25c
 def ledger(
     settings: Settings | None = None,  # where claims and results lie
     deep: bool = True,  # whether old commits are looked into
@@ -154,7 +155,7 @@ def _state(settings, package, deep):
                 found.update(str(path.relative_to(place)).encode() + hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()[:16]
 
-
+# %% ../../nbs/ledger/table.ipynb #658a9b0b
 def examined(
     file: Path,  # an evidence file
     settings: Settings,  # where the repository lies
@@ -189,7 +190,7 @@ def _table(settings, deep, package):
         commits.save()
     return table
 
-# %% ../../nbs/ledger/table.ipynb #5a685399
+# %% ../../nbs/ledger/table.ipynb #e9e172ac
 def replications(
     claim: str,  # id
     settings: Settings,  # where the data lie
@@ -203,25 +204,7 @@ def replications(
             continue
     return found
 
-
-def keep_replication(
-    row: dict,  # of the ledger, with the recorded effect
-    made: dict,  # evidence of the run that repeated it
-    decision: dict,  # of the claim in it
-    full: bool,  # whether it was as long as the evidence
-    settings: Settings,  # where the data lie
-) -> dict:
-    "Store what a replication said in a file of its own; returns it."
-    seeds = sorted({r["seed"] for r in made["rows"]})
-    record = {k: decision[k] for k in ("claim", "verdict", "word", "effect", "low", "high", "n")}
-    record |= {k: made[k] for k in ("experiment", "date", "commit", "machine", "processor", "params", "seconds")}
-    same = agrees(row, decision["effect"], decision["low"], decision["high"]) if row["effect"] is not None else None
-    record |= dict(variant=row["variant"], seeds=seeds, full=full, agrees=same)
-    path = settings.data / "replications" / row["claim"] / f"{made['date']}-seeds-{seeds[0]}.json"
-    write_whole(path, json.dumps(record, indent=1) + "\n")
-    return record
-
-
+# %% ../../nbs/ledger/table.ipynb #0e0b4ec1
 def keep_replication(
     row: dict,  # of the ledger, with the recorded effect
     made: dict,  # evidence of the run that repeated it
@@ -243,19 +226,22 @@ def keep_replication(
 def agrees(
     row: dict,  # of the ledger
     effect: float,  # of a replication
-    low: float,  # of its interval
-    high: float,
+    low: float,  # lower bound of its interval
+    high: float,  # upper bound of it
 ) -> bool:
     "Whether a replication agrees with a recorded effect: the intervals overlap, and the signs do, unless one holds 0."
     overlap = low <= row["high"] and row["low"] <= high
     signs = (effect > 0) == (row["effect"] > 0) or low <= 0 <= high or row["low"] <= 0 <= row["high"]
     return overlap and signs
 
-# %% ../../nbs/ledger/table.ipynb #9136a4a3
+# %% ../../nbs/ledger/table.ipynb #5e82698c
 def expected_false(
     rows: list[dict],  # of the ledger
 ) -> tuple[int, float, float]:
-    "Return (families with a decided claim, at most so many of them with a false verdict, the same for claims had none been corrected)."
+    """Return how many false verdicts to expect.
+
+    Three numbers: families with a decided claim, how many of them at most hold a false verdict, and how many false
+    verdicts there were to expect had each claim been decided alone."""
     decided = [row for row in rows if row["verdict"] in ("supported", "refuted", "too small")]
     families = {(row["experiment"], row["variant"]): (1 - row["confidence"]) * row["family"] for row in decided}
     return len(families), sum(families.values()), sum((1 - row["confidence"]) * row["family"] for row in decided)
@@ -283,51 +269,45 @@ def ledger_json(
     false = dict(families=families, families_at_most=at_most, claims_uncorrected=uncorrected)
     return plain(dict(schema="pvlit-ledger/2", counts=counts, expected_false=false, claims=rows))
 
-# %% ../../nbs/ledger/table.ipynb #39d38518
+# %% ../../nbs/ledger/table.ipynb #c55317c8
 def strip(
-    part,  # a comparison of a decision
-    width=60,  # characters
-):
-    "Draw the paired differences of a comparison, its interval, zero and the smallest effect, in two lines of text and an axis."
-    ends = [0, part["smallest_effect"], part["low"], part["high"], *part["differences"]] + [
-        -part["smallest_effect"]
-    ] * (part["shows"] == "equivalence")
+    part: dict,  # a comparison of a decision
+    width: int = 60,  # characters
+) -> str:  # three lines
+    "Draw paired differences, and their interval with zero and the smallest effect, in two lines of text and an axis."
+    smallest = part["smallest_effect"]
+    sizes = [smallest, -smallest] if part["shows"] == "equivalence" else [smallest]
+    ends = [0, *sizes, part["low"], part["high"], *part["differences"]]
     low, high = min(ends), max(ends)
     at = lambda value: round((value - low) / (high - low) * (width - 1))
-    marks = {at(0): "|", at(part["smallest_effect"]): ":"} | (
-        {at(-part["smallest_effect"]): ":"} if part["shows"] == "equivalence" else {}
-    )
+    marks = {at(0): "|"} | {at(size): ":" for size in sizes}
 
     def line(drawn):
         return "".join(drawn.get(i) or marks.get(i, " ") for i in range(width)).rstrip()
 
-    span = {i: "-" for i in range(at(part["low"]), at(part["high"]) + 1)} | {
-        at(part["low"]): "[",
-        at(part["high"]): "]",
-        at(part["effect"]): "+",
-    }
-    axis = f"| 0    : {part['smallest_effect']:g}, the smallest effect    from {low:+.3g} to {high:+.3g}"
+    span = {i: "-" for i in range(at(part["low"]), at(part["high"]) + 1)}
+    span |= {at(part["low"]): "[", at(part["high"]): "]", at(part["effect"]): "+"}
+    axis = f"| 0    : {smallest:g}, the smallest effect    from {low:+.3g} to {high:+.3g}"
     return "\n".join([line({at(x): "o" for x in part["differences"]}), line(span), axis])
 
-
+# %% ../../nbs/ledger/table.ipynb #4a4b2de8
 def why(
     claim_id: str,  # id of a declared claim
     settings: Settings | None = None,  # where claims and results lie
     rows: list[dict] | None = None,  # of the ledger, if it is at hand
 ) -> str:
-    "Explain the verdicts of a claim in plain text: rule, numbers, plots, what would change them, how to run it again. Raises `ValueError` for an unknown id."
+    """Explain the verdicts of a claim in plain text.
+
+    Tells the rule, numbers, plots, what would change the verdicts, and how to run the claim again. Raises `ValueError`
+    for an unknown id."""
     settings = settings or load_settings()
     claim = find_claim(claim_id, settings)
     rows = [r for r in rows if r["claim"] == claim_id] if rows is not None else rows_of(claim, settings)
     lines = [claim.statement.strip(), f"Source: {_source(claim)}."]
-    lines += [
-        f"Metric: {claim.metric['name']}, {claim.metric['better']} is better"
-        + (f", in {claim.metric['unit']}." if "unit" in claim.metric else ".")
-    ]
-    lines += [
-        f"  {role.replace('_', ' ')}: {arm if isinstance(arm, str) else 'none, ' + arm['none']}"
-        for role, arm in claim.arms.items()
-    ]
+    unit = f", in {claim.metric['unit']}" if "unit" in claim.metric else ""
+    lines.append(f"Metric: {claim.metric['name']}, {claim.metric['better']} is better{unit}.")
+    for role, arm in claim.arms.items():
+        lines.append(f"  {role.replace('_', ' ')}: {arm if isinstance(arm, str) else 'none, ' + arm['none']}")
     lines += _rule(claim)
     for row in rows:
         lines += ["", *_verdict_lines(row, claim, settings)]
@@ -338,7 +318,7 @@ def why(
     ]
     return "\n".join(lines)
 
-
+# %% ../../nbs/ledger/table.ipynb #31ab61e1
 def rows_of(
     claim: Claim,  # a claim
     settings: Settings,  # where results lie
@@ -367,15 +347,14 @@ def find_claim(
         place = next((f.stem for f in files if mark.search(f.read_text(encoding="utf-8"))), None)
     claims = {claim.id: claim for claim in (load_claims(place, settings) if place else declared(settings))}
     if claim_id not in claims:
-        from difflib import get_close_matches
-
         near = get_close_matches(claim_id, claims, 3)
         said = f"did you mean {', '.join(near)}?" if near else f"declared: {', '.join(claims) or 'none'}"
         raise ValueError(f"unknown claim {claim_id!r}; {said}")
     return claims[claim_id]
 
-
+# %% ../../nbs/ledger/table.ipynb #7d33c79b
 def _source(claim):
+    "Return where a claim was read, in one line."
     source = claim.source
     quote = f', "{source["quote"]}"' if "quote" in source else ""
     return f"{source['paper']}, {source['place']}{quote} (read: {source['read']}; checked {source['checked']})"
@@ -384,9 +363,9 @@ def _source(claim):
 def _rule(claim):
     "Return the rule of a claim as lines."
     rule = claim.rule
-    lines = [
-        f"Rule: {rule['seeds']} paired seeds; intervals of the {rule['kind'].replace('_', ' ')} hold together with {percent(rule['confidence'])} for the {claim.family} claims of the experiment; all of:"
-    ]
+    intervals = f"intervals of the {rule['kind'].replace('_', ' ')} hold together with {percent(rule['confidence'])}"
+    together = f"for the {claim.family} claims of the experiment"
+    lines = [f"Rule: {rule['seeds']} paired seeds; {intervals} {together}; all of:"]
     for c in parse_rule(rule, claim.arms, claim.id):
         smallest = in_units(c.smallest_effect, rule["kind"], claim.metric).lstrip("+")
         lines.append(f"  {c.label}: {c.shows}, smallest effect {smallest}, pilot's spread {c.pilot_sd:g}")
@@ -398,27 +377,24 @@ def _rule(claim):
 
 def _verdict_lines(row, claim, settings):
     "Return what a row says, with the plots of all its parts."
-    lines = [
-        f"Verdict{' of ' + row['variant'] if row['variant'] else ''}: {row['word'] if row['verdict'] in row['word'] else row['verdict']} ({row['tier']}: {row['words']}). {row['reason']}"
-    ]
+    word = row["word"] if row["verdict"] in row["word"] else row["verdict"]
+    of = f" of {row['variant']}" if row["variant"] else ""
+    lines = [f"Verdict{of}: {word} ({row['tier']}: {row['words']}). {row['reason']}"]
     lines += [f"  ! {problem}" for problem in row["problems"]] + _plots(row, claim, settings)
     if row["effect"] is not None:
         lines.append(f"Effect: {row['told']}.")
     if row["seconds"] is not None:
-        lines.append(
-            f"Recorded {row['date']} at commit {(row['commit'] or 'unknown')[:7]} on {row['machine']}, {row['seconds']:.0f} s for the whole experiment."
-        )
-    if row["renewed"]:
-        again = row["renewed"]
-        lines.append(
-            f"Renewed by a witness {again['date']} at commit {again['commit'][:7]}: seed {again['seeds'][0]} of {again['arms']} arms gave the same rows; not run again in full."
-        )
+        commit = (row["commit"] or "unknown")[:7]
+        took = f"{row['seconds']:.0f} s for the whole experiment"
+        lines.append(f"Recorded {row['date']} at commit {commit} on {row['machine']}, {took}.")
+    if again := row["renewed"]:
+        same = f"seed {again['seeds'][0]} of {again['arms']} arms gave the same rows; not run again in full"
+        lines.append(f"Renewed by a witness {again['date']} at commit {again['commit'][:7]}: {same}.")
     if row["idle"]:
         lines.append(f"Changed since, but never executed by the run: {', '.join(row['idle'][:5])}.")
     if row["replications"]:
-        lines.append(
-            f"Replications with other seeds: {sum(r['agrees'] for r in row['replications'])} of {len(row['replications'])} agree."
-        )
+        agree = sum(r["agrees"] for r in row["replications"])
+        lines.append(f"Replications with other seeds: {agree} of {len(row['replications'])} agree.")
     return lines
 
 
