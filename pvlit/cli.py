@@ -497,14 +497,14 @@ def kept_weights(
     seed: int | None,  # its seed; None for the lowest
 ) -> Path:
     "Find the weights that a run kept of an arm. Raises `ValueError` naming the arms there are."
-    rows = {
-        path: json.loads(path.with_name(path.name.replace(".weights.safetensors", ".json")).read_text(encoding="utf-8"))
-        for path in sorted(run.folder.glob("rows/*.weights.safetensors"))
-    }
+    rows = {}
+    for path in sorted(run.folder.glob("rows/*.weights.safetensors")):
+        row = path.with_name(path.name.replace(".weights.safetensors", ".json"))
+        if row.exists():  # weights without a row are those of a run that was stopped at that moment
+            rows[path] = json.loads(row.read_text(encoding="utf-8"))
     if not rows:
-        raise ValueError(
-            f"{near(run.folder)} keeps no weights; finish it, or choose a run of pseudo_video_families (pvlit status shows the runs)"
-        )
+        others = "choose a run of pseudo_video_families (pvlit status shows the runs)"
+        raise ValueError(f"{near(run.folder)} keeps no weights; finish it, or {others}")
     arms = dict.fromkeys(r["arm"] for r in rows.values())
     name = one_of("arm", arm or (next(iter(arms)) if len(arms) == 1 else ""), arms)
     seeds = {r["seed"]: path for path, r in rows.items() if r["arm"] == name}
