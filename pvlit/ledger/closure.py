@@ -7,8 +7,8 @@ Docs: https://pvlit.github.io/pvlit/ledger/closure.html.md"""
 # %% auto #0
 __all__ = ['SILENT', 'TELLERS', 'BARS', 'CHECKS', 'HARMLESS', 'FORM', 'APART', 'STATEFUL', 'CANNOT_CHANGE_NUMBERS',
            'DISTRIBUTIONS', 'patched', 'Local', 'Bare', 'Pieces', 'summarize', 'git', 'Kept', 'Sources', 'Committed',
-           'find', 'follow', 'absolute', 'resolve', 'summarize_notebook', 'Node', 'Graph', 'labels_of', 'code_graph',
-           'Changes', 'compare', 'libraries', 'installed', 'series']
+           'find', 'follow', 'absolute', 'resolve', 'Steps', 'steps_to_rows', 'summarize_notebook', 'Node', 'Graph',
+           'labels_of', 'code_graph', 'Changes', 'compare', 'libraries', 'installed', 'series']
 
 # %% ../../nbs/ledger/closure.ipynb #080ccab1
 import ast
@@ -19,7 +19,6 @@ import json
 import pickle
 import re
 import subprocess
-import symtable
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -205,7 +204,7 @@ class Bare(_BareDefinitions):
         return node if node.items else node.body
 
 # %% ../../nbs/ledger/closure.ipynb #c5b171c9
-FORM = 2  # version of the canonical form; raised whenever summaries change
+FORM = 3  # version of the canonical form; raised whenever summaries change
 _SKIPPED = ("ctx", "kind", "type_comment", "type_params")
 
 
@@ -268,14 +267,48 @@ def _looked_up(node, key):
 
 
 def _outside(node):
-    "Return the names that a definition takes from outside."
-    names, tables = set(), [symtable.symtable(ast.unparse(node), "definition", "exec")]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        whole = table.get_type() != "function"  # at module and class level a name may be read before it is bound
-        names |= {s.get_name() for s in table.get_symbols() if s.is_global() or whole and s.is_referenced()}
-    return names
+    "Return the names that a definition takes from outside; read from the tree alone, so that every Python sees the same."
+    found = set()
+
+    def visit(n, local):
+        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            body = n.body if isinstance(n.body, list) else [n.body]
+            for outer in (*getattr(n, "decorator_list", ()), *n.args.defaults, *filter(None, n.args.kw_defaults)):
+                visit(outer, local)
+            inside = local | {a.arg for a in ast.walk(n.args) if isinstance(a, ast.arg)} | _bound_in(body)
+            for statement in body:
+                visit(statement, inside)
+            return
+        if isinstance(n, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            local = local | _bound_in([g.target for g in n.generators])
+        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load) and n.id not in local:
+            found.add(n.id)
+        for child in ast.iter_child_nodes(n):
+            visit(child, local)
+
+    visit(node, frozenset())
+    return found
+
+
+def _bound_in(nodes):
+    "Return the names that nodes bind in their own scope; those that they declare global are not theirs."
+    names, shared, todo = set(), set(), list(nodes)
+    while todo:
+        n = todo.pop()
+        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(n.name)
+            continue
+        if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load):
+            names.add(n.id)
+        elif isinstance(n, (ast.Import, ast.ImportFrom)):
+            names |= {a.asname or a.name.partition(".")[0] for a in n.names}
+        elif isinstance(n, ast.ExceptHandler) and n.name:
+            names.add(n.name)
+        elif isinstance(n, (ast.Global, ast.Nonlocal)):
+            shared |= set(n.names)
+        if not isinstance(n, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            todo += ast.iter_child_nodes(n)
+    return frozenset(names - shared)
 
 # %% ../../nbs/ledger/closure.ipynb #df793c8f
 def summarize(
@@ -623,56 +656,76 @@ def _apart(sources, module):
 STATEFUL = set("torch np numpy random os globals".split())  # whose calls change what follows without binding a name
 
 
-def summarize_notebook(
+@dataclass
+class Steps:
+    "The statements of a notebook that lead to `rows`."
+
+    imports: list  # all import statements
+    parameters: list  # the statements of the cell tagged `parameters`
+    steps: list  # what leads to rows, in order; None stands where the parameters are set
+    module: str | None  # that the notebook exports to
+    exported: set  # names that it exports
+
+
+def steps_to_rows(
     text: str,  # a notebook, as JSON
-) -> dict:  # like the summary of a module, with one definition, `rows`
-    "Summarize the statements of a notebook that lead to `rows`. Raises `ValueError` when there are none."
-    imports, statements, exported, module = {}, [], set(), None
+) -> Steps:
+    "Find the statements that lead to `rows`. Raises `ValueError` when there are none."
+    found = Steps([], [], [], None, set())
+    statements = []
     for cell in json.loads(text)["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] != "code":
             continue
+        found.module = (re.findall(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [found.module])[0]
+        body = ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.M)).body
+        found.imports += [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom))]
+        body = [n for n in body if not isinstance(n, (ast.Import, ast.ImportFrom))]
         if "parameters" in cell["metadata"].get("tags", []):
-            statements.append({name for node in ast.parse(source).body for name in _assigned(node)})
-            continue
-        module = (re.findall(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [module])[0]
-        ours = bool(re.search(r"^#\|\s*exports?i?\b", source, re.M))
-        for node in ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.M)).body:
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                imports.update({name: tuple(target) for name, *target in _imported(node)})
-            elif ours:
-                exported |= set(_names(node, {}))
-            else:
-                statements.append(node)
-        if any("rows" in _assigned(node) for node in statements if isinstance(node, ast.AST)):
+            found.parameters = body
+            statements.append(None)
+        elif re.search(r"^#\|\s*exports?i?\b", source, re.M):
+            found.exported |= {name for node in body for name in _names(node, {})}
+        else:
+            statements += body
+        if any(map(_makes_rows, statements)):
             break
-    return _sliced(statements, imports, exported, module)
+    found.steps = _leading(statements, {name for node in found.parameters for name in _assigned(node)})
+    return found
 
 
-def _sliced(statements, imports, exported, module):
-    "Summarize what of the statements leads to rows."
-    makes_rows = lambda node: isinstance(node, ast.AST) and "rows" in _assigned(node)
-    at = next((i for i, node in enumerate(statements) if makes_rows(node)), None)
+def _makes_rows(node):
+    return node is not None and "rows" in _assigned(node)
+
+
+def _leading(statements, parameters):
+    "Return what of the statements leads to rows; the parameters are None among them."
+    at = next((i for i, node in enumerate(statements) if _makes_rows(node)), None)
     if at is None:
         raise ValueError("the notebook has no statement `rows = ...`")
-    kept, needed = [statements[at]], _read_by(statements[at])
+    kept, needed = [statements[at]], _outside(statements[at])
     for node in reversed(statements[:at]):
-        if isinstance(node, set):  # the parameters: what stood in these names before is gone
-            needed -= node
+        if node is None:  # what stood in the names of the parameters before is gone
+            kept.append(None)
+            needed -= parameters
         elif _bound_by(node) & needed or isinstance(node, ast.Expr) and _root(node.value) in STATEFUL:
             kept.append(node)
-            needed |= _read_by(node)
-    body = ast.Module([n for n in (Bare().visit(node) for node in reversed(kept)) if n is not None], [])
-    summary = _definition([(node, ()) for node in body.body])
-    home = {name: (0, f"pvlit.{module}", name) for name in exported} if module else {}
+            needed |= _outside(node)
+    return kept[::-1]
+
+
+def summarize_notebook(
+    text: str,  # a notebook, as JSON
+) -> dict:  # like the summary of a module, with one definition, `rows`
+    "Summarize the statements of a notebook that lead to `rows`. Raises `ValueError` when there are none."
+    found = steps_to_rows(text)
+    bare = [Bare().visit(node) for node in found.steps if node is not None]
+    summary = _definition([(node, ()) for node in bare if node is not None])
+    imports = {name: tuple(target) for node in found.imports for name, *target in _imported(node)}
+    home = {name: (0, f"pvlit.{found.module}", name) for name in found.exported} if found.module else {}
     return dict(imports={**imports, **home}, stars=[], definitions={"rows": summary}, tables={}, loose=None, spans=[])
 
 # %% ../../nbs/ledger/closure.ipynb #98dd1013
-def _read_by(node):
-    "Return the names that a statement reads or binds."
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-
-
 def _root(node):
     "Return the first name of the thing a call, an attribute or an item belongs to."
     while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
@@ -682,14 +735,12 @@ def _root(node):
 
 def _bound_by(node):
     "Return the names that a statement binds, or whose object it may change."
-    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    names |= {
-        _root(n)
-        for n in ast.walk(node)
-        if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, ast.Store)
-    }
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return {node.name}
+    places = [
+        n for n in ast.walk(node) if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, ast.Store)
+    ]
+    names = {*_bound_in([node]), *map(_root, places)}
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not _only_tells(node):
         names.add(_root(node.value.func))
     return names

@@ -26,16 +26,28 @@ from pathlib import Path
 from ..core.files import digest, sealed
 from ..core.settings import Settings, load_settings
 from ..lab.runs import overlay
-from .closure import Bare, Committed, Graph, Kept, Sources, code_graph, compare, git, libraries
+from pvlit.ledger.closure import (
+    Bare,
+    Committed,
+    Graph,
+    Kept,
+    Sources,
+    code_graph,
+    compare,
+    git,
+    libraries,
+    steps_to_rows,
+)
 from .evidence import Commits, findings, load_evidence, machine, notebook_of, plain, processor
 from .evidence import OTHER_LIBRARIES, save_evidence
 from .experiment import uncommitted
 
 # %% ../../nbs/ledger/renew.ipynb #696b4543
-_READS = r"""
-import ast, json, os, re, sys, threading, traceback
-notebook, out, package, given = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-watch = [tuple(span) for span in json.loads(sys.argv[5])]
+PROGRAM = r"""
+import importlib, json, os, sys, threading
+from contextlib import nullcontext
+out, package, told = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3], encoding="utf-8"))
+watch = [tuple(span) for span in told["watch"]]
 called, lines = set(), set()
 def note(frame, event, arg):
     name = frame.f_globals.get("__name__") or ""
@@ -50,87 +62,29 @@ def note(frame, event, arg):
         return follow
     return follow
 space = {"__name__": "__main__", "display": lambda *a, **k: None}
-def names(node):
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-def root(node):
-    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return getattr(node, "id", None)
-def bound(node):
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return {node.name}
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {a.asname or a.name.partition(".")[0] for a in node.names}
-    stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    parts = [n for n in ast.walk(node) if isinstance(n, (ast.Attribute, ast.Subscript))]
-    stored |= {root(n) for n in parts if isinstance(n.ctx, ast.Store)}
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        stored.add(root(node.value.func))
-    return stored
-def makes_rows(node):
-    return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "rows"
-statements, params, module, exported = [], [], None, set()
-for cell in json.load(open(notebook, encoding="utf-8"))["cells"]:
-    source = "".join(cell["source"])
-    if cell["cell_type"] != "code":
-        continue
-    body = ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.M)).body
-    if "parameters" in cell["metadata"].get("tags", []):
-        params = body
-        statements.append({n for node in body for n in bound(node)})
-        continue
-    module = (re.findall(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [module])[0]
-    if re.search(r"^#\|\s*exports?i?\b", source, re.M):
-        exported |= {n for node in body for n in bound(node)}
-        continue
-    statements += body
-    if any(makes_rows(n) for n in body):
-        break
-"""
-
-# %% ../../nbs/ledger/renew.ipynb #f6387b88
-_RUNS = r"""
-at = max(i for i, n in enumerate(statements) if makes_rows(n))
+def run(text):
+    exec(compile(text, "witness", "exec"), space)
 def set_parameters():
-    exec(compile(ast.Module(params, []), "parameters", "exec"), space)
-    space.update({k: v for k, v in given.items() if k in space}, run_folder=out)
-kept, needed = [statements[at]], names(statements[at])
-for node in reversed(statements[:at]):
-    if isinstance(node, set):
-        kept.append(None)
-        needed -= node
-        continue
-    stateful = isinstance(node, ast.Expr) and root(node.value) in ("torch", "np", "numpy", "random", "os", "globals")
-    if bound(node) & needed or stateful:
-        kept.append(node)
-        needed |= names(node)
-set_parameters()
-if exported:
-    import importlib
-    own = importlib.import_module(package + "." + module)
+    run(told["parameters"])
+    space.update({k: v for k, v in told["given"].items() if k in space}, run_folder=out)
+for text in told["imports"]:
+    run(text)
+if told["module"]:
+    own = importlib.import_module(package + "." + told["module"])
     space.update({k: v for k, v in vars(own).items() if not k.startswith("__")})
-ordered = list(reversed(kept))
-first = [n for n in ordered if isinstance(n, (ast.Import, ast.ImportFrom))]
-later = [n for n in ordered if not isinstance(n, (ast.Import, ast.ImportFrom))]
-for node in first:
-    exec(compile(ast.Module([node], []), "witness", "exec"), space)
+set_parameters()
 for name in ("pvlit.lab.arms", "pvlit.ledger.experiment"):
     if name in sys.modules:  # this program traces already
-        from contextlib import nullcontext
         sys.modules[name].tracing = lambda package: nullcontext(set())
 threading.settrace(note)
 sys.settrace(note)
-for node in later:
-    if node is None:
-        set_parameters()
-        continue
-    exec(compile(ast.Module([node], []), "witness", "exec"), space)
+for text in told["steps"]:
+    set_parameters() if text is None else run(text)
 sys.settrace(None)
-told = dict(rows=space["rows"], ran=sorted(called), lines=sorted(lines))
-json.dump(told, open(os.path.join(out, "witness.json"), "w"))
+result = dict(rows=space["rows"], ran=sorted(called), lines=sorted(lines))
+json.dump(result, open(os.path.join(out, "witness.json"), "w"))
 os._exit(0)
 """
-PROGRAM = _READS + _RUNS
 
 # %% ../../nbs/ledger/renew.ipynb #18e678cd
 @dataclass
@@ -165,16 +119,13 @@ def run_witness(
             "MPLBACKEND": "Agg",
         }
         environment |= {"PVLIT_CACHE": str(cache)} if cache else {}
-        command = [
-            sys.executable,
-            "-c",
-            PROGRAM,
-            str(Path(tree) / notebook),
-            out,
-            package,
-            json.dumps(params),
-            json.dumps(list(watch)),
-        ]
+        found = steps_to_rows((Path(tree) / notebook).read_text(encoding="utf-8"))
+        text = lambda node: None if node is None else ast.unparse(node)
+        plan = dict(given=params, watch=list(watch), module=found.module if found.exported else None)
+        plan |= dict(imports=list(map(text, found.imports)), steps=list(map(text, found.steps)))
+        plan["parameters"] = "\n".join(map(text, found.parameters))
+        (Path(out) / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        command = [sys.executable, "-c", PROGRAM, out, package, str(Path(out) / "plan.json")]
         where = (Path(tree) / notebook).parent
         try:
             done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=wait)
