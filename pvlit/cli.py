@@ -11,7 +11,7 @@ __all__ = ['FILE', 'PAIRS', 'FOLDER', 'RUN', 'CLAIMS', 'SHELF_ACTION', 'WORDS', 
            'rerun_claim', 'renew_claims', 'spreads', 'show_claims', 'show_papers', 'kept_weights', 'generate_images',
            'Parser', 'parser', 'main']
 
-# %% ../nbs/cli.ipynb #2e328b15
+# %% ../nbs/cli.ipynb #d035a5cf
 import argparse
 import json
 import os
@@ -25,6 +25,7 @@ from fastcore.script import anno_parser, bool_arg
 from . import __version__
 from .core.settings import load_settings
 from pvlit.lab.runs import (
+    Run,
     experiment_notebook,
     experiments,
     find_run,
@@ -129,9 +130,9 @@ def list_experiments(
     )
     print(f"\nparameter sets: {' '.join(variants(experiment)) or 'none'}")
 
-# %% ../nbs/cli.ipynb #02c25a18
+# %% ../nbs/cli.ipynb #833c8b75
 def explain_failure(
-    run,  # a failed `Run`
+    run: Run,  # a failed run
 ) -> int:
     "Say on stderr where a run failed and how to go on; returns the exit code."
     where = f" in cell {run.error['cell']}" if "cell" in run.error else ""
@@ -142,7 +143,7 @@ def explain_failure(
     print(f"kept in {near(run.folder)}: log.txt, {run.notebook.name}; to go on: {resume_command(run)}", file=sys.stderr)
     return 1
 
-# %% ../nbs/cli.ipynb #6148bc4d
+# %% ../nbs/cli.ipynb #f3b29f4a
 def near(
     path: Path,  # a path
 ) -> str:
@@ -154,7 +155,8 @@ def run_experiment(
     experiment: str,  # an experiment; `pvlit list` shows them
     params: FILE = None,  # YAML file with parameters, or the name of one of the experiment's parameter sets
     Param: PAIRS = None,  # one parameter, value in YAML; may be repeated; wins over FILE
-    out: FOLDER = None,  # folder of the run; that of a failed or stopped run to go on with it; default: a new one in the runs folder
+    # folder of the run; that of a failed or stopped run to go on with it; default: a new one in the runs folder
+    out: FOLDER = None,
 ):
     """Run an experiment in a folder of its own, and make its report.
 
@@ -264,7 +266,7 @@ def show_ledger(
         print(p, file=sys.stderr)
     return int(check and bool(problems))
 
-# %% ../nbs/cli.ipynb #5c2bcf71
+# %% ../nbs/cli.ipynb #71f4915f
 def fresh_seeds(
     params: dict,  # of a run
     already: int,  # replications there are
@@ -275,7 +277,7 @@ def fresh_seeds(
 
 
 def rerun_params(
-    claim,  # a `Claim`
+    claim,  # a `Claim`, whose module is read only when it is needed
     variant: str,  # the parameter set it is about
     full: bool,  # as long as the evidence
     already: int,  # replications there are
@@ -291,7 +293,7 @@ def rerun_claim(
     claim_id: str,  # of a claim
     full: bool,  # with all seeds and steps of the evidence
 ) -> int:
-    "Run the arms of a claim again with fresh seeds and print its effect beside the recorded one; returns the exit code."
+    "Run the arms of a claim again with fresh seeds, print its effect beside the recorded one, return the exit code."
     from pvlit.ledger.decisions import in_units
     from pvlit.ledger.evidence import load_evidence
     from pvlit.ledger.table import find_claim, keep_replication, replications, rows_of
@@ -313,18 +315,15 @@ def rerun_claim(
         return 1
     kept = keep_replication(row, made, decision, full, settings)
     now = in_units(decision["effect"], claim.rule["kind"], claim.metric)
-    print(
-        f"with seeds {kept['seeds'][0]} to {kept['seeds'][-1]}: {decision['word']}, {now}, {decision['low']:+.3g} to {decision['high']:+.3g}"
-    )
+    interval = f"{decision['low']:+.3g} to {decision['high']:+.3g}"
+    print(f"with seeds {kept['seeds'][0]} to {kept['seeds'][-1]}: {decision['word']}, {now}, {interval}")
     if row["effect"] is not None:
-        print(
-            f"it {'agrees' if kept['agrees'] else 'does not agree'} with the recorded effect"
-            + ("" if full else " (a shortened run: smaller models of the same arms)")
-        )
+        shortened = "" if full else " (a shortened run: smaller models of the same arms)"
+        print(f"it {'agrees' if kept['agrees'] else 'does not agree'} with the recorded effect{shortened}")
     print(f"{duration(run.seconds)}, kept in {near(run.folder)}")
     return 0
 
-# %% ../nbs/cli.ipynb #90d466e2
+# %% ../nbs/cli.ipynb #421ec802
 def renew_claims(
     names: list[str],  # ids of claims, or experiment/variant
     everything: bool,  # all that has expired
@@ -332,46 +331,47 @@ def renew_claims(
 ) -> int:
     "Renew evidence by witnesses, telling of each as it is done; returns 1 when any stays expired."
     from pvlit.ledger.renew import expired, renew_all
-    from pvlit.ledger.table import find_claim
 
     settings = load_settings()
     files = expired(settings) if everything else []
     for name in names:
-        if "/" in name:
-            experiment, variant = name.split("/", 1)
-            found = [settings.results / experiment / f"{variant}.json"]
-        else:
-            claim = find_claim(name, settings)
-            found = [
-                f
-                for f in sorted((settings.results / claim.experiment).glob("*.json"))
-                if not claim.variants or f.stem in claim.variants
-            ]
-        if not found or not all(f.is_file() for f in found):
-            raise ValueError(f"{name} has no evidence to renew; run it: pvlit run EXPERIMENT --params VARIANT")
-        files += found
+        files += _evidence_of(name, settings)
     if not files:
         print("nothing has expired: every recorded verdict stands on the code that is here")
         return 0
     files, failed = list(dict.fromkeys(files)), []
 
     def tell(renewal):
-        print(
-            f"{'renewed' if renewal.renewed else 'not renewed'}  {renewal.name}  {renewal.seconds:.0f} s: {renewal.why}",
-            flush=True,
-        )
+        what = "renewed" if renewal.renewed else "not renewed"
+        print(f"{what}  {renewal.name}  {renewal.seconds:.0f} s: {renewal.why}", flush=True)
         failed.extend([renewal] * (not renewal.renewed and renewal.why != "current already"))
 
     print(f"{len(files)} evidence files, each run twice for a seed; Ctrl-C keeps what is done", flush=True)
     renew_all(files, settings, long, told=tell)
     return int(bool(failed))
 
-# %% ../nbs/cli.ipynb #35b8b92d
+
+def _evidence_of(name, settings):
+    "Return the evidence files of a claim or an experiment/variant. Raises `ValueError` when there are none."
+    from pvlit.ledger.table import find_claim
+
+    if "/" in name:
+        experiment, variant = name.split("/", 1)
+        found = [settings.results / experiment / f"{variant}.json"]
+    else:
+        claim = find_claim(name, settings)
+        files = sorted((settings.results / claim.experiment).glob("*.json"))
+        found = [f for f in files if not claim.variants or f.stem in claim.variants]
+    if not found or not all(f.is_file() for f in found):
+        raise ValueError(f"{name} has no evidence to renew; run it: pvlit run EXPERIMENT --params VARIANT")
+    return found
+
+# %% ../nbs/cli.ipynb #776d0a98
 def spreads(
     path: Path,  # an evidence file of a trial run
     keep: bool,  # whether its rows are stored
 ) -> str:
-    "Tabulate the spreads of a pilot's paired differences, and the seeds they ask for, for `pilot_sd` and `seeds` in the declaration."
+    "Tabulate the spreads of a pilot's paired differences and the seeds they ask for, as a declaration wants them."
     from pvlit.core.files import write_whole
     from pvlit.ledger.claims import load_claims, seeds_needed
     from pvlit.ledger.decisions import pilot
@@ -388,7 +388,7 @@ def spreads(
     found = [[c.id, label, f"{sd:.3g}", seeds_needed(c)] for c in claims for label, sd in pilot(c, evidence["rows"])]
     return columns(["claim", "comparison", "spread in this run", "seeds by its declaration"], found)
 
-# %% ../nbs/cli.ipynb #0108040c
+# %% ../nbs/cli.ipynb #90e90c89
 ACTIONS = {  # action -> options that belong to it
     "list": {"stale", "json", "check"},
     "why": set(),
@@ -400,8 +400,10 @@ ACTION = Annotated[str, {"nargs": "?", "choices": list(ACTIONS), "metavar": "|".
 
 
 def show_claims(
-    action: ACTION = "list",  # print the ledger; explain a verdict; replicate a claim; renew evidence by a witness; spreads of a run
-    claim: CLAIMS = (),  # id of a claim; for renew also EXPERIMENT/VARIANT, several of them; for pilot an evidence file of a run
+    # print the ledger; explain a verdict; replicate a claim; renew evidence by a witness; spreads of a run
+    action: ACTION = "list",
+    # id of a claim; for renew also EXPERIMENT/VARIANT, several of them; for pilot an evidence file of a run
+    claim: CLAIMS = (),
     stale: bool = False,  # list: only verdicts that have expired
     json: bool = False,  # list: as JSON, described by data/ledger.schema.json
     check: bool = False,  # list: end with exit code 1 when any claim has a problem
@@ -439,7 +441,7 @@ def show_claims(
         return print(dumps(ledger_json(rows), indent=1, ensure_ascii=False))
     return show_ledger(rows, check)
 
-
+# %% ../nbs/cli.ipynb #fa6dbbba
 def _claims_wanted(action, claim, everything):
     "Raise `ValueError` unless an action has the names it needs."
     if action == "list" and claim:
@@ -490,9 +492,9 @@ def show_papers(
     )
     print(f"\n{len(found)} papers, {sum(p.status == 'works' for p in found)} working")
 
-# %% ../nbs/cli.ipynb #eb4f76c7
+# %% ../nbs/cli.ipynb #4128dd7e
 def kept_weights(
-    run,  # a `Run`
+    run: Run,  # a finished run
     arm: str | None,  # an arm's name; None for the only one there is
     seed: int | None,  # its seed; None for the lowest
 ) -> Path:
@@ -512,7 +514,7 @@ def kept_weights(
         raise ValueError(f"seed: got {seed}, this run has {', '.join(map(str, sorted(seeds)))} for arm {name!r}")
     return seeds[min(seeds) if seed is None else seed]
 
-# %% ../nbs/cli.ipynb #7fa454be
+# %% ../nbs/cli.ipynb #8ef3e17e
 def generate_images(
     run: RUN,  # a run's folder, a name from `pvlit status`, or an experiment for its latest run
     n: int = 64,  # images to draw
@@ -535,15 +537,14 @@ def generate_images(
     from pvlit.pseudo_video import load
 
     clips = load(path).sample(n, torch.Generator().manual_seed(draw), progress=True).float().clamp(0, 1)
-    axes = (
-        show_film(list(clips), pixels=32)
-        if film
-        else show_images(clips[:, -1], columns=min(n, max(8, round(n**0.5))), pixels=32)
-    )
+    if film:
+        axes = show_film(list(clips), pixels=32)
+    else:
+        axes = show_images(clips[:, -1], columns=min(n, max(8, round(n**0.5))), pixels=32)
     axes.figure.savefig(out, dpi=80)
     print(f"{n} pseudo videos of {clips.shape[1]} frames from {near(path)}", f"written: {out}", sep="\n")
 
-# %% ../nbs/cli.ipynb #1c591276
+# %% ../nbs/cli.ipynb #ee5d6e68
 COMMANDS = {
     "list": list_experiments,
     "run": run_experiment,
@@ -558,7 +559,7 @@ COMMANDS = {
 class Parser(argparse.ArgumentParser):
     "Parse arguments; errors are one line that points to the help."
 
-    def error(self, message):
+    def error(self, message: str):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -566,7 +567,8 @@ def parser() -> Parser:
     "Make the parser of `pvlit`, with one subparser per command, read from its function."
     p = Parser(
         prog="pvlit",
-        description="A laboratory of literate methods: run experiments, read their reports, check their claims, look for papers.",
+        description="A laboratory of literate methods: run experiments, read their reports, check their claims, "
+        "look for papers.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  " + "\n  ".join(c.strip() for f in COMMANDS.values() for c in f.__doc__.splitlines()[2:]),
     )

@@ -1,4 +1,6 @@
-"""Verdicts expire when the code that made them changes, and only then: 200 mutations of the package, against what the runs were seen to execute."""
+"""Verdicts expire when the code that made them changes, and only then.
+
+Two hundred mutations of the package are compared with what the runs were seen to execute."""
 
 import ast
 import copy
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pvlit.core.settings import load_settings
-from pvlit.ledger.closure import Graph, Kept, Sources, code_graph, compare, patched
+from pvlit.ledger.closure import Graph, Kept, Sources, code_graph, compare, patched, summarize
 from pvlit.ledger.evidence import load_evidence, notebook_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,23 +77,22 @@ class Change(ast.NodeTransformer):
         if swap and self.turn():
             self.what = f"{type(node).__name__} -> {swap.__name__}"
             return swap()
-        returns = (
-            isinstance(node, ast.Return) and node.value is not None and getattr(node.value, "value", node) is not None
-        )  # `return None` is nothing already
-        if returns and self.turn():
+        something = isinstance(node, ast.Return) and node.value is not None
+        if something and getattr(node.value, "value", node) is not None and self.turn():
             self.what = "returns nothing"
             return ast.Return(ast.Constant(None))
         return super().visit(node)
 
 
 def mutated(node, draw):
-    "(changed copy, what changed) of a definition, annotations and docstring left alone; None when nothing in it can change."
+    """Return (changed copy, what changed) of a definition, or None when nothing in it can change.
+
+    Annotations and the docstring are left alone."""
 
     def bare(n):
         n = copy.deepcopy(n)
-        method_of = (
-            n.args.args[0] if isinstance(n, ast.FunctionDef) and patched(n) else None
-        )  # this annotation names the class that gets the method
+        # the annotation of its first parameter names the class that gets a patched method
+        method_of = n.args.args[0] if isinstance(n, ast.FunctionDef) and patched(n) else None
         for inner in ast.walk(n):
             if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 inner.returns = None
@@ -118,7 +119,7 @@ class Laboratory:
         self.ran = {name: {n.label for n in g.nodes if n.ran} for name, g in self.graphs.items()}
 
     def expired(self, module, text):
-        "Return the evidence whose verdict expires, and the one that only notes a change, when a module has another text."
+        "Return the evidence that expires, and the one that only notes a change, when a module has another text."
         sources = Sources(kept=self.kept)
         package = self.base.module(module)["package"]
         sources.modules = {**self.base.modules, module: {**self.kept.summary(text), "package": package}}
@@ -175,19 +176,15 @@ def test_two_hundred_mutations_expire_what_was_executed_and_nothing_else(laborat
         assert gone <= reached and gone | idle <= reached, f"{key} ({what}) expired what cannot reach it"
         truth, said, noted = truth + len(ran), said + len(gone), noted + len(idle)
     pairs = MUTATIONS * len(EVIDENCE)
-    print(
-        f"\n{MUTATIONS} mutations, {pairs} pairs: {truth} executed, {said} expired, {noted} noted, {checks} in checks of arguments"
-    )
+    found = f"{truth} executed, {said} expired, {noted} noted, {checks} in checks of arguments"
+    print(f"\n{MUTATIONS} mutations, {pairs} pairs: {found}")
     assert truth >= 20, "the sample hardly touches what is executed, so it tests nothing"
 
 
 def only_refuses(what, text, module):
     "Whether a mutated module has the same form as before once what only refuses is left out."
-    from pvlit.ledger.closure import summarize
-
-    return (
-        summarize(text)["definitions"] == summarize(ast.unparse(ast.parse(PACKAGE[module].read_text())))["definitions"]
-    )
+    before = ast.unparse(ast.parse(PACKAGE[module].read_text(encoding="utf-8")))
+    return summarize(text)["definitions"] == summarize(before)["definitions"]
 
 
 def test_looks_change_nothing(laboratory):

@@ -7,14 +7,19 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from toy import FILES, ROWS, Lab, notebook
 
+from pvlit.core.files import sealed
+from pvlit.ledger.closure import Committed, code_graph
+from pvlit.ledger.evidence import save_evidence, shape
 from pvlit.ledger.renew import expired, renew, renew_all
 
 T, B, N = "toylab/train.py", "toylab/tables.py", "toylab/noise.py"
+UPDATED = "update(weight, gradient(weight, target, noise), 0.2 * schedule(step, steps))"
 
 # kind -> edits; an edit is {file: [(old, new), ...]}; None as a file's list deletes it
 HARMLESS = {
@@ -122,12 +127,13 @@ HARMLESS = {
         {
             T: [
                 (
-                    "        noise = drawn(draw, 0.1)\n        weight = update(weight, gradient(weight, target, noise), 0.2 * schedule(step, steps))\n",
+                    f"        noise = drawn(draw, 0.1)\n        weight = {UPDATED}\n",
                     "        weight = _step(weight, target, draw, step, steps)\n",
                 ),
                 (
                     "def distance",
-                    "def _step(weight, target, draw, step, steps):\n    noise = drawn(draw, 0.1)\n    return update(weight, gradient(weight, target, noise), 0.2 * schedule(step, steps))\n\n\ndef distance",
+                    "def _step(weight, target, draw, step, steps):\n    noise = drawn(draw, 0.1)\n"
+                    f"    return {UPDATED}\n\n\ndef distance",
                 ),
             ]
         },
@@ -235,8 +241,6 @@ def copied(lab, place):
     other = object.__new__(Lab)
     other.__dict__.update(lab.__dict__, root=place)
     settings = lab.settings
-    from dataclasses import replace
-
     moved = {k: place / getattr(settings, k).relative_to(lab.root) for k in ("data", "results", "runs", "cache")}
     other.settings = replace(settings, root=place, **moved)
     other.file = place / lab.file.relative_to(lab.root)
@@ -295,7 +299,7 @@ def test_there_are_forty_of_each():
     assert sum(map(len, HARMLESS.values())) == 40 and sum(map(len, HARMFUL.values())) == 40
 
 
-# --- what the messages say ----------------------------------------------------------------------------------------------
+# --- what the messages say -------------------------------------------------------------------------------------------
 
 
 def attempt(lab, **more):
@@ -318,9 +322,8 @@ def test_a_line_that_the_witness_never_runs_is_not_vouched_for(lab):
     changed(lab, {T: [("        return 100.0\n", "        return 200.0\n")]})
     said = attempt(lab)
     assert not said.renewed and "does not execute the changed lines" in said.why and "--long" in said.why
-    assert attempt(
-        lab, long=True
-    ).renewed  # the first seed at full length does not run it either: the verdict never rested on it
+    # the first seed at full length does not run it either, so the verdict never rested on it
+    assert attempt(lab, long=True).renewed
 
 
 def test_a_renewal_says_so_and_can_be_renewed_again(lab):
@@ -336,7 +339,7 @@ def test_a_renewal_says_so_and_can_be_renewed_again(lab):
     assert lab.problems() == "" and evidence["renewals"][1]["seeds"] == [10] and evidence["renewals"][1]["arms"] == 4
 
 
-# --- bad input ----------------------------------------------------------------------------------------------------------
+# --- bad input -------------------------------------------------------------------------------------------------------
 
 
 def refused(lab, *words, **more):
@@ -385,10 +388,6 @@ def test_old_commit_that_does_not_run(published, tmp_path):
     broken = lab.commit("a library that is gone")
     lab.write({"toylab/noise.py": FILES[N].replace("first + 0.01", "0.01 * second + first if first else first + 0.01")})
     lab.commit("mended")
-    from pvlit.core.files import sealed
-    from pvlit.ledger.closure import Committed, code_graph
-    from pvlit.ledger.evidence import save_evidence, shape
-
     graph = code_graph("nbs/experiments/films.ipynb", Committed(broken, lab.root, "toylab")).plain()
     kept = {k: v for k, v in evidence.items() if k != "seal"} | dict(
         commit=broken, code_commit=broken, code=graph, made_by=shape(graph)
@@ -410,7 +409,7 @@ def test_two_at_once(lab):
 
 
 def test_stopped_half_way(lab):
-    "The process that renews is killed while its witnesses run: nothing is written, no work tree is left behind for good."
+    "The process that renews is killed while its witnesses run: nothing is written, and the next attempt renews."
     changed(lab, {**HARMLESS["helper"][0], "nbs/experiments/films.ipynb": notebook(ROWS + "\nimport time")})
     slow = "import time; time.sleep(60)\n"
     lab.edit(
@@ -418,8 +417,9 @@ def test_stopped_half_way(lab):
     )
     lab.commit("x")
     code = (
-        f"from pathlib import Path; import pvlit.ledger.renew as r; r.PROGRAM = {slow!r} + r.PROGRAM; "
-        f"from pvlit.core.settings import load_settings; r.renew(Path({str(lab.file)!r}), load_settings({str(lab.root)!r}), package='toylab')"
+        "from pathlib import Path; import pvlit.ledger.renew as r; from pvlit.core.settings import load_settings; "
+        f"r.PROGRAM = {slow!r} + r.PROGRAM; "
+        f"r.renew(Path({str(lab.file)!r}), load_settings({str(lab.root)!r}), package='toylab')"
     )
     before = lab.file.read_bytes()
     child = subprocess.Popen(
@@ -444,9 +444,6 @@ def test_all_goes_on_after_a_stop(lab):
             )
         }
     )
-    from pvlit.core.files import sealed
-    from pvlit.ledger.evidence import save_evidence
-
     text = {k: v for k, v in json.loads(lab.file.read_text()).items() if k != "seal"}
     text |= dict(variant="other", params={**text["params"], "variant": "other"})
     save_evidence(sealed(text), second)
