@@ -23,8 +23,10 @@ VISION = {
 def stubs(modules):
     """Stand in for modules while a peer is imported.
 
-    The peers import torchvision for loading files, which a step never does; beside a CPU build of torch the real package
-    fails to import, and its mere presence breaks diffusers. The stubs are gone again before anything else is imported."""
+    The peers import torchvision for loading files, which a step never does; beside a CPU build of torch the real
+    package fails to import, and its mere presence breaks diffusers. The stubs are gone again before anything else is
+    imported.
+    """
     kept = {name: sys.modules.get(name) for name in modules}
     for name, content in modules.items():
         sys.modules[name] = types.ModuleType(name)

@@ -1,4 +1,4 @@
-"""What every benchmark does at its end: count operations, judge the targets, name the machine, write the result whole."""
+"""What every benchmark does at its end: count operations, judge targets, name the machine, write the result whole."""
 
 import json
 import os

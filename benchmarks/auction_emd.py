@@ -1,12 +1,14 @@
-"""The earth mover's distance by auction beside exact solvers and entropic transport: what each takes, and how far from the truth it is.
+"""The earth mover's distance by auction beside exact solvers and entropic transport: time taken and error.
 
-    python benchmarks/auction_emd.py            # clouds of 256, 1024 and 4096 points; writes benchmarks/results/auction_emd.json
+    python benchmarks/auction_emd.py            # 256, 1024 and 4096 points; writes benchmarks/results/auction_emd.json
     python benchmarks/auction_emd.py --quick    # 64 points, two rounds, writes nothing: does it run?
 
-Every form gets the two clouds and does all of its work, the table of distances included, in double precision. The truth is SciPy's.
-Two pairs of clouds on which auctions are slow: an uneven blob and a cube, a half sphere and a sphere. Forms take turns; times are medians.
+Every form gets the two clouds and does all of its work, the table of distances included, in double precision. The truth
+is SciPy's. Two pairs of clouds on which auctions are slow: an uneven blob and a cube, a half sphere and a sphere. Forms
+take turns; times are medians.
 
-Above 1024 points everything is run once, and the auction to the end, whose rounds grow with the points, is left out. POT (package pot, see requirements.txt) is measured where it is installed.
+Above 1024 points everything is run once, and the auction to the end, whose rounds grow with the points, is left out.
+POT (package pot, see requirements.txt) is measured where it is installed.
 """
 
 import argparse
@@ -130,7 +132,8 @@ def table(rows):
     print(f"{'points':>6} {'pair':22} {'form':30} {'ms':>10} {'x exact':>9} {'error, %':>9}")
     for r in rows:
         print(
-            f"{r['points']:6} {r['pair']:22} {r['form']:30} {r['ms']:10.2f} {r['times_exact']:9.2f} {100 * r['error']:9.3f}"
+            f"{r['points']:6} {r['pair']:22} {r['form']:30} "
+            f"{r['ms']:10.2f} {r['times_exact']:9.2f} {100 * r['error']:9.3f}"
         )
 
 

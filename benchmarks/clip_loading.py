@@ -1,15 +1,17 @@
 """How long a training loop waits for its clips: JPEG folders and MP4 files, with 0, 1 and 2 worker processes.
 
-    python benchmarks/clip_loading.py            # 64 videos, clips of 8 frames, 112 x 112; writes benchmarks/results/clip_loading.json
+    python benchmarks/clip_loading.py            # 64 videos; writes benchmarks/results/clip_loading.json
     python benchmarks/clip_loading.py --quick    # 24 small videos, one round, writes nothing: does it run?
 
-The loop is a real one: batches of 8 clips with random segments and TSM's multi-scale crops, forward, backward and AdamW step of
-`tiny_tsm` on one thread. What is measured is the share of the loop's time between asking for a batch and having it, after the
-first batch of an epoch, whose workers are still starting. All arrangements take turns, so that a slow minute of the machine
-hits all of them; the numbers are medians over the rounds. The floor is the same loop with one batch that is already there.
+The loop is a real one: batches of 8 clips of 8 frames, 112 x 112, with random segments and TSM's multi-scale crops,
+forward, backward and AdamW step of `tiny_tsm` on one thread. What is measured is the share of the loop's time between
+asking for a batch and having it, after the first batch of an epoch, whose workers are still starting. All arrangements
+take turns, so that a slow minute of the machine hits all of them; the numbers are medians over the rounds. The floor is
+the same loop with one batch that is already there.
 
-The videos are written to a temporary folder first: 48 frames of 128 x 170, textured and moving, JPEG quality 90 and H.264 with
-a key frame every 12. They stay in the operating system's cache, so this is the time of decoding, not of a slow disk.
+The videos are written to a temporary folder first: 48 frames of 128 x 170, textured and moving, JPEG quality 90 and
+H.264 with a key frame every 12. They stay in the operating system's cache, so this is the time of decoding, not of a
+slow disk.
 """
 
 import argparse
@@ -140,7 +142,8 @@ def table(rows):
     print(f"{'source':14} {'workers':>7} {'waiting':>8} {'wait ms':>8} {'step ms':>8} {'clips/s':>8}")
     for r in rows:
         print(
-            f"{r['source']:14} {r['workers']:7} {r['waiting_share']:8.1%} {r['wait_ms']:8.1f} {r['step_ms']:8.1f} {r['clips_per_second']:8.1f}"
+            f"{r['source']:14} {r['workers']:7} {r['waiting_share']:8.1%} "
+            f"{r['wait_ms']:8.1f} {r['step_ms']:8.1f} {r['clips_per_second']:8.1f}"
         )
 
 

@@ -3,13 +3,13 @@
     python benchmarks/corruption.py            # writes benchmarks/results/corruption.json
     python benchmarks/corruption.py --quick    # small tensors, two rounds, writes nothing: does it run?
 
-Eight frames whose blur falls linearly from 4 pixels to none, without noise unless the row says so. All routes live in one
-process and take turns, so that a slow minute of the machine hits all of them; the numbers are medians over the rounds, and
-targets are ratios. The floor is copying the image into the frames of an existing buffer.
+Eight frames whose blur falls linearly from 4 pixels to none, without noise unless the row says so. All routes live in
+one process and take turns, so that a slow minute of the machine hits all of them; the numbers are medians over the
+rounds, and targets are ratios. The floor is copying the image into the frames of an existing buffer.
 
-The peers blur with sampled taps cut off after three standard deviations, pvlit with the heat kernel of the pixel grid, cut off
-where float32 no longer sees it: pvlit's kernel is the wider one, and the results differ where the blur is near one pixel.
-Peak memory counts what torch allocates during a call, without the output. The peers are installed by:
+The peers blur with sampled taps cut off after three standard deviations, pvlit with the heat kernel of the pixel grid,
+cut off where float32 no longer sees it: pvlit's kernel is the wider one, and the results differ where the blur is near
+one pixel. Peak memory counts what torch allocates during a call, without the output. The peers are installed by:
 pip install --no-deps -r benchmarks/requirements.txt
 """
 

@@ -3,9 +3,10 @@
     python benchmarks/frechet.py            # writes benchmarks/results/frechet.json
     python benchmarks/frechet.py --quick    # two small widths, three rounds, writes nothing: does it run?
 
-Two sets of 10,000 correlated features are reduced to moments once; timed is only what turns moments into a distance. All
-routes live in one process and take turns, so that a slow minute of the machine hits all of them; the numbers are medians
-over the rounds, and targets are ratios. The floor is one Cholesky factorization and one symmetric eigenvalue computation.
+Two sets of 10,000 correlated features are reduced to moments once; timed is only what turns moments into a distance.
+All routes live in one process and take turns, so that a slow minute of the machine hits all of them; the numbers are
+medians over the rounds, and targets are ratios. The floor is one Cholesky factorization and one symmetric eigenvalue
+computation.
 """
 
 import argparse
@@ -127,7 +128,8 @@ def main():
         rows += measure(width, rounds)
         for r in rows[-4:]:
             print(
-                f"D {r['width']:5}  {r['route']:14} {r['ms']:9.2f} ms   {r['times_faster_than_sqrtm']:6.1f} x faster than sqrtm   {r['times_floor']:6.1f} x floor"
+                f"D {r['width']:5}  {r['route']:14} {r['ms']:9.2f} ms   "
+                f"{r['times_faster_than_sqrtm']:6.1f} x faster than sqrtm   {r['times_floor']:6.1f} x floor"
                 + (f"   off by {r['relative_difference_to_sqrtm']:.0e}" if r["value"] is not None else ""),
                 flush=True,
             )

@@ -1,15 +1,17 @@
-"""The video U-Net on a GPU: how much of the card a training step uses, in bf16, with and without torch.compile, and where its time goes.
+"""The video U-Net on a GPU: how much of the card a training step uses, and where its time goes.
 
-    python benchmarks/gpu.py            # on a GPU; writes benchmarks/results/gpu.json. Without one: says so, and writes nothing
+    python benchmarks/gpu.py            # needs a GPU; writes benchmarks/results/gpu.json
     python benchmarks/gpu.py --tiny     # the same logic on a CPU with small tensors, writes nothing: does it run?
 
-A step is: draw steps and noise, forward, mean squared error, backward, Adam. What the card can do is measured first, in this process:
-the rate of one large matrix product in bf16. A step's operations (matrix products and convolutions, forward and backward, counted,
-not estimated) over its time, as a share of that rate, is the fraction achieved. Memory is the peak that torch held above the
-model's own, divided by the frames of the batch. The profile lists the kernels that take most time in the last of three steps.
+A step is: draw steps and noise, forward, mean squared error, backward, Adam. It runs in bf16, with and without
+torch.compile, and in float32. What the card can do is measured first, in this process: the rate of one large matrix
+product in bf16. A step's operations (matrix products and convolutions, forward and backward, counted, not estimated)
+over its time, as a share of that rate, is the fraction achieved. Memory is the peak that torch held above the model's
+own, divided by the frames of the batch. The profile lists the kernels that take most time in the last of three steps.
 
-The noise is drawn on the CPU, as everywhere in pvlit, so that a seed means the same on every machine; a row shows a step whose noise
-is drawn on the device instead, which bounds what that costs. Contenders take turns; numbers are medians over the rounds.
+The noise is drawn on the CPU, as everywhere in pvlit, so that a seed means the same on every machine; a row shows a
+step whose noise is drawn on the device instead, which bounds what that costs. Contenders take turns; numbers are
+medians over the rounds.
 """
 
 import argparse
@@ -91,7 +93,10 @@ def matrix_rate(size, device):
 
 
 def bytes_per_frame(step, shape, device):
-    "Measure the peak memory of a step above what the model and optimizer keep, for each frame; None where there is no counter."
+    """Measure the peak memory of a step above what the model and optimizer keep, for each frame.
+
+    None where the device has no counter.
+    """
     if device != "cuda":
         return None
     wait(device)
@@ -166,8 +171,10 @@ def show(rate, rows, times):
     print(f"one large matrix product in bf16: {rate / 1e12:.2f} TFLOP/s")
     print(f"{'step':34}{'ms':>9}{'least':>9}{'first':>9}{'frames/s':>11}{'TFLOP/s':>9}{'share':>8}{'MiB/frame':>11}")
     for r in rows:
+        memory = "" if r["mib_per_frame"] is None else format(r["mib_per_frame"], ".1f")
         print(
-            f"{r['name']:34}{r['ms']:9.1f}{r['ms_min']:9.1f}{r['first_ms']:9.0f}{r['frames_per_second']:11.0f}{r['tflops']:9.3f}{r['share_of_matrix_rate']:8.1%}{'' if r['mib_per_frame'] is None else format(r['mib_per_frame'], '.1f'):>11}"
+            f"{r['name']:34}{r['ms']:9.1f}{r['ms_min']:9.1f}{r['first_ms']:9.0f}{r['frames_per_second']:11.0f}"
+            f"{r['tflops']:9.3f}{r['share_of_matrix_rate']:8.1%}{memory:>11}"
         )
     print(f"\n{'where the time of a bf16 step goes':82}{'calls':>6}{'ms':>9}{'share':>8}")
     for r in times:

@@ -3,8 +3,9 @@
     python benchmarks/ledger.py            # writes benchmarks/results/ledger.json
     python benchmarks/ledger.py --quick    # 12 files, writes nothing: does it run?
 
-Made-up repositories repeat the committed evidence under new names, each with its own notebook, parameter set and claims.
-Each look is a process of its own, as a person's `pvlit claims` is. Seconds are those of the processor, children included.
+Made-up repositories repeat the committed evidence under new names, each with its own notebook, parameter set and
+claims. Each look is a process of its own, as a person's `pvlit claims` is. Seconds are those of the processor, children
+included.
 """
 
 import argparse

@@ -1,15 +1,16 @@
 """What a training step with Motion Coherent Augmentation costs, beside the plain step, and where the rest goes.
 
-    python benchmarks/motion_step.py            # a compact TSM on 8 clips of 8 frames, 64 x 64; writes benchmarks/results/motion_step.json
+    python benchmarks/motion_step.py            # writes benchmarks/results/motion_step.json
     python benchmarks/motion_step.py --quick    # tiny tensors, two rounds, writes nothing: does it run?
 
-A step is forward, loss, backward and update, all forms in one process, taking turns; ratios are of medians. The floor of the
-full method is a plain step with twice the clips. In all forms of MCA but the last the prediction on the clean clips serves both
-terms of the loss; the last computes it a second time for the alignment, as a loss that is written term by term would.
+A step is forward, loss, backward and update of a compact TSM on 8 clips of 8 frames, 64 x 64, all forms in one process,
+taking turns; ratios are of medians. The floor of the full method is a plain step with twice the clips. In all forms of
+MCA but the last the prediction on the clean clips serves both terms of the loss; the last computes it a second time for
+the alignment, as a loss that is written term by term would.
 
-Everything is measured twice: as the C library hands out memory by itself, and told to keep what it once had. By itself it gives
-every block above 32 MiB back to the system at once, and filling its pages anew costs more than the arithmetic: that, not the
-method, is most of what a doubled batch costs on a CPU. GPUs are not concerned, torch keeps their memory.
+Everything is measured twice: as the C library hands out memory by itself, and told to keep what it once had. By itself
+it gives every block above 32 MiB back to the system at once, and filling its pages anew costs more than the arithmetic:
+that, not the method, is most of what a doubled batch costs on a CPU. GPUs are not concerned, torch keeps their memory.
 """
 
 import argparse

@@ -1,12 +1,13 @@
 """Drawing images by DDIM: pvlit's `ddim_sample` beside diffusers' DDIMPipeline, both with the same network.
 
-    python benchmarks/sampling.py            # 64 images of 3 x 32 x 32, 50 steps; writes benchmarks/results/sampling.json
+    python benchmarks/sampling.py            # 64 images, 50 steps; writes benchmarks/results/sampling.json
     python benchmarks/sampling.py --quick    # 4 images, 3 steps, one round, writes nothing: does it run?
 
-diffusers' UNet2DModel can be laid out like pvlit's U-Net of base width 32, block by block. Here it is, and gets the very weights:
-both have as many parameters, do as many operations, and draw the same images from the same start, which is checked before
-anything is timed. What is compared is how well one and the same arithmetic is carried out. The floor is the network alone, called
-50 times on one batch. All live in one process and take turns; the numbers are medians over the rounds, and the target is a ratio.
+diffusers' UNet2DModel can be laid out like pvlit's U-Net of base width 32, block by block. Here it is, and gets the
+very weights: both have as many parameters, do as many operations, and draw the same images from the same start, which
+is checked before anything is timed. What is compared is how well one and the same arithmetic is carried out. The floor
+is the network alone, called 50 times on one batch of 64 images, 3 x 32 x 32. All live in one process and take turns;
+the numbers are medians over the rounds, and the target is a ratio.
 """
 
 import argparse
@@ -63,7 +64,10 @@ def peer_network():
 
 
 def layers_of_stage(stage, block, attention):
-    "Pair the layers of one stage with diffusers' residual block and attention; three projections of theirs are one here."
+    """Pair the layers of one stage with diffusers' residual block and attention.
+
+    Three projections of theirs are one here.
+    """
     b = stage.block
     yield from (
         (b.norm1, block.norm1),
@@ -228,7 +232,8 @@ def main():
     print(f"{'':30}{'M params':>10}{'GFLOP':>8}{'s':>9}{'least':>9}{'images/s':>10}{'x floor':>9}")
     for r in rows:
         print(
-            f"{r['name']:30}{r['parameters'] / 1e6:10.3f}{r['gflop_per_evaluation']:8.3f}{r['seconds']:9.2f}{r['seconds_min']:9.2f}{r['images_per_second']:10.2f}{r['x_floor']:9.2f}"
+            f"{r['name']:30}{r['parameters'] / 1e6:10.3f}{r['gflop_per_evaluation']:8.3f}{r['seconds']:9.2f}"
+            f"{r['seconds_min']:9.2f}{r['images_per_second']:10.2f}{r['x_floor']:9.2f}"
         )
     if not options.quick:
         publish("sampling", rows, targets(rows))

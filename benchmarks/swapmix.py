@@ -4,13 +4,14 @@
     python benchmarks/swapmix.py --large    # also 32 clips of 16 frames, 224 x 224; needs 5 GiB of memory
     python benchmarks/swapmix.py --quick    # small tensors, two rounds, writes nothing: does it run?
 
-All routes live in one process and take turns, so that a slow minute of the machine hits all of them; the numbers are medians
-over the rounds, and targets are ratios. Clips are (batch, channel, time, height, width), unless the row says otherwise.
-The published formula is lam * x + (1 - lam) * x[:, permutation]; as written, lam comes from NumPy in double precision and the
-mixed clips with it. The floor is copying the clips into an existing buffer; for the pair, copying them twice.
-Routes without a buffer also pay for fresh memory, and how much depends on what ran before them.
-Peak memory counts what torch allocates during a call, without the result. kornia is the hue change that a user would reach
-for; it is installed by: pip install --no-deps -r benchmarks/requirements.txt
+All routes live in one process and take turns, so that a slow minute of the machine hits all of them; the numbers are
+medians over the rounds, and targets are ratios. Clips are (batch, channel, time, height, width), unless the row says
+otherwise. The published formula is lam * x + (1 - lam) * x[:, permutation]; as written, lam comes from NumPy in double
+precision and the mixed clips with it. The floor is copying the clips into an existing buffer; for the pair, copying
+them twice. Routes without a buffer also pay for fresh memory, and how much depends on what ran before them. Peak memory
+counts what torch allocates during a call, without the result. kornia is the hue change that a user would reach for; it
+is installed by:
+pip install --no-deps -r benchmarks/requirements.txt
 """
 
 import argparse

@@ -1,17 +1,19 @@
-"""Clips as tokens: a step of the video tokenizer beside lucidrains' C-ViViT, and three ways to draw tokens beside each other.
+"""Clips as tokens: a step of the video tokenizer beside lucidrains' C-ViViT, and three ways to draw tokens.
 
     python benchmarks/tokens.py            # clips of 8 frames, 3 x 32 x 32; writes benchmarks/results/tokens.json
     python benchmarks/tokens.py --quick    # small tensors, one round, writes nothing: does it run?
 
-A step of a tokenizer is forward, loss, backward and Adam on 8 clips. Both tokenizers have patches of 8 x 8, one token a patch and
-frame, 128 features, 4 heads of 32, two transformer blocks in each of the four stacks, and 512 codes; C-ViViT runs without its
-adversarial and perceptual losses and with its vector quantization. C-ViViT has more parameters at that width (its blocks are gated),
-so pvlit's is measured a second time with 160 features and 5 heads, which gives it no fewer than C-ViViT has.
+A step of a tokenizer is forward, loss, backward and Adam on 8 clips. Both tokenizers have patches of 8 x 8, one token a
+patch and frame, 128 features, 4 heads of 32, two transformer blocks in each of the four stacks, and 512 codes; C-ViViT
+runs without its adversarial and perceptual losses and with its vector quantization. C-ViViT has more parameters at that
+width (its blocks are gated), so pvlit's is measured a second time with 160 features and 5 heads, which gives it no
+fewer than C-ViViT has.
 
-The two priors are one transformer, so drawing compares how it is used: token by token with every prefix computed anew, token by
-token with the keys and values of earlier tokens kept, and MaskGIT's ten rounds over all tokens at once. The untrained networks
-draw at the speed of trained ones. All contenders take turns in one process; numbers are medians over the rounds, targets ratios.
-The peer is installed by: pip install --no-deps -r benchmarks/requirements.txt
+The two priors are one transformer, so drawing compares how it is used: token by token with every prefix computed anew,
+token by token with the keys and values of earlier tokens kept, and MaskGIT's ten rounds over all tokens at once. The
+untrained networks draw at the speed of trained ones. All contenders take turns in one process; numbers are medians over
+the rounds, targets ratios. The peer is installed by:
+pip install --no-deps -r benchmarks/requirements.txt
 """
 
 import argparse

@@ -3,12 +3,13 @@
     python benchmarks/video_unet.py            # writes benchmarks/results/video_unet.json
     python benchmarks/video_unet.py --quick    # small tensors, one round, writes nothing: does it run?
 
-A step is: draw steps and noise, forward, mean squared error, backward, Adam. All contenders live in one process and take
-turns, so that a slow minute of the machine hits all of them; the numbers are medians over the rounds, and targets are ratios.
-The floor is the image U-Net on as many single images: what the video model would cost if frames did not have to talk.
-How the cost grows with the number of frames is the slope of a straight line through log(T) and log(cost), once in
-milliseconds and once in floating-point operations, which do not depend on the machine; attention over frames alone would be 2.
-The peers are installed by: pip install --no-deps -r benchmarks/requirements.txt
+A step is: draw steps and noise, forward, mean squared error, backward, Adam. All contenders live in one process and
+take turns, so that a slow minute of the machine hits all of them; the numbers are medians over the rounds, and targets
+are ratios. The floor is the image U-Net on as many single images: what the video model would cost if frames did not
+have to talk. How the cost grows with the number of frames is the slope of a straight line through log(T) and log(cost),
+once in milliseconds and once in floating-point operations, which do not depend on the machine; attention over frames
+alone would be 2. The peers are installed by:
+pip install --no-deps -r benchmarks/requirements.txt
 """
 
 import argparse

@@ -1,16 +1,18 @@
-"""What equal time buys: feature Frechet distance of the video U-Net and of lucidrains' Unet3D after the same seconds of training.
+"""What equal time buys: feature Frechet distance of the video U-Net and lucidrains' Unet3D after equal training time.
 
-    python benchmarks/video_unet_quality.py            # 3 seeds of 60 s each; writes benchmarks/results/video_unet_quality.json
+    python benchmarks/video_unet_quality.py            # writes benchmarks/results/video_unet_quality.json
     python benchmarks/video_unet_quality.py --quick    # two seconds each, one seed, writes nothing: does it run?
 
-Pseudo videos of handwritten digits at 16 x 16, four frames, star coupling. Both networks have base width 32 and levels of 1, 2 and 2
-widths, and pvlit's has fewer parameters. Everything else is one piece of code: AdamW, batches, noise prediction on the cosine
-schedule, averaged weights, DDIM with 30 steps, feature network, test images. The rate falls along half a cosine of the time used.
+Pseudo videos of handwritten digits at 16 x 16, four frames, star coupling. Both networks have base width 32 and levels
+of 1, 2 and 2 widths, and pvlit's has fewer parameters; each is trained for 60 s with each of three seeds. Everything
+else is one piece of code: AdamW, batches, noise prediction on the cosine schedule, averaged weights, DDIM with 30
+steps, feature network, test images. The rate falls along half a cosine of the time used.
 
-The clock is the processor's time of this process on one thread, so that a shared machine does not favor anybody. It runs while
-batches are made and steps are taken; sampling and scoring are outside. The C library is told to keep its memory (see
-motion_step.py), which helps the network that needs more of it. Every finished run is kept in the cache, and a benchmark that was
-stopped goes on; --fresh forgets them. The first step of each network, which warms things up, is not on the clock and is undone.
+The clock is the processor's time of this process on one thread, so that a shared machine does not favor anybody. It
+runs while batches are made and steps are taken; sampling and scoring are outside. The C library is told to keep its
+memory (see motion_step.py), which helps the network that needs more of it. Every finished run is kept in the cache, and
+a benchmark that was stopped goes on; --fresh forgets them. The first step of each network, which warms things up, is
+not on the clock and is undone.
 """
 
 import argparse
@@ -186,10 +188,10 @@ def main():
     for seed in options.seeds:
         for name in (OURS, PEER):
             rows.append(kept(name, seed, options, data))
+            r = rows[-1]
             print(
-                "{name:20} seed {seed:3}  {steps:5} steps in {train_seconds:6.1f} s  feature Frechet distance {frechet:8.2f}  (sampled in {sample_seconds:.0f} s)".format(
-                    **rows[-1]
-                ),
+                f"{r['name']:20} seed {r['seed']:3}  {r['steps']:5} steps in {r['train_seconds']:6.1f} s  "
+                f"feature Frechet distance {r['frechet']:8.2f}  (sampled in {r['sample_seconds']:.0f} s)",
                 flush=True,
             )
     anchors = scale(data)

@@ -9,8 +9,20 @@ CLAIM = """
   statement: Counting goes on for longer with patience.
   source: {paper: ours, place: here, read: all of it, checked: {by: the test, date: 2026-11-20}}
   metric: {name: steps, better: higher}
-  arms: {method: patient, baseline: hasty, compute_matched: {none: counting is free}, ablation: {none: one part only}, negative_control: asleep}
-  rule: {seeds: 5, confidence: 0.95, kind: difference, pilot: invented, pilot_sd: 0.1, smallest_effect: 1.0, compare: [method, baseline]}
+  arms:
+    method: patient
+    baseline: hasty
+    compute_matched: {none: counting is free}
+    ablation: {none: one part only}
+    negative_control: asleep
+  rule:
+    seeds: 5
+    confidence: 0.95
+    kind: difference
+    pilot: invented
+    pilot_sd: 0.1
+    smallest_effect: 1.0
+    compare: [method, baseline]
   tier: toy
   changes_mind: an asleep arm that counts
 """

@@ -134,7 +134,10 @@ def table_under(
     paper: Paper,  # with a notebook
     settings=None,  # `load_settings()` when None
 ) -> list:  # one dictionary a row: column -> cell
-    "Read the first table below a heading of a paper's notebook; an empty list when the heading has none. Raises `ValueError` without the heading."
+    """Read the first table below a heading of a paper's notebook.
+
+    An empty list when the heading has none. Raises `ValueError` without the heading.
+    """
     text = "\n\n".join(c["text"] for c in _cells(paper, settings) if c["cell_type"] == "markdown")
     found = re.search(rf"^## {re.escape(heading)}\s*$(.*?)(?=^#|\Z)", text, re.M | re.S)
     if not found:
@@ -176,7 +179,10 @@ def family_table(
     rows: list[dict],  # of the ledger
     settings=None,  # `load_settings()` when None
 ) -> str:  # Markdown
-    "Compare the papers of a family: idea, size, claims with verdict and effect. Raises `ValueError` for an unknown one."
+    """Compare the papers of a family: idea, size, claims with verdict and effect.
+
+    Raises `ValueError` for an unknown one.
+    """
 
     def shown(row):
         word = row["word"] if row["verdict"] in row["word"] else row["verdict"]
@@ -198,7 +204,10 @@ def new_paper(
     slug: str,  # of a planned paper
     settings=None,  # `load_settings()` when None
 ) -> Path:  # the notebook that was written
-    "Write the first form of a paper's notebook. Raises `ValueError` for an unknown slug, `FileExistsError` when it has one already."
+    """Write the first form of a paper's notebook.
+
+    Raises `ValueError` for an unknown slug, `FileExistsError` when it has one already.
+    """
     settings = settings or load_settings()
     papers = {p.slug: p for p in catalog(settings=settings)}
     paper = papers[one_of("paper", slug, list(papers))]
