@@ -258,7 +258,7 @@ class Pieces:
                 self.write(value, _looked_up(node, key))
         return self.text(")")
 
-# %% ../../nbs/ledger/closure.ipynb #d529512e
+# %% ../../nbs/ledger/closure.ipynb #1c36c530
 def _looked_up(node, key):
     "Whether what stands under this key of a node is only asked for one of its entries."
     if isinstance(node, ast.Subscript):
@@ -267,7 +267,7 @@ def _looked_up(node, key):
 
 
 def _outside(node):
-    "Return the names that a definition takes from outside; read from the tree alone, so that every Python sees the same."
+    "Return the names that a definition takes from outside, read from the tree alone, so every Python sees the same."
     found = set()
 
     def visit(n, local):
@@ -652,7 +652,7 @@ def _apart(sources, module):
     place = module.removeprefix(sources.package + ".")
     return any(place == name or place.startswith(name + ".") for name in APART)
 
-# %% ../../nbs/ledger/closure.ipynb #b91a97d4
+# %% ../../nbs/ledger/closure.ipynb #a7e96622
 STATEFUL = set("torch np numpy random os globals".split())  # whose calls change what follows without binding a name
 
 
@@ -695,6 +695,7 @@ def steps_to_rows(
 
 
 def _makes_rows(node):
+    "Whether a statement is `rows = ...`."
     return node is not None and "rows" in _assigned(node)
 
 
@@ -713,7 +714,7 @@ def _leading(statements, parameters):
             needed |= _outside(node)
     return kept[::-1]
 
-
+# %% ../../nbs/ledger/closure.ipynb #5cb76ffc
 def summarize_notebook(
     text: str,  # a notebook, as JSON
 ) -> dict:  # like the summary of a module, with one definition, `rows`
@@ -725,7 +726,7 @@ def summarize_notebook(
     home = {name: (0, f"pvlit.{found.module}", name) for name in found.exported} if found.module else {}
     return dict(imports={**imports, **home}, stars=[], definitions={"rows": summary}, tables={}, loose=None, spans=[])
 
-# %% ../../nbs/ledger/closure.ipynb #98dd1013
+# %% ../../nbs/ledger/closure.ipynb #f0dcd6e7
 def _root(node):
     "Return the first name of the thing a call, an attribute or an item belongs to."
     while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
@@ -737,9 +738,8 @@ def _bound_by(node):
     "Return the names that a statement binds, or whose object it may change."
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return {node.name}
-    places = [
-        n for n in ast.walk(node) if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, ast.Store)
-    ]
+    parts = [n for n in ast.walk(node) if isinstance(n, (ast.Attribute, ast.Subscript))]
+    places = [n for n in parts if isinstance(n.ctx, ast.Store)]
     names = {*_bound_in([node]), *map(_root, places)}
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not _only_tells(node):
         names.add(_root(node.value.func))

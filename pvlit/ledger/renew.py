@@ -8,7 +8,7 @@ Docs: https://pvlit.github.io/pvlit/ledger/renew.html.md"""
 __all__ = ['PROGRAM', 'Witness', 'run_witness', 'checked_out', 'witness_params', 'unlike_rows', 'Renewal', 'renew', 'traced',
            'unexecuted', 'expired', 'renew_all']
 
-# %% ../../nbs/ledger/renew.ipynb #691c7411
+# %% ../../nbs/ledger/renew.ipynb #f332108f
 import ast
 import json
 import os
@@ -26,18 +26,8 @@ from pathlib import Path
 from ..core.files import digest, sealed
 from ..core.settings import Settings, load_settings
 from ..lab.runs import overlay
-from pvlit.ledger.closure import (
-    Bare,
-    Committed,
-    Graph,
-    Kept,
-    Sources,
-    code_graph,
-    compare,
-    git,
-    libraries,
-    steps_to_rows,
-)
+from .closure import Bare, Committed, Graph, Kept, Sources, code_graph, compare, git
+from .closure import libraries, steps_to_rows
 from .evidence import Commits, findings, load_evidence, machine, notebook_of, plain, processor
 from .evidence import OTHER_LIBRARIES, save_evidence
 from .experiment import uncommitted
