@@ -1,92 +1,95 @@
-"Claims asked about and run again, as a process."
+"Claims asked about, run again with fresh seeds and renewed, as a process."
 
 import json
-import pytest
-from counting import call, make_repository
 
-CLAIM = """
-- id: counts_far
-  statement: Counting goes on for longer with patience.
-  source: {paper: ours, place: here, read: all of it, checked: {by: the test, date: 2026-11-20}}
-  metric: {name: steps, better: higher}
-  arms:
-    method: patient
-    baseline: hasty
-    compute_matched: {none: counting is free}
-    ablation: {none: one part only}
-    negative_control: asleep
-  rule:
-    seeds: 5
-    confidence: 0.95
-    kind: difference
-    pilot: invented
-    pilot_sd: 0.1
-    smallest_effect: 1.0
-    compare: [method, baseline]
-  tier: toy
-  changes_mind: an asleep arm that counts
-"""
+import pytest
+from counting import call
+from toy import Lab, git, notebook
+
+from pvlit.ledger.table import ledger
+
+ROWS = """from pvlit.lab.arms import run_all
+from pvlit.ledger.experiment import Experiment
+from toylab.train import run
+experiment = Experiment("films", globals(), lambda: {"none": "0"}, package="toylab")
+arms = [arm for arm in ("film", "image", "long", "strangers") if experiment.needs(arm)]
+rows = run_all(run, arms, seeds, experiment.folder, workers=1)
+experiment.conclude(rows);"""
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = make_repository(tmp_path_factory.mktemp("repository"))
-    (root / "data/claims").mkdir(parents=True)
-    (root / "data/claims/counting.yml").write_text(CLAIM)
-    return root
+def lab(tmp_path_factory):
+    "The toy laboratory with a notebook that concludes, and published evidence."
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab.write({"nbs/experiments/films.ipynb": notebook(ROWS)})
+    lab.commit("a notebook that concludes")
+    lab.publish()
+    lab.commit("evidence")
+    return lab
 
 
-def test_why_tells_rule_controls_and_command(root):
-    shown = call(root, "claims", "why", "counts_far")
+def pvlit(lab, *words):
+    return call(lab.root, *words, PYTHONPATH=str(lab.root))
+
+
+def test_why_tells_rule_controls_and_command(lab):
+    shown = pvlit(lab, "claims", "why", "film_beats_image")
     assert shown.returncode == 0, shown.stderr
     for part in (
         "5 paired seeds",
-        "negative_control: asleep",
-        "untested",
-        "What would change it: an asleep arm",
-        "pvlit claims rerun counts_far",
+        "negative control: strangers",
+        "half a point can be seen",
+        "What would change it: a longer training",
+        "pvlit claims rerun film_beats_image",
     ):
         assert part in shown.stdout
 
 
-def test_rerun_takes_the_defaults_then_the_set_made_for_it_then_the_arms_of_the_claim(root):
-    first = call(root, "claims", "rerun", "counts_far")
-    assert (
-        first.returncode == 0
-        and "It counts to 3." in first.stdout
-        and "recorded as untested" in first.stdout
-        and "a smoke form decides nothing" in first.stdout
-    )
-    params = root / "nbs/experiments/params/counting/rerun.yml"
-    params.write_text("steps: 7\n")
-    assert "It counts to 7." in call(root, "claims", "rerun", "counts_far").stdout
-    notebook = root / "nbs/experiments/counting.ipynb"
-    notebook.write_text(
-        notebook.read_text()
-        .replace("wait = False #", 'claim = \\"\\"\\nwait = False #')
-        .replace("It counts to {steps}.", "It counts to {steps} for {claim}.")
-    )
-    assert "It counts to 7 for counts_far." in call(root, "claims", "rerun", "counts_far").stdout
+def test_rerun_takes_fresh_seeds_and_leaves_the_evidence_alone(lab):
+    before = lab.file.read_bytes()
+    first = pvlit(lab, "claims", "rerun", "film_beats_image")
+    assert first.returncode == 0, first.stderr
+    assert "recorded as" in first.stdout and "with seeds 1010 to 1014: clearly supported" in first.stdout
+    lab.write({"nbs/experiments/params/films/rerun.yml": "seeds: [10, 11, 12]\n"})
+    second = pvlit(lab, "claims", "rerun", "film_beats_image")
+    assert "with seeds 2010 to 2012" in second.stdout
+    whole = pvlit(lab, "claims", "rerun", "film_beats_image", "--full")
+    assert "with seeds 3010 to 3014" in whole.stdout
+    assert lab.file.read_bytes() == before
+    kept = sorted((lab.root / "data/replications/film_beats_image").glob("*.json"))
+    assert len(kept) == 3 and json.loads(kept[0].read_text())["claim"] == "film_beats_image"
+    rows = ledger(lab.settings, package="toylab")
+    row = next(r for r in rows if r["claim"] == "film_beats_image")
+    assert row["verdict"] == "supported" and len(row["replications"]) == 3
 
 
-def test_full_needs_the_evidence_set_and_failure_is_told(root):
-    missing = call(root, "claims", "rerun", "counts_far", "--full")
-    assert missing.returncode == 2 and "parameter set of counting: evidence" in missing.stderr.replace("unknown ", "")
-    (root / "nbs/experiments/params/counting/rerun.yml").write_text("fail: true\n")
-    failed = call(root, "claims", "rerun", "counts_far")
+def test_a_rerun_that_fails_is_told(lab):
+    broken = notebook(ROWS.replace("experiment = Exp", "raise RuntimeError('told to fail')\nexperiment = Exp"))
+    lab.write({"nbs/experiments/films.ipynb": broken})
+    failed = pvlit(lab, "claims", "rerun", "film_beats_image")
     assert failed.returncode == 1 and "told to fail" in failed.stderr and "to go on:" in failed.stderr
+    git(lab.root, "checkout", "-q", "nbs/experiments/films.ipynb")
 
 
-def test_nothing_stale(root):
-    shown = call(root, "claims", "rerun", "--stale")
-    assert shown.returncode == 0 and "nothing is stale" in shown.stdout
+def test_renew_and_what_belongs_to_it(lab):
+    shown = pvlit(lab, "claims", "renew", "--all")
+    assert shown.returncode == 0 and "nothing has expired" in shown.stdout
+    odd = pvlit(lab, "claims", "rerun", "film_beats_image", "--all")
+    assert odd.returncode == 2 and "--all does not belong to pvlit claims rerun" in odd.stderr
+    unknown = pvlit(lab, "claims", "why", "film_beats_images")
+    assert unknown.returncode == 2 and "did you mean film_beats_image" in unknown.stderr
 
 
-def test_json_and_check(root):
-    table = json.loads(call(root, "claims", "--json").stdout)
-    assert table["counts"]["untested"] == 1 and table["claims"][0]["claim"] == "counts_far"
-    assert call(root, "claims", "--check").returncode == 0
-    (root / "data/results/counting").mkdir(parents=True)
-    (root / "data/results/counting/evidence.json").write_text("{")
-    torn = call(root, "claims", "--check")
+def test_json_and_check(lab):
+    table = json.loads(pvlit(lab, "claims", "--json").stdout)
+    assert len(table["claims"]) == 2 and table["claims"][0]["claim"] == "film_beats_image"
+    kept = lab.file.read_text()
+    lab.file.write_text("{")
+    torn = pvlit(lab, "claims", "--check")
+    lab.file.write_text(kept)
     assert torn.returncode == 1 and "not JSON" in torn.stderr
+
+
+def test_outside_a_clone(lab, tmp_path):
+    away = call(tmp_path, "claims")
+    assert away.returncode == 2 and "work inside a clone of the repository" in away.stderr

@@ -187,7 +187,7 @@ class Lab:
         known = dict(params=dict(variant="evidence", seeds=seeds, extra=0), facts={}, device="cpu", seconds=1.0)
         known["inputs"] = dict(before={"none": "0"}, after={"none": "0"})
         claims = about("films", "evidence", self.settings)
-        rows = [sealed(row) for row in told.rows]
+        rows = [sealed({k: v for k, v in row.items() if k != "seal"}) for row in told.rows]
         evidence = make_evidence("films", "evidence", rows, claims, graph, self.settings, "toy", **known)
         save_evidence(evidence, self.file)
         return self.file
