@@ -48,10 +48,8 @@ class Pretend(Tensor):
     def __deepcopy__(self, memo):  # torch's own copies the memory of the wrapper
         if id(self) not in memo:
             made = Pretend(self.detach().raw.clone())
-            parameter = isinstance(self, nn.Parameter)
-            memo[id(self)] = (
-                nn.Parameter(made, self.requires_grad) if parameter else made.requires_grad_(self.requires_grad)
-            )
+            made = nn.Parameter(made) if isinstance(self, nn.Parameter) else made
+            memo[id(self)] = made.requires_grad_(self.requires_grad)
         return memo[id(self)]
 
     def __repr__(self):
@@ -83,18 +81,24 @@ def wrapped(x, known):
 
 
 def refuse_mixed(operation, args, kwargs):
-    "Raise `RuntimeError` where tensors of both devices meet; a CPU number without axes is let in, and a CPU index."
+    """Raise `RuntimeError` where tensors of both devices meet.
+
+    As on a GPU, a CPU number without axes is let in where it is only read, and a CPU index everywhere."""
     if operation in BETWEEN_DEVICES:
         return
-    alone = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-    if operation in INDEXED:
-        strangers = [x for x in alone if not isinstance(x, Pretend) and (x is args[0] or x.ndim)]
-    else:
-        listed = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and not any(x is y for y in alone)]
-        strangers = [x for x in alone if not isinstance(x, Pretend) and x.ndim]
-        strangers += [x for x in listed if not isinstance(x, Pretend)]
-    if strangers:
-        raise RuntimeError(f"Expected all tensors to be on the same device, but found {NAME}:0 and cpu in {operation}")
+    given = dict(zip((a.name for a in operation._schema.arguments), args)) | kwargs
+    for argument in operation._schema.arguments:
+        value = given.get(argument.name)
+        if isinstance(value, Tensor):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            indexed = operation in INDEXED and argument.name == "self"
+            strange = not isinstance(value, Pretend) and (value.ndim > 0 or written or indexed)
+        else:
+            listed = tree_leaves(value) if operation not in INDEXED else []
+            strange = any(isinstance(x, Tensor) and not isinstance(x, Pretend) for x in listed)
+        if strange:
+            where = f"argument {argument.name} of {operation}"
+            raise RuntimeError(f"Expected all tensors to be on the same device, but found {NAME}:0 and cpu, {where}")
 
 
 def without_device(x):

@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,13 +86,14 @@ def test_the_device_is_as_strict_as_a_gpu(device):
     assert str((y[torch.tensor([0])] + torch.zeros(3, device=device)).device) == "pretend:0", "and so is a CPU index"
     refused = {
         "sum": lambda: x + y,
+        "sum in place": lambda: torch.zeros(()).add_(y.sum()),
         "stacked numbers": lambda: torch.stack([y.sum(), x.sum()]),
         "CPU tensor by index": lambda: x[torch.tensor([0]).to(device)],
         "layer": lambda: nn.Linear(3, 3).to(device)(x),
         "draw": lambda: torch.randn(2, device=device, generator=seeded()),
         "draw in place": lambda: y.normal_(generator=seeded()),
         "NumPy": lambda: y.numpy(),
-        "array": lambda: __import__("numpy").asarray(y),
+        "array": lambda: np.asarray(y),
     }
     for name, attempt in refused.items():
         with pytest.raises((RuntimeError, TypeError)):
