@@ -2,7 +2,9 @@
 
 import copy
 import importlib
+import os
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,13 +22,16 @@ from pvlit.motion_coherence.appearance import AUGMENTATIONS, CutMix, MixUp
 from pvlit.motion_coherence.backbones.slowfast import SlowFast
 from pvlit.motion_coherence.backbones.tsm import TSM, parameter_groups, tiny_tsm
 from pvlit.motion_coherence.backbones.uniformer import UniFormer
+from pvlit.motion_coherence.recognition import predict, reliability, score, temporal_saliency
 from pvlit.motion_coherence.swapmix import SwapMix, swapmix, swapmix_pair
+from pvlit.motion_coherence.video.recipes import ARMS, RECIPES, NormalizedClassifier, recipe_loss
 from pvlit.papers.catalogue import catalog
 from pvlit.papers.contract import leaves, same
 from pvlit.pseudo_video.clips import ORDERS, Recipe
 from pvlit.pseudo_video.clips import SOURCES as CLIP_SOURCES
 from pvlit.pseudo_video.corruption import COUPLINGS, blur, pseudo_video
 from pvlit.pseudo_video.degradations import CHAINS, DEGRADATIONS, degraded_video
+from pvlit.pseudo_video.families.diffusion import UNet, ddim_sample, epsilon_loss
 from pvlit.pseudo_video.families.registry import FAMILIES, build_generator, load_generator, save_generator
 from pvlit.worlds import events, figures, image_text, points, views
 from pvlit.worlds.denoisers import GaussianMixture
@@ -39,8 +44,11 @@ def device():
     "`pretend:0`, a device that is not the CPU."
     if not AVAILABLE:
         pytest.skip(f"torch {torch.__version__} cannot register a device in Python; 2.9 and later can")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # everything here is tiny
     with pretended() as made:
         yield made
+    torch.set_num_threads(threads)
 
 
 def seeded(seed=0):
@@ -106,6 +114,21 @@ def test_shapes_follow_operations_in_place(device):
     y.squeeze_(0).t_()
     assert torch.equal(y.cpu(), torch.arange(6.0).view(2, 3).T)
     assert torch.equal(torch.mm(y, y.T, out=torch.empty(0, device=device)).cpu(), y.cpu() @ y.cpu().T)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_nothing_of_it_stays_behind(device):
+    "Later tests of this process find no accelerator to choose, and processes that fork from it can differentiate."
+    torch.ones(2, device=device, requires_grad=True).sum().backward()
+    assert torch.accelerator.current_accelerator(check_available=True) is None
+    child = os.fork()
+    if not child:
+        try:
+            torch.ones(2, requires_grad=True).sum().backward()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # Pictures that become pseudo videos
@@ -212,6 +235,30 @@ def test_a_step_of_recognition(device, name, batch_norm):
     assert differences(outcomes[1], outcomes[0]) == []
 
 
+@pytest.mark.parametrize("published", ["tsm_ucf101", "slowfast_something_v1", "uniformer_something_v1", "smoke"])
+def test_published_recipes(device, published):
+    "Loss and gradients of every arm, with the strong changes, the mixing and the quirks of the recipe."
+    recipe, clips = RECIPES[published], torch.rand(4, 4, 3, 16, 16, generator=seeded())
+    for arm in ("mca", "augmix", "rand_augment va"):
+        loss, values = recipe_loss(replace(recipe, **{**ARMS[arm], "assumed": ()})), []
+        for place in ("cpu", device):
+            model = NormalizedClassifier(tiny_tsm(recipe.classes, (4, 4, 4), seed=0), recipe).to(place)
+            value = loss(model, clips.to(place), torch.arange(4).to(place), seeded())[0]
+            value.backward()
+            values.append((value, gradients(model)))
+        assert differences(*values) == []
+
+
+def test_scores_of_classifiers(device):
+    "The network is there; the clips may be here or there."
+    model, labels = tiny_tsm(3, (4, 4, 4), seed=0), torch.tensor([0, 2])
+    wanted = score(predict(model, CLIPS), labels), temporal_saliency(model, CLIPS, labels)
+    model.to(device)
+    for clips, y in ((CLIPS, labels), move((CLIPS, labels), device)):
+        assert differences((score(predict(model, clips), y), temporal_saliency(model, clips, y)), wanted) == []
+    alike(reliability, device, CLIPS[:, 0, 0, 0, :3], labels)
+
+
 # Families of generators
 
 MORE = {  # further networks of a family
@@ -222,7 +269,8 @@ MORE = {  # further networks of a family
     "vq": dict(network="conv", codes=8, width=16, tokenizer_width=8),
     "vq-masked": dict(network="transformer", codes=8, width=16, tokenizer_width=8),
 }
-CASES = [(name, 8, {}) for name in FAMILIES] + [(name, 16, options) for name, options in MORE.items()]
+CASES = {f"{name}-{frames}": (name, frames, 8, {}) for name in FAMILIES for frames in (1, 3)}
+CASES |= {f"{name}-{o.get('net') or o['network']}": (name, 3, 16, o) for name, o in MORE.items()}
 
 
 def sampling(name, options):
@@ -230,11 +278,8 @@ def sampling(name, options):
     return {"sampling_steps": 3} if name.endswith("diffusion") else {}
 
 
-@pytest.mark.parametrize("frames", [1, 3])
-@pytest.mark.parametrize(
-    "name, side, options", CASES, ids=[f"{n}-{o.get('net', o.get('network', 'default'))}" for n, _, o in CASES]
-)
-def test_families(device, tmp_path, name, side, options, frames):
+@pytest.mark.parametrize("name, frames, side, options", CASES.values(), ids=CASES)
+def test_families(device, tmp_path, name, frames, side, options):
     "Every training stage takes a step; terms, samples and a stored copy are the CPU's."
     clips = torch.rand(4, frames, 1, side, side, generator=seeded())
     outcomes = []
@@ -256,6 +301,19 @@ def test_families(device, tmp_path, name, side, options, frames):
     assert differences(outcomes[1], outcomes[0]) == []
     stored = load_generator(save_generator(model, tmp_path / "model", name, 1))
     assert differences(dict(stored.state_dict()), outcomes[0][3]) == []
+
+
+def test_image_diffusion(device):
+    "The U-Net of images and of clips, its loss and its samples."
+    for frames in (1, 2):
+        shape = (*((frames,) if frames > 1 else ()), 1, 8, 8)
+        batch, results = torch.rand(2, *shape, generator=seeded()), []
+        for place in ("cpu", device):
+            model = UNet(1, 8, (1, 2), frames=frames, size=8, seed=0).to(place)
+            loss = epsilon_loss(model, batch.to(place), seeded())
+            loss.backward()
+            results.append((loss, gradients(model), ddim_sample(model, 2, shape, 3, 1.0, seeded(), clip=1.0)))
+        assert differences(*results) == []
 
 
 # Training
