@@ -103,7 +103,7 @@ class GaussianMixture(nn.Module):
             ("log_weights", (weights / weights.sum()).double().log()),
             ("alphas_bar", linear_alphas_bar() if alphas_bar is None else check_schedule(alphas_bar)),
         ):
-            self.register_buffer(name, value)
+            self.register_buffer(name, value.to(means.device))
 
     def forward(
         self,

@@ -309,7 +309,7 @@ def tokenize(
     texts: list[str],  # at least one text of known words
 ) -> Tensor:  # ids (B, length)
     "Return the ids of texts."
-    return self.vocabulary.encode(texts, self.length)
+    return self.vocabulary.encode(texts, self.length).to(self.words.weight.device)
 
 
 @patch
