@@ -161,7 +161,7 @@ def fade(
     rest = torch.full_like(images, 0.5) if images.shape[1] == 1 else images.mean(1, keepdim=True)
     return torch.lerp(images, rest, strength) if strength > 0 else images.clone()
 
-# %% ../../nbs/pseudo_video/degradations.ipynb #563475ab
+# %% ../../nbs/pseudo_video/degradations.ipynb #1d7b6e8e
 @torch.no_grad()
 def mask(
     images: Tensor,  # images, (B, C, H, W), finite floats
@@ -172,7 +172,7 @@ def mask(
 
     Raises `ValueError` for images that are no clean batch, a strength outside [0, 1], or no CPU generator."""
     strength = _checked(images, strength)
-    return torch.where(_chance(images, check_generator(generator)) < strength, images.new_tensor(0.5), images)
+    return torch.where(_chance(images, check_generator(generator)) < strength, 0.5, images)
 
 
 def _chance(images: Tensor, generator: torch.Generator | None) -> Tensor:
