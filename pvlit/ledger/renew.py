@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+import yaml
 from ..core.files import digest, sealed
 from ..core.settings import Settings, load_settings
 from ..lab.runs import overlay
@@ -257,6 +258,13 @@ def _not_by_witness(evidence, settings, package, sources):
     return f"{', '.join(timed)} is about time and always run again: {run}" if timed else ""
 
 
+def _as_written(tree, evidence, params):
+    "Return the parameters of a witness as the old commit's set writes those that the witness does not change."
+    place = f"nbs/experiments/params/{evidence['experiment']}/{evidence['variant']}.yml"
+    there = yaml.safe_load((tree / place).read_text(encoding="utf-8")) if (tree / place).is_file() else {}
+    return {**params, **{k: v for k, v in there.items() if params.get(k) == evidence["params"].get(k, v)}}
+
+
 def _attempt(evidence, path, settings, long, package, sources, cache):
     "Return (renewed, why). Raises `ValueError` when a witness cannot run."
     if reason := _not_by_witness(evidence, settings, package, sources):
@@ -268,7 +276,7 @@ def _attempt(evidence, path, settings, long, package, sources, cache):
     watch = _spans(sources, {now for _, now in changes.pairs} | _new_labels(old, new))
     with checked_out(settings.root, evidence["code_commit"]) as tree, ThreadPoolExecutor(2) as pool:
         place = _there(tree, notebook)
-        before = pool.submit(run_witness, tree, place, params, cache, package)
+        before = pool.submit(run_witness, tree, place, _as_written(tree, evidence, params), cache, package)
         after = pool.submit(run_witness, settings.root, notebook, params, None, package, watch)
         before, after = before.result(), after.result()
     then = Committed(evidence["code_commit"], settings.root, package, sources.kept)
