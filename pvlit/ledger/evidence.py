@@ -398,7 +398,7 @@ class Commits:
         like: Graph,  # whose definitions that were executed without being named are looked up
     ) -> str | None:  # None when git does not know the commit
         "Return the shape of the code of an experiment in a commit."
-        key = digest([commit, notebook, [like.nodes[r].label for r in like.roots], like.plain()["form"]])
+        key = digest([self.package, commit, notebook, [like.nodes[r].label for r in like.roots], like.plain()["form"]])
         if key not in self.known:
             try:
                 if commit not in self.sources:
