@@ -173,7 +173,7 @@ def test_two_hundred_mutations_expire_what_was_executed_and_nothing_else(laborat
             checks += 1  # a check of arguments cannot change a number of a run that passed it
             continue
         assert not missed, f"{key} ({what}) was executed by {sorted(missed)}, whose verdicts did not expire"
-        assert gone <= reached and gone | idle <= reached, f"{key} ({what}) expired what cannot reach it"
+        assert gone <= reached, f"{key} ({what}) expired what cannot reach it"
         truth, said, noted = truth + len(ran), said + len(gone), noted + len(idle)
     pairs = MUTATIONS * len(EVIDENCE)
     found = f"{truth} executed, {said} expired, {noted} noted, {checks} in checks of arguments"
