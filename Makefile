@@ -30,10 +30,10 @@ endif
 	@git rev-parse --git-dir >/dev/null 2>&1 && $(BIN)/nbdev-install-hooks >/dev/null || true
 	@touch $(READY)
 
-demo: $(READY)    ## the main job on embedded digits, with its report (some 3 minutes)
+demo: $(READY)    ## the main job on embedded digits, with its report (one to two minutes)
 	@$(BIN)/pvlit run pseudo_video_digits --params demo
 
-test: $(READY)    ## everything CI checks, with the time of each stage (some 13 minutes)
+test: $(READY)    ## everything CI checks, with the time of each stage (some 10 minutes)
 	@$(BIN)/python tools/check.py
 
 portable: $(READY)  ## all notebooks and tests again, disguised as other processors (an hour)
