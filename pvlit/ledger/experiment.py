@@ -199,6 +199,13 @@ def told(
         f"{variant}: {len(decisions)} of {len(claims)} claims decided"
         + ("; a smoke run, which proves nothing" if variant == "smoke" else "")
     ]
+    early = [c for c in claims if c.id in decisions and not decisions[c.id].planned]
+    if early:
+        few, asked = decisions[early[0].id].n, early[0].rule["seeds"]
+        lines.append(
+            f"Provisional: {few} seeds where the rules ask for {asked}, and each claim judged alone. The verdicts of "
+            "full runs stand in the ledger: pvlit claims"
+        )
     for claim in claims:
         if claim.id not in decisions:
             lines.append(f"undecided      {claim.id}: its arms were not all run on at least 3 seeds")
