@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from ..core.files import digest, write_whole
 
@@ -469,6 +470,7 @@ class Sources:
         kept: Kept | None = None,  # summaries already made
     ):
         self.package, self.kept, self.modules, self.resolved = package, kept or Kept(), {}, {}
+        self.neighbors, self.compared = {}, {}
         if folder is None:
             spec = importlib.util.find_spec(package)
             if spec is None or not spec.submodule_search_locations:
@@ -520,6 +522,7 @@ class Committed(Sources):
         kept: Kept | None = None,  # summaries already made
     ):
         self.package, self.kept, self.modules, self.resolved = package, kept or Kept(), {}, {}
+        self.neighbors, self.compared = {}, {}
         self.commit, self.root, self.texts = commit, root, {}
         listed = git(root, "ls-tree", "-r", "--name-only", commit, "--", package, "nbs")
         if listed is None:
@@ -649,7 +652,11 @@ def _meaning(sources, module, chain, local):
 
 def _apart(sources, module):
     "Whether a module never makes a number."
-    place = module.removeprefix(sources.package + ".")
+    return _never_counts(module.removeprefix(sources.package + "."))
+
+
+@cache
+def _never_counts(place):
     return any(place == name or place.startswith(name + ".") for name in APART)
 
 # %% ../../nbs/ledger/closure.ipynb #a7e96622
@@ -783,6 +790,14 @@ class Graph:
         nodes = [Node(n[0], n[1], n[2], bool(n[3]), n[4], bool(n[5])) for n in stored["nodes"]]
         return cls(nodes, stored["roots"], stored["loose"], stored["foreign"])
 
+
+def _next_to(sources, module, source):
+    "Return the package around a module and all modules of the package that it may import."
+    targets = [absolute(t, source["package"]) for t in source["imports"].values()]
+    targets += [absolute((level, star, None), source["package"]) for level, star in source["stars"]]
+    found = {module.rpartition(".")[0], *(m for m, _ in targets), *(f"{m}.{n}" for m, n in targets if n)}
+    return [m for m in found if sources.module(m) is not None and not _apart(sources, m)]
+
 # %% ../../nbs/ledger/closure.ipynb #d5061449
 class _Builder:
     "Collects the nodes of a graph."
@@ -835,11 +850,10 @@ class _Builder:
             if module in seen or source is None:
                 continue
             seen.add(module)
-            todo += [module.rpartition(".")[0]] if "." in module else []
-            targets = [absolute(t, source["package"]) for t in source["imports"].values()]
-            targets += [absolute((level, star, None), source["package"]) for level, star in source["stars"]]
-            todo += [m for m, _ in targets] + [f"{m}.{n}" for m, n in targets if n]
-            todo = [m for m in todo if not _apart(self.sources, m)]
+            known = self.sources.neighbors
+            if module not in known or module.endswith(".notebook"):  # one name for the notebooks of all experiments
+                known[module] = _next_to(self.sources, module, source)
+            todo += known[module]
         return sorted(seen)
 
 # %% ../../nbs/ledger/closure.ipynb #4e51c5b9
@@ -1004,6 +1018,7 @@ def libraries(
     return {name: installed(name) for name in sorted(DISTRIBUTIONS.get(p, p) for p in graph.foreign)}
 
 
+@cache
 def installed(
     library: str,  # as one installs it
 ) -> str | None:

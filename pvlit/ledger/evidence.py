@@ -245,8 +245,9 @@ def _unsound(evidence):
     ids = {c["id"] for c in evidence["claims"]}
     if len(decisions) != len(evidence["decisions"]) or set(decisions) != ids:
         yield None, "claims and decisions do not belong together"
+    bare = [{k: v for k, v in row.items() if k != "seal"} for row in evidence["rows"]]  # seals were looked at above
     for stored in evidence["claims"]:
-        yield from _undecided(stored, decisions.get(stored["id"], {}), evidence)
+        yield from _undecided(stored, decisions.get(stored["id"], {}), {**evidence, "rows": bare})
 
 
 def _undecided(stored, given, evidence):
@@ -337,8 +338,12 @@ def code_changes(
     sources: Sources,  # the package as it is now
 ) -> Changes:
     "Compare the code of evidence with the code now. Raises `ValueError` or `SyntaxError` when it cannot be read."
-    old = Graph.read(evidence["code"])
-    return compare(old, code_graph(notebook_of(evidence["experiment"], settings), sources, like=old))
+    key = evidence["seal"], evidence["experiment"]
+    if key not in sources.compared:
+        old = Graph.read(evidence["code"])
+        new = code_graph(notebook_of(evidence["experiment"], settings), sources, like=old)
+        sources.compared[key] = compare(old, new)
+    return sources.compared[key]
 
 
 def _outdated(evidence, settings, sources):
