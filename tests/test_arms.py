@@ -13,7 +13,7 @@ import pytest
 from pvlit.lab.arms import run_all
 
 PROGRAM = """
-    import os, sys, time
+    import os, signal, sys, time
     from pathlib import Path
     from pvlit.lab.arms import run_all
 
@@ -23,6 +23,7 @@ PROGRAM = """
         return {"value": seed / 3}
 
     if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         run_all(slow, ["a"], [1, 2, 3, 4], sys.argv[1], cost=lambda arm: 1, workers=2)
 """
 

@@ -22,6 +22,7 @@ TAGS = {
     "raises-exception",
     "oracle",
     "thumbnail",
+    "use",
     "nbval-skip",
     "nbval-ignore-output",
     "nbval-check-output",

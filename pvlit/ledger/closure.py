@@ -603,7 +603,7 @@ def absolute(
 
 # %% ../../nbs/ledger/closure.ipynb #0676cf97
 APART = (  # never make a number, so the graph ends there; the last line has the places of older commits
-    *("ledger", "cli", "lab.runs", "core.plots"),
+    *("ledger", "cli", "lab.runs", "core.plots", "papers.contract", "papers.fitness"),
     *("core.claims", "core.closure", "core.evidence", "core.runs", "core.cli"),
 )
 

@@ -36,6 +36,8 @@ class Paper:
     worlds: tuple[str, ...]  # miniature worlds that its experiment needs
     status: str  # planned or works
     notebook: str  # path of the notebook in the repository, or nothing while it is planned
+    doi: str = ""  # of the printed paper
+    code: str = ""  # address of the official code, or that none was found and where it was looked for
 
     def __post_init__(self):
         for name in ("family", "slug"):
