@@ -180,7 +180,7 @@ def check_code(cells):
         if c.kind != "code":
             run = 0
             continue
-        run += not c.hidden
+        run += not (c.hidden or "hide-input" in c.tags)
         if run == CODE_RUN + 1:
             yield (
                 c.index,
@@ -195,7 +195,7 @@ def check_code(cells):
             )
         if c.syntax:
             yield c.index, "syntax", f"the cell does not parse ({c.syntax.msg}, line {c.syntax.lineno})"
-        if c.tree and not imports_alone(c.tree):
+        if c.tree and not imports_alone(c.tree) and "use" not in c.tags:
             yield (
                 c.index,
                 "imports",

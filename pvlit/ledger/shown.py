@@ -7,13 +7,13 @@ Docs: https://pvlit.github.io/pvlit/ledger/shown.html.md"""
 # %% auto #0
 __all__ = ['evidence_table', 'evidence_figure']
 
-# %% ../../nbs/ledger/shown.ipynb #b43a53f0
+# %% ../../nbs/ledger/shown.ipynb #d7ad3628
 import torch
 from ..core.settings import Settings, load_settings
 from .decisions import in_units, percent
 from .evidence import load_evidence
 
-# %% ../../nbs/ledger/shown.ipynb #8b8a4a3c
+# %% ../../nbs/ledger/shown.ipynb #f8db15a3
 def _read(experiment, variant, settings):
     "Read the evidence of an experiment; `None` when there is none."
     settings = settings or load_settings()
@@ -43,7 +43,7 @@ def _interval(values) -> tuple[float, float, float]:
     half = float(stdtrit(len(x) - 1, 0.975) * x.std() / len(x) ** 0.5) if len(x) > 1 else float("nan")
     return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half
 
-# %% ../../nbs/ledger/shown.ipynb #ec19aa98
+# %% ../../nbs/ledger/shown.ipynb #ac7f1e64
 def evidence_table(
     experiment: str,  # name of an experiment or slug of a paper
     variant: str = "evidence",  # its set of parameters
@@ -83,7 +83,7 @@ def _verdicts(evidence) -> list[str]:
         lines.append(f"| {words} | **{d['word']}** | {effect} {interval} | {d['n']} |")
     return lines
 
-# %% ../../nbs/ledger/shown.ipynb #d1297974
+# %% ../../nbs/ledger/shown.ipynb #f2ab0e32
 def evidence_figure(
     experiment: str,  # name of an experiment or slug of a paper
     variant: str = "evidence",  # its set of parameters

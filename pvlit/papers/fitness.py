@@ -8,7 +8,7 @@ Docs: https://pvlit.github.io/pvlit/papers/fitness.html.md"""
 __all__ = ['TYPES', 'OPERATIONS', 'Meter', 'wrong_types', 'wrong_contexts', 'wrong_batches', 'wrong_values', 'wrong_numbers',
            'wrong_arguments', 'wrong_costs', 'unfit', 'problems']
 
-# %% ../../nbs/papers/fitness.ipynb #0f48d963
+# %% ../../nbs/papers/fitness.ipynb #9e8cfe20
 import copy
 import inspect
 import re
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from .contract import Cost, Example, broken, leaves, same
 
-# %% ../../nbs/papers/fitness.ipynb #879f4e2a
+# %% ../../nbs/papers/fitness.ipynb #96792454
 class Meter(TorchDispatchMode):
     """Count the operations inside the block, and the bytes that their new tensors hold at once.
 
@@ -54,7 +54,7 @@ class Meter(TorchDispatchMode):
     def _free(self, size):
         self.held -= size
 
-# %% ../../nbs/papers/fitness.ipynb #4a9a9df6
+# %% ../../nbs/papers/fitness.ipynb #08928b3c
 TYPES = torch.float64, torch.float32, torch.bfloat16, torch.float16
 OPERATIONS = 200_000  # more than any example needs
 
@@ -108,7 +108,7 @@ def _tried(example, given, words, **options):
     except Exception as error:
         return None, f"{type(error).__name__}: {str(error)[:120]}"
 
-# %% ../../nbs/papers/fitness.ipynb #7137f20f
+# %% ../../nbs/papers/fitness.ipynb #7bdab2ab
 def _unfinite(found) -> list[str]:
     "Name the leaves that hold NaN or infinity."
     floats = ((k, x) for k, x in found.items() if isinstance(x, Tensor) and x.is_floating_point())
@@ -136,7 +136,7 @@ def _is_random(example) -> bool:
     other = example.draw() | {"generator": torch.Generator().manual_seed(1)}
     return not same(_called(example, given, gradients=False), _called(example, other, gradients=False))
 
-# %% ../../nbs/papers/fitness.ipynb #0c248f25
+# %% ../../nbs/papers/fitness.ipynb #fe195c35
 def wrong_types(
     example: Example,  # a call that should be right
 ) -> list[str]:  # what is wrong, a line each
@@ -159,7 +159,7 @@ def wrong_types(
         wrong += [f"{name}: {line}" for line in lines]
     return wrong
 
-# %% ../../nbs/papers/fitness.ipynb #312caad3
+# %% ../../nbs/papers/fitness.ipynb #68355712
 def _strided(x):
     "The same numbers in memory that is not contiguous."
     if not isinstance(x, Tensor):
@@ -194,7 +194,7 @@ def wrong_contexts(
         wrong += [f"{name}: {line}" for line in lines]
     return wrong
 
-# %% ../../nbs/papers/fitness.ipynb #81b06563
+# %% ../../nbs/papers/fitness.ipynb #75e9c78a
 def _batched(example, given) -> list[str]:
     "Name the inputs that have the batch in front."
     if example.batched is not None:
@@ -230,7 +230,7 @@ def _per_sample(x, size) -> bool:
     "Whether a leaf has the batch in front."
     return isinstance(x, Tensor) and x.ndim > 0 and len(x) == size
 
-# %% ../../nbs/papers/fitness.ipynb #8ef1dfc1
+# %% ../../nbs/papers/fitness.ipynb #5b5f9959
 def _forms(example) -> dict:
     "What is tried: name -> (inputs, input that may be refused by name)."
     given = example.draw()
@@ -275,7 +275,7 @@ def wrong_numbers(
 def _is(x, dtype) -> bool:
     return isinstance(x, Tensor) and x.dtype == dtype
 
-# %% ../../nbs/papers/fitness.ipynb #b1378a4e
+# %% ../../nbs/papers/fitness.ipynb #96a2e15b
 def wrong_arguments(
     example: Example,  # a call that should be right
 ) -> list[str]:  # what is wrong, a line each
@@ -295,7 +295,7 @@ def wrong_arguments(
         wrong += [f"odd sizes: {line}" for line in ([fault] if fault else _unfinite(found or {}))]
     return wrong
 
-# %% ../../nbs/papers/fitness.ipynb #a7f4212a
+# %% ../../nbs/papers/fitness.ipynb #3ace54e6
 def wrong_costs(
     cost: Cost,  # a use at a real size
 ) -> list[str]:  # what is wrong, a line each
@@ -308,7 +308,7 @@ def wrong_costs(
         wrong.append(f"its tensors hold {meter.peak / 1e6:.0f} MB at once, {cost.megabytes:g} MB stated")
     return wrong
 
-# %% ../../nbs/papers/fitness.ipynb #f493c51c
+# %% ../../nbs/papers/fitness.ipynb #04254036
 def unfit(
     example: Example,  # a call that should be right
 ) -> list[str]:  # what is wrong, a line each

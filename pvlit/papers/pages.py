@@ -7,13 +7,13 @@ Docs: https://pvlit.github.io/pvlit/papers/pages.html.md"""
 # %% auto #0
 __all__ = ['bibtex', 'citation', 'cost_table']
 
-# %% ../../nbs/papers/pages.ipynb #505d67a5
+# %% ../../nbs/papers/pages.ipynb #78641601
 import html
 import json
 from ..core.settings import Settings, load_settings
 from .catalogue import Paper, catalog
 
-# %% ../../nbs/papers/pages.ipynb #84d18f0a
+# %% ../../nbs/papers/pages.ipynb #d6b59c47
 def _paper(slug, settings) -> Paper:
     "Find a paper by its slug. Raises `ValueError` when there is none."
     found = [p for p in catalog(settings=settings) if p.slug == slug]
@@ -57,7 +57,7 @@ def citation(
     where = f"{authors}: *{paper.title}*. AAAI 2024, volume 38, number 7{pages}."
     return f"{where}{link} {code}.\n\n{entry}\n"
 
-# %% ../../nbs/papers/pages.ipynb #768ab5aa
+# %% ../../nbs/papers/pages.ipynb #fdd6cbd3
 def cost_table(
     slug: str,  # of a paper
     settings: Settings | None = None,  # where the benchmarks lie
