@@ -43,7 +43,9 @@ def refuse(
     hint: str = "",  # what to do
 ):
     "Raise `ValueError` that says what came, what was expected, and what to do."
-    raise ValueError(f"{name}: got {got}, expected {expected}" + (f"; {hint}" if hint else ""))
+    raise ValueError(
+        f"{name}: got {got}, expected {expected}".replace(" a int ", " an int ") + (f"; {hint}" if hint else "")
+    )
 
 
 def check(
