@@ -214,6 +214,14 @@ def test_lint_as_a_command(tmp_path, capsys):
     assert lint.main([str(tmp_path / "nowhere")]) == 2
 
 
+def test_lint_takes_progress_bars_out(tmp_path):
+    bar = dict(output_type="stream", name="stderr", text="rows: 17%")
+    path = write(tmp_path / "nbs/demo.ipynb", *GOOD[:-1], code("1", bar, result("1")))
+    assert rules(path) == ["stderr"]
+    assert lint.main(["--fix", str(path)]) == 0 and rules(path) == []
+    assert json.loads(path.read_text())["cells"][-1]["outputs"] == [result("1")]
+
+
 def test_nbval_compares_cleaned_notebooks(tmp_path):
     "Outputs without an execution count, as nbdev-clean leaves them: the right one passes, a wrong one fails."
     shutil.copy(ROOT / "conftest.py", tmp_path)

@@ -1,5 +1,7 @@
 """Check the notebooks against the house rules: `python tools/lint.py [notebook or folder ...]`.
 
+With `--fix` it first takes out of the notebooks what belongs to one run only: stored progress bars and warnings.
+
 Prints one line per finding (file, cell, rule, what to do) and exits with 1 when there is any. Reads plain JSON and
 parses cells with `ast`; nothing is executed or imported, so the whole repository takes a second.
 """
@@ -255,6 +257,8 @@ def check_stored(cells, size):
                     "stored-error",
                     f"the cell stores a {o.get('ename')}: repair it, or show the message with test_fail",
                 )
+            if o.get("name") == "stderr":
+                yield c.index, "stderr", "a progress bar or a warning is stored: python tools/lint.py --fix NOTEBOOK"
             for found in sorted({f for t in output_texts(o) for f in POSIX_PATH.findall(t) + DRIVE_PATH.findall(t)}):
                 yield c.index, "absolute-path", f"`{found}` in a stored output: show the name, not the place"
             for n in picture_sizes(o):
@@ -415,14 +419,13 @@ def lint_package(package, nbs):
             )
 
 
-def lint(paths=(), root=ROOT):
-    "`(findings, number of notebooks)` for `paths`, or for the whole repository."
-    nbs, found = root / "nbs", []
-    wanted = [Path(p).resolve() for p in paths] or [nbs]
+def notebooks_in(paths, root=ROOT):
+    "The notebooks of `paths`, or of the whole repository."
+    wanted = [Path(p).resolve() for p in paths] or [root / "nbs"]
     missing = [p for p in wanted if not p.exists()]
     if missing:
         raise FileNotFoundError(f"no such notebook or folder: {', '.join(map(str, missing))}")
-    notebooks = sorted(
+    return sorted(
         {
             n
             for p in wanted
@@ -430,11 +433,31 @@ def lint(paths=(), root=ROOT):
             if not any(part.startswith((".", "_")) for part in n.relative_to(p if p.is_dir() else p.parent).parts)
         }
     )
+
+
+def lint(paths=(), root=ROOT):
+    "`(findings, number of notebooks)` for `paths`, or for the whole repository."
+    notebooks, found = notebooks_in(paths, root), []
     for path in notebooks:
         found += lint_notebook(path)
     if not paths:
-        found += lint_package(root / "pvlit", nbs)
+        found += lint_package(root / "pvlit", root / "nbs")
     return found, len(notebooks)
+
+
+def fix(paths=(), root=ROOT):
+    "Take stored progress bars and warnings out of notebooks; returns how many notebooks changed."
+    changed = 0
+    for path in notebooks_in(paths, root):
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        before = json.dumps(nb)
+        for cell in nb["cells"]:
+            if "outputs" in cell:
+                cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+        if json.dumps(nb) != before:
+            path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+            changed += 1
+    return changed
 
 
 def main(argv):
@@ -442,6 +465,9 @@ def main(argv):
         print(__doc__)
         return 0
     try:
+        if "--fix" in argv:
+            argv = [a for a in argv if a != "--fix"]
+            print(f"lint: {fix(argv)} notebooks fixed")
         found, n = lint(argv)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
