@@ -11,7 +11,7 @@ __all__ = ['CONTENDERS', 'augmentation_cost', 'Copy', 'run_cost']
 import statistics
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from time import perf_counter
 
 import torch
@@ -62,7 +62,13 @@ class Copy(torch.nn.Module):
         return clips.clone()
 
 
-CONTENDERS = {"SwapMix": SwapMix, "hue in HSV": HueRotation, "hue in YIQ": YIQRotation, "copy": Copy}
+CONTENDERS = {
+    "SwapMix": SwapMix,
+    "hue in HSV": HueRotation,
+    "hue in YIQ": YIQRotation,
+    "hue in HSV, no turn": partial(HueRotation, max_turn=0.0),
+    "copy": Copy,
+}
 
 # %% ../../nbs/motion_coherence/cost.ipynb #174b313e
 @cache
