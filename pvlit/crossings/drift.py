@@ -6,7 +6,7 @@ Docs: https://pvlit.github.io/pvlit/crossings/drift.html.md"""
 
 # %% auto #0
 __all__ = ['CUES', 'CORRUPTIONS', 'swapmix_drift', 'tinted', 'every_tint', 'corrupted', 'DriftArm', 'DriftProtocol',
-           'drift_clips', 'digits_and_tints', 'tint_net', 'draw_scores', 'train_generator', 'spurious_tints',
+           'drift_clips', 'digits_and_tints', 'tint_nets', 'tint_scorer', 'train_generator', 'spurious_tints',
            'FrameClassifier', 'frame_alignment_loss', 'recognition_loss', 'tint_scores', 'drift_accuracy',
            'train_classifier', 'run_drift', 'run_drifts']
 
@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from ..core.checks import check_choice, check_generator, check_number, check_tensor
 from ..core.data import Images, load_images
 from ..core.files import write_whole
-from ..core.metrics import FeatureNet, extract_features, frechet_distance, precision_recall
-from ..core.metrics import shipped_feature_net, train_feature_net
+from ..core.metrics import FeatureNet, Scorer, shipped_feature_net, train_feature_net
 from ..core.nets import initialized_from
 from ..core.training import Fit, fit
 from ..lab.arms import run_all
@@ -198,27 +197,25 @@ def digits_and_tints(
 
 
 @cache  # of this process: a worker trains once, not once a row
-def tint_net(
+def tint_nets(
     data: str = "digits",  # as for `digits_and_tints`
-) -> FeatureNet:  # features of digit and tint
-    "Load the shipped network of the tinted images, or train it on every fifth of them; kept by the process that asked."
+    count: int = 5,  # number of networks
+) -> list[FeatureNet]:  # features of digit and tint
+    "Load the shipped networks of the tinted images, or train them on every fifth; kept by the process that asked."
     train, test = digits_and_tints(data)
     fifth = train[::5]  # 5 and 6 have no common factor: all tints in turn
-    shipped = shipped_feature_net(fifth)
-    return train_feature_net(fifth, test) if shipped is None else shipped
+    shipped = [shipped_feature_net(fifth, seed) for seed in range(count)]
+    return [train_feature_net(fifth, test, seed) if net is None else net for seed, net in enumerate(shipped)]
+
+
+@cache
+def tint_scorer(
+    data: str = "digits",  # as for `digits_and_tints`
+) -> Scorer:  # frechet (lower is better), precision, recall (higher), and how they depend on networks and test pictures
+    "Make the scorer of drawn images, which holds five networks and fifty resamples of the test images."
+    return Scorer(tint_nets(data), *digits_and_tints(data))
 
 # %% ../../nbs/crossings/drift.ipynb #57ed055e
-def draw_scores(
-    images: Tensor,  # drawn images (N, 3, H, W), any range; clipped to [0, 1] here
-    test: Tensor,  # test images, every one in all tints in turn
-    net: FeatureNet,  # features of digit and tint
-) -> dict:  # frechet (lower is better), precision and recall (higher)
-    "Score drawn images against the test images; precision and recall use every seventh, which is all tints in turn."
-    fake, real = extract_features(net, images.clamp(0, 1)), extract_features(net, test)
-    precision, recall = precision_recall(real[::7], fake)
-    return {"frechet": float(frechet_distance(fake, real)), "precision": float(precision), "recall": float(recall)}
-
-
 def train_generator(
     arm: DriftArm,  # what to train
     seed: int,  # seed of weights, data order and corruption
@@ -375,11 +372,10 @@ def train_classifier(
 # %% ../../nbs/crossings/drift.ipynb #04172240
 def _draw_row(arm: DriftArm, seed: int, protocol: DriftProtocol, path: Path) -> tuple[dict, Fit]:
     "Train a generator and keep twelve of its clips beside the row; return the scores and the fit."
-    test, net = digits_and_tints(protocol.data)[1], tint_net(protocol.data)
     fitted = train_generator(arm, seed, protocol)
     clips = fitted.ema.sample(protocol.samples, torch.Generator().manual_seed(20_000 + seed), last_noise=True).cpu()
     write_whole(path.with_suffix(".safetensors"), safetensors_bytes({"clips": clips[:12].contiguous()}))
-    return {**draw_scores(clips[:, -1], test.x, net), "features": net.fingerprint}, fitted
+    return tint_scorer(protocol.data)(clips[:, -1], 30_000 + seed), fitted
 
 
 def _recognize_row(arm: DriftArm, seed: int, protocol: DriftProtocol) -> tuple[dict, Fit]:
