@@ -41,8 +41,10 @@ def experiments(
 ) -> dict[str, Path]:
     "Map the name of each experiment to its notebook."
     nbs = (settings or load_settings()).root / "nbs"
-    found = [*sorted(nbs.glob("experiments/*.ipynb")), *sorted(nbs.glob("papers/*/*.ipynb"))]
-    return {p.stem: p for p in found if not p.name.startswith(".") and p.stem != "index"}
+    folders = [nbs / "experiments", *sorted(p for p in nbs.glob("papers/*") if p.is_dir())]
+    names = [(folder, sorted(os.listdir(folder))) for folder in folders if folder.is_dir()]
+    found = [(folder, name) for folder, inside in names for name in inside if name.endswith(".ipynb")]
+    return {n[:-6]: folder / n for folder, n in found if not n.startswith(".") and n != "index.ipynb"}
 
 
 def experiment_notebook(
@@ -195,7 +197,7 @@ def _checked(experiment, params, known):
     return {name: typed(name, value, known[name][0]) for name, value in params.items()}
 
 # %% ../../nbs/lab/runs.ipynb #b3e98215
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     "The safe loader, with floats that need no dot."
 
 

@@ -12,7 +12,9 @@ __all__ = ['ROLES', 'MAY_BE_ABSENT', 'TIERS', 'KINDS', 'VERDICTS', 'POWER', 'PLA
 # %% ../../nbs/ledger/claims.ipynb #7e48ccc9
 import math
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import combinations
 import numpy as np
 import yaml
@@ -67,7 +69,10 @@ def strict(
     "Return `given` if it is a mapping with the right keys. Raises `ValueError` naming missing or unknown keys."
     if not isinstance(given, dict):
         raise ValueError(f"{where}: got {type(given).__name__}, expected keys {', '.join(required)}")
-    missing, unknown = [k for k in required if k not in given], [k for k in given if k not in (*required, *optional)]
+    known = {*required, *optional}
+    if given.keys() == known:
+        return given
+    missing, unknown = [k for k in required if k not in given], [k for k in given if k not in known]
     if missing:
         raise ValueError(f"{where}: missing {', '.join(missing)}")
     if unknown:
@@ -359,20 +364,26 @@ def load_claims(
         raise FileNotFoundError(
             f"no claims are declared for {experiment!r}; write data/claims/{file.name} before the run"
         )
+    return list(_claims_in(file.read_text(encoding="utf-8"), experiment, file.name))
+
+
+@lru_cache(maxsize=1024)  # the ledger asks for the same text once for every piece of evidence
+def _claims_in(text, experiment, name):
+    "Read the claims in the text of a file."
     try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
+        raw = yaml.load(text, _LOADER)
     except yaml.YAMLError as error:
-        raise ValueError(f"{file.name}: not valid YAML: {error}") from None
+        raise ValueError(f"{name}: not valid YAML: {error}") from None
     if not isinstance(raw, list) or not raw:
-        raise ValueError(f"{file.name}: expected a list of claims")
-    claims = [parse_claim(entry, experiment, file.name) for entry in raw]
+        raise ValueError(f"{name}: expected a list of claims")
+    claims = [parse_claim(entry, experiment, name) for entry in raw]
     claims = [replace(c, family=sum(_same_run(c, d) for d in claims)) for c in claims]
-    repeated = sorted({c.id for c in claims if [d.id for d in claims].count(c.id) > 1})
+    repeated = sorted(i for i, count in Counter(c.id for c in claims).items() if count > 1)
     if repeated:
-        raise ValueError(f"{file.name}: claim {', '.join(repeated)} is declared twice")
+        raise ValueError(f"{name}: claim {', '.join(repeated)} is declared twice")
     for claim in claims:
-        enough_seeds(claim, file.name)
-    return claims
+        enough_seeds(claim, name)
+    return tuple(claims)
 
 
 def _same_run(a, b):
@@ -386,8 +397,9 @@ def declared(
     "Read the claims of all experiments, in the order of the files. Raises `ValueError` when two files use one id."
     settings = settings or load_settings()
     files = sorted((settings.data / "claims").glob("*.yml"))
-    claims = [claim for file in files for claim in load_claims(file.stem, settings)]
-    for a, b in combinations(claims, 2):
-        if a.id == b.id:
-            raise ValueError(f"claim {a.id} is declared in both {a.experiment}.yml and {b.experiment}.yml")
+    claims, known = [claim for file in files for claim in load_claims(file.stem, settings)], {}
+    for claim in claims:
+        other = known.setdefault(claim.id, claim)
+        if other.experiment != claim.experiment:
+            raise ValueError(f"claim {claim.id} is declared in both {other.experiment}.yml and {claim.experiment}.yml")
     return claims

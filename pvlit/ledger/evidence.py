@@ -21,10 +21,9 @@ from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
-import yaml
 from ..core.files import digest, intact, sealed, write_whole
 from ..core.settings import Settings, load_settings
-from ..lab.runs import experiments, resolve, variants
+from ..lab.runs import experiments, read_yaml, resolve, variants
 from .claims import TIERS, Claim, load_claims, parse_claim, strict
 from .closure import Changes, Committed, Graph, Kept, Sources, code_graph, compare, git
 from .closure import installed, libraries, series
@@ -288,7 +287,7 @@ def planned_params(
     known = variants(experiment, settings)
     if variant not in known:
         raise ValueError(f"{experiment} has no parameter set {variant!r}; evidence rests on a committed one")
-    given = yaml.safe_load(known[variant].read_text(encoding="utf-8")) or {}
+    given = read_yaml(known[variant].read_text(encoding="utf-8")) or {}
     return {k: v for k, v in resolve(experiment, given, settings).items() if k not in HOW}
 
 
