@@ -10,6 +10,7 @@ __all__ = ['bibtex', 'citation', 'cost_table']
 # %% ../../nbs/papers/pages.ipynb #78641601
 import html
 import json
+import re
 from ..core.settings import Settings, load_settings
 from .catalogue import Paper, catalog
 
@@ -20,6 +21,12 @@ def _paper(slug, settings) -> Paper:
     if not found:
         raise ValueError(f"paper: got {slug!r}, expected a slug that pvlit papers lists")
     return found[0]
+
+
+def _number(paper) -> str:
+    "Read the number of the volume's issue from a DOI such as 10.1609/aaai.v38i7.28591; nothing without one."
+    found = re.search(r"\.v38i(\d+)\.", paper.doi)
+    return found[1] if found else ""
 
 
 def bibtex(
@@ -33,7 +40,7 @@ def bibtex(
         "author": " and ".join(paper.authors),
         "booktitle": "Proceedings of the AAAI Conference on Artificial Intelligence",
         "volume": "38",
-        "number": "7",
+        "number": _number(paper),
         "pages": paper.pages.replace("-", "--"),
         "year": "2024",
         "doi": paper.doi,
@@ -54,7 +61,8 @@ def citation(
     code = f"[Official code]({paper.code})" if paper.code.startswith("https://") else f"Official code: {paper.code}"
     authors = ", ".join(paper.authors[:-1]) + " and " + paper.authors[-1] if paper.authors[1:] else paper.authors[0]
     entry = f"<details><summary>BibTeX</summary><pre>{html.escape(bibtex(slug, settings))}</pre></details>"
-    where = f"{authors}: *{paper.title}*. AAAI 2024, volume 38, number 7{pages}."
+    number = f", number {_number(paper)}" if _number(paper) else ""
+    where = f"{authors}: *{paper.title}*. AAAI 2024, volume 38{number}{pages}."
     return f"{where}{link} {code}.\n\n{entry}\n"
 
 # %% ../../nbs/papers/pages.ipynb #fdd6cbd3
