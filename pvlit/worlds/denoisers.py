@@ -10,13 +10,12 @@ __all__ = ['NoisePredictor', 'linear_alphas_bar', 'check_schedule', 'check_call'
 
 # %% ../../nbs/worlds/denoisers.ipynb #a4243f6e
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 import torch
 from torch import Tensor, nn
 from ..core.checks import check, check_number, check_tensor, checking
 
 # %% ../../nbs/worlds/denoisers.ipynb #e227c1d4
-@runtime_checkable
 class NoisePredictor(Protocol):
     "Anything that predicts the noise in a sample and says on which schedule."
 
