@@ -35,6 +35,7 @@ OLD_FORM = {  # written before papers had to be fit for use; a paper that is bro
     "vfpsie",
     "virtual_dense_connection",
 }
+UNREVIEWED = set()  # in the new form, and nobody but its writer has looked at it yet
 each = pytest.mark.parametrize("paper", WORKING, ids=lambda p: p.slug)
 each_new = pytest.mark.parametrize("paper", [p for p in WORKING if p.slug not in OLD_FORM], ids=lambda p: p.slug)
 HEADINGS = [
@@ -135,7 +136,8 @@ def test_its_page_has_the_form(paper):
     assert [heading for heading in found if heading in HEADINGS] == HEADINGS
     assert not [heading for heading in found if heading not in HEADINGS], "what else there is stands below ###"
     assert paper.doi and paper.code, "data/papers.csv: name the DOI, and the official code or that none was found"
-    assert (ROOT / f"data/reviews/{paper.slug}.md").exists(), "nobody else has reviewed it"
+    reviewed = (ROOT / f"data/reviews/{paper.slug}.md").exists()
+    assert reviewed != (paper.slug in UNREVIEWED), "somebody who did not write it reviews it: CONTRIBUTING, Add a paper"
 
 
 @each_new
