@@ -10,7 +10,8 @@ __all__ = ['EXPONENTS', 'TEXT', 'PORT', 'PLACES', 'PATHS', 'EXAMPLES', 'NO_EXAMP
            'train_classifier', 'Rule', 'ScaledGradients', 'exact_vdc', 'VDCHooks', 'input_gradient', 'vdc_attack',
            'transfer_rate', 'run']
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #ca7481b8
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #0749fa24
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -23,7 +24,7 @@ from ...core.data import load_images
 from ...core.nets import initialized_from
 from ..contract import Cost, Example
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #e4aa2951
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #a1500483
 def _wide(x):
     "Half precision in float32, the rest as it came."
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -42,7 +43,7 @@ def recomposed_forward(
         dense = dense + residuals[-1]
     return dense.to(x.dtype), [r.to(x.dtype) for r in residuals]
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #0fdf3683
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #a0b4e665
 def dense_product(
     slope: Tensor,  # gradient of the loss at the output of the chain, (N,)
     jacobians: Tensor,  # Jacobians of the n blocks, shallow to deep, (n, N, N)
@@ -70,7 +71,7 @@ def scale_gradient(
         x.register_hook(lambda grad: grad * factor)
     return x
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #87ae3df5
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #71396ee7
 EXPONENTS = ("n - j + 1", "j - i", "n - j")
 
 
@@ -105,7 +106,7 @@ def virtual_dense(
         combined.insert(0, (_wide(grad) + s * total).to(grad.dtype))
     return combined
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #463a5c34
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #8fb0da9a
 class _Attention(nn.Module):
     def __init__(self, dim, heads):
         super().__init__()
@@ -128,7 +129,7 @@ class _Block(nn.Module):
         z = z + self.attn(self.norm1(z))
         return z + self.mlp(self.norm2(z))
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #54730c57
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #18beda54
 class ViT(nn.Module):
     "Classify pictures with a vision transformer, ViT-B/16 by default (Dosovitskiy et al., 2020)."
 
@@ -165,7 +166,7 @@ class ViT(nn.Module):
         z = torch.cat([self.cls_token.expand(len(z), -1, -1).to(z.dtype), z], 1) + self.pos_embed
         return self.head(self.norm(self.blocks(z))[:, 0])
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #6633099c
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #417b96da
 class TinyCNN(nn.Module):
     "Classify small gray pictures with two or three convolutions."
 
@@ -209,7 +210,7 @@ def train_classifier(
         schedule.step()
     return net.eval().requires_grad_(False)
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #476bdcda
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #0081b0ec
 @dataclass(frozen=True)
 class Rule:
     """How the backward pass of a transformer is changed; by default as printed (Zhang et al., AAAI-24, Eq. 6).
@@ -238,7 +239,7 @@ class Rule:
 TEXT = Rule()
 PORT = Rule(exponent="n - j", recorded="plain", keep=(0.25, 0.5), softmax="before", top=True)
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #a14c32fa
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #5818f2d2
 PLACES = ("attention", "map", "mlp")
 PATHS = (
     ("norm1", "attn.attn_drop", "norm2"),  # timm
@@ -265,7 +266,7 @@ def _find_blocks(model, paths):
         if blocks:
             return [(block, dict(zip(PLACES, (_at(block, name) for name in names)))) for block in blocks]
     hint = 'name the places: paths=("norm1", "attn.attn_drop", "norm2")'
-    return refuse("model", type(model).__name__, "a vision transformer whose blocks have the places asked for", hint)
+    return refuse("model", type(model).__name__, "a vision transformer with blocks of known names", hint)
 
 
 def _softmax_node(a):
@@ -295,7 +296,7 @@ class _Pass:
         shapes = self.shapes[place]
         return next((m for m in range(len(shapes) - i) if shapes[i + m] != shapes[i]), len(shapes) - i) - 1
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #a4c8a69b
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #14d21f88
 class _Hooks:
     "Change the backward pass of a transformer inside a `with` block."
 
@@ -340,7 +341,7 @@ class _Hooks:
             seen = self.current.shapes[place]
             check(seen, "model", f"no tensor at the {place} of any block", "one that needs a gradient", hint)
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #7ef67bf2
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #b7afe3d6
 class _SeeingHooks(_Hooks):
     "Hand the tensors at the places over to `_change(place, index, node, tensor)`."
 
@@ -376,7 +377,7 @@ class _SeeingHooks(_Hooks):
             self.listening = False
         return torch.autograd.grad(loss, x)[0]
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #667c5049
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #aee3df1d
 class ScaledGradients(_SeeingHooks):
     """Multiply the gradient at places of all blocks by a factor each, inside a `with` block.
 
@@ -411,7 +412,7 @@ def exact_vdc(
     decay = 1 / (1 + check_number("gamma", gamma, 0))
     return ScaledGradients(model, {"attention": decay, "mlp": decay})
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #c84d7a5b
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #e17d8273
 class VDCHooks(_SeeingHooks):
     """Add the gradients of deeper blocks at attention maps and MLP inputs, inside a `with` block (Eq. 6).
 
@@ -463,7 +464,7 @@ class VDCHooks(_SeeingHooks):
         own = grad if keep == 1 else keep * _wide(grad)
         return (own if added is None else _wide(own) + self.rule.s * added).to(grad.dtype)
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #df0aafb0
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #90db9b5d
 def _as_hooks(model, rule):
     "Hooks for what a caller may give as `rule`: None, a `Rule`, factors of `ScaledGradients`, or hooks."
     if rule is None:
@@ -489,7 +490,8 @@ def _loss(model, x, y):
 
 def _gradient(model, x, y, hooks):
     "The gradient of the summed cross-entropy, also where gradients are switched off."
-    with torch.inference_mode(False), torch.enable_grad():
+    inference = torch.is_inference_mode_enabled()
+    with torch.inference_mode(False) if inference else nullcontext(), torch.enable_grad():
         leaf, y = x.detach().clone().requires_grad_(), y.clone()
         if hooks is None:
             return torch.autograd.grad(_loss(model, leaf, y), leaf)[0]
@@ -512,7 +514,7 @@ def input_gradient(
     check_tensor("y", y, "(B,)", "int", 0, sizes=sizes, hint="a class an image")
     return _gradient(model, x, y, _as_hooks(model, rule))
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #cc221580
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #42c679ad
 def _bounds(x, pixels, eps):
     "Return (low, high, eps) as tensors that broadcast to x."
     given = (*pixels, eps) if pixels is not None else (-torch.inf, torch.inf, eps)
@@ -528,7 +530,7 @@ def _inside(x, wide, adversarial, eps):
         cast = torch.where(out, cast.float() - step * (cast.float() - wide).sign(), cast.float()).to(x.dtype)
     return torch.where((cast.to(wide.dtype) - wide).abs() > eps * (1 + 1e-5), x, cast)
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #76a4228b
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #438e4910
 def vdc_attack(
     model: nn.Module,  # surrogate in evaluation mode, (B, C, H, W) -> (B, K) or an object with `logits`
     x: Tensor,  # clean images (B, C, H, W) within `pixels`
@@ -552,7 +554,8 @@ def vdc_attack(
         check(bool(eps.isfinite().all() and (eps >= 0).all()), "eps", eps.tolist(), "finite numbers of at least 0")
         slack = 4 * torch.finfo(x.dtype).eps * wide.abs().max()
         hint = "name the range that they may have, as in pixels=((0 - mean) / std, (1 - mean) / std)"
-        check(bool(((wide >= low - slack) & (wide <= high + slack)).all()), "x", "pixels outside", "pixels", hint)
+        fits = bool(((wide >= low - slack) & (wide <= high + slack)).all())
+        check(fits, "x", lambda: f"values from {wide.min():g} to {wide.max():g}", "values within `pixels`", hint)
     low, high = torch.minimum(low, wide), torch.maximum(high, wide)
     adversarial, momentum = wide, torch.zeros_like(wide)
     for _ in range(steps):  # Eq. 7
@@ -563,7 +566,7 @@ def vdc_attack(
     adversarial = torch.minimum(torch.maximum(adversarial, wide - eps), wide + eps)
     return _inside(x, wide, adversarial, eps)
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #d4be81c3
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #a82793bf
 def transfer_rate(
     victims: dict[str, nn.Module],  # name -> classifier
     x_adv: Tensor,  # adversarial images (B, C, H, W)
@@ -581,7 +584,7 @@ def transfer_rate(
             rates[name] = (read != y).double().mean().item()
     return rates
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #1932a027
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #9ddb08c0
 @lru_cache(maxsize=2)
 def _net(name="ViT"):
     return (ViT(8, 4, 8, 2, 2, 3, 3, seed=0) if name == "ViT" else TinyCNN(4, seed=0)).eval().requires_grad_(False)
@@ -614,7 +617,7 @@ def _cost(dim, heads, count, rule):
 
     return prepared
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #ca1a5de8
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #8d3c7851
 EXAMPLES = [
     Example(
         ViT,
@@ -655,7 +658,7 @@ EXAMPLES = [
     ),
 ]
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #6330ff17
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #f4e3adb0
 EXAMPLES += [
     Example(
         virtual_dense, lambda g: dict(grads=[torch.randn(2, 3, generator=g) for _ in range(3)]), gives=[(2, 3)] * 3
@@ -700,7 +703,7 @@ COSTS = [
     ),
 ]
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #18c628f8
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #4293ca04
 class _Strangers(VDCHooks):
     "The printed rule with the deeper gradients of the next image in the batch."
 
@@ -733,7 +736,7 @@ class _Mean(nn.Module):
     def forward(self, x):
         return torch.stack([net(x).log_softmax(1) for net in self.networks]).mean(0)
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #0c9496b5
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #dbf40a5d
 def _networks(seed, steps, blocks):
     "Train a surrogate of so many blocks, victims of two thirds and of four thirds as many, and two convolutional ones."
     train = load_images("digits", "train")
@@ -771,7 +774,7 @@ def _attacked(arm, surrogate, victims, x, y, eps, seed):
     rule = _Strangers(surrogate) if arm == "strangers" else RULES[arm]
     return vdc_attack(surrogate, x, y, eps, rule=rule), input_gradient(surrogate, x, y, rule)
 
-# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #65ae3668
+# %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #a2f3fcac
 def _cosine(a, b):
     return F.cosine_similarity(a.flatten(1).double(), b.flatten(1).double()).mean().item()
 
