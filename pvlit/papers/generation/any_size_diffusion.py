@@ -227,7 +227,7 @@ def _weights(tile: tuple[int, int], blend: str, like: Tensor) -> Tensor:
     away = [(torch.arange(n, dtype=like.dtype, device=like.device) + 0.5) / n - 0.5 for n in tile]
     return (-(away[0][:, None].square() + away[1].square()) / 0.02).exp()
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #b764dba7
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #200b4968
 def _cut(x: Tensor, boxes: list[_Box]) -> Tensor:
     "Cut tiles out of a canvas, (tiles * B, C, h, w)."
     return torch.cat([x[..., top : top + h, left : left + w] for top, left, h, w in boxes])
@@ -524,7 +524,7 @@ EXAMPLES += [
         odd=lambda g, border=border: _sampling(g, 7, 9, border=border),
         needed=("tile",),
     )
-    for border in ("inside", "cover", "copy", "wrap")
+    for border in ("inside", "wrap")
 ]
 EXAMPLES += [
     Example(
@@ -553,7 +553,7 @@ NO_EXAMPLE = {
     "run": "the experiment, run by this notebook",
 }
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #d6a701fa
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #e7280ac6
 def _tiled(g, size: int, steps: int = 2, **options):
     "Return a call that samples latents of size x size with three convolutions in the place of the network."
     from pvlit.core.nets import initialized_from
