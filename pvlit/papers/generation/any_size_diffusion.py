@@ -87,7 +87,8 @@ class FieldDenoiser(nn.Module):
             self._known[key] = tuple(v.to(x.device) for v in (gain, vectors, values.clamp_min(0)))
         return self._known[key]
 
-    def guess(self, condition):  # blurred tile (B, 1, h, w) -> best guess of the tile from it alone, same shape
+    def guess(self, condition):  # blurred tile (B, 1, h, w) -> same shape
+        "Return the best guess of a tile from its condition alone."
         gain, *_ = self._tile(condition)
         return (condition.double().flatten(1) @ gain.T).view(condition.shape).to(condition.dtype)
 
@@ -160,10 +161,14 @@ _MODES = ("disjoint", "explicit", "implicit_fixed", "implicit")
 
 def _starts(size: int, tile: int, offset: int, border: str) -> list[int]:
     "Return where the tiles of one axis begin."
-    if border == "copy" and offset % tile:
-        return list(range(offset % tile, size - tile + 1, tile))
-    first = offset % tile - tile if border == "cover" and offset % tile else offset if border == "inside" else 0
-    count = math.ceil((size - (first if border == "cover" else 0)) / tile)
+    moved = offset % tile
+    if border == "copy" and moved:
+        return list(range(moved, size - tile + 1, tile))
+    if border == "inside":
+        first, count = offset, math.ceil(size / tile)
+    else:
+        first = moved - tile if moved else 0
+        count = math.ceil((size - first) / tile)
     return sorted({min(max(first + k * tile, 0), size - tile) for k in range(count)})
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #3f86440c
@@ -227,7 +232,7 @@ def _weights(tile: tuple[int, int], blend: str, like: Tensor) -> Tensor:
     away = [(torch.arange(n, dtype=like.dtype, device=like.device) + 0.5) / n - 0.5 for n in tile]
     return (-(away[0][:, None].square() + away[1].square()) / 0.02).exp()
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #200b4968
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #1bd78b7d
 def _cut(x: Tensor, boxes: list[_Box]) -> Tensor:
     "Cut tiles out of a canvas, (tiles * B, C, h, w)."
     return torch.cat([x[..., top : top + h, left : left + w] for top, left, h, w in boxes])
@@ -553,7 +558,7 @@ NO_EXAMPLE = {
     "run": "the experiment, run by this notebook",
 }
 
-# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #e7280ac6
+# %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #59b8721a
 def _tiled(g, size: int, steps: int = 2, **options):
     "Return a call that samples latents of size x size with three convolutions in the place of the network."
     from pvlit.core.nets import initialized_from
