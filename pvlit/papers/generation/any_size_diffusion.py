@@ -581,7 +581,7 @@ COSTS = [
         method=lambda g: _tiled(g, 128),
         beside="explicit overlap of 32",
         plain=lambda g: _tiled(g, 128, mode="explicit"),
-        times=0.6,
+        times=0.8,
         megabytes=30,
     ),
     Cost(
