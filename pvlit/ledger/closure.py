@@ -679,8 +679,9 @@ def steps_to_rows(
 ) -> Steps:
     "Find the statements that lead to `rows`. Raises `ValueError` when there are none."
     found = Steps([], [], [], None, set())
-    statements = []
-    for cell in json.loads(text)["cells"]:
+    statements, cells = [], json.loads(text)["cells"]
+    waiting = any("parameters" in cell["metadata"].get("tags", []) for cell in cells)  # what is named rows before
+    for cell in cells:  # the parameters belongs to a picture
         source = "".join(cell["source"])
         if cell["cell_type"] != "code":
             continue
@@ -689,13 +690,14 @@ def steps_to_rows(
         found.imports += [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom))]
         body = [n for n in body if not isinstance(n, (ast.Import, ast.ImportFrom))]
         if "parameters" in cell["metadata"].get("tags", []):
-            found.parameters = body
+            found.parameters, waiting = body, False
             statements.append(None)
         elif re.search(r"^#\|\s*exports?i?\b", source, re.M):
             found.exported |= {name for node in body for name in _names(node, {})}
         else:
             statements += body
-        if any(map(_makes_rows, statements)):
+        start = statements.index(None) if None in statements else 0
+        if not waiting and any(map(_makes_rows, statements[start:])):
             break
     found.steps = _leading(statements, {name for node in found.parameters for name in _assigned(node)})
     return found
@@ -708,7 +710,7 @@ def _makes_rows(node):
 
 def _leading(statements, parameters):
     "Return what of the statements leads to rows; the parameters are None among them."
-    at = next((i for i, node in enumerate(statements) if _makes_rows(node)), None)
+    at = max((i for i, node in enumerate(statements) if _makes_rows(node)), default=None)
     if at is None:
         raise ValueError("the notebook has no statement `rows = ...`")
     kept, needed = [statements[at]], _outside(statements[at])
