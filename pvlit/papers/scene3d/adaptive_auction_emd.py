@@ -325,6 +325,11 @@ def _aaip(dist, local, eps, rounds, slack=1, leftover="nearest"):
     return _auction(dist, _prices(dist, sources, match, eps, slack), eps, rounds, leftover=leftover)
 
 
+def _coded_rounds(points, count):
+    "Choose the number of rounds as the authors' program does."
+    return int(500 * (1 - 0.8 * count / points) + 50)
+
+
 def _matching(dist, eps, effort, scale, least, recipe):
     "Run Algorithm 2 on one table of distances; return the sink of every source."
     n, text = len(dist), recipe == "text"
@@ -333,7 +338,7 @@ def _matching(dist, eps, effort, scale, least, recipe):
     k = len(local[0])
     if text:
         return _aaip(dist, local, eps, auction_rounds(n, k, scale, least))[0]
-    return _aaip(dist, local, eps, int(500 * (1 - 0.8 * k / n) + 50), slack=0, leftover="bid")[0]
+    return _aaip(dist, local, eps, _coded_rounds(n, k), slack=0, leftover="bid")[0]
 
 # %% ../../../nbs/papers/scene3d/adaptive_auction_emd.ipynb #77443a4a
 def adaptive_auction_emd(
@@ -464,7 +469,9 @@ ARMS = (
     "zero prices, equal rounds",
     "shuffled prices",
     "random order",
+    "random order, equal rounds",
     "fixed rounds",
+    "zero prices, coded rounds",
     "large exact part",
     "zero prices, its rounds",
     "its prices, shuffled",
@@ -476,8 +483,8 @@ ARMS = (
     "nearest points",
 )
 TUNED = {  # arm -> eps and leftover, chosen on seeds 0 to 2
-    "AAIP, tuned": (0.04, "bid"),
-    "zero prices, equal rounds, tuned": (0.04, "bid"),
+    "AAIP, tuned": (0.03, "bid"),
+    "zero prices, equal rounds, tuned": (0.03, "bid"),
     "zero prices, equal edges, tuned": (0.02, "bid"),
     "epsilon scaling, equal edges, tuned": (0.04, "bid"),
 }
@@ -548,13 +555,17 @@ def _matched(arm, dist, parts, dealt, fixed, eps, leftover):
     if found is not None:
         return found
     if arm == "AAIP as coded":
-        return _aaip(dist, given, eps, int(500 * (1 - 0.8 * len(given[0]) / n) + 50), 0, "bid")[0]
+        return _aaip(dist, given, eps, _coded_rounds(n, len(given[0])), 0, "bid")[0]
+    if arm == "zero prices, coded rounds":
+        return _auction(dist, None, eps, _coded_rounds(n, len(given[0])), leftover="bid")[0]
     if arm == "exact part, nearest free":
         return _nearest_free(dist, *part[:2])
     if arm == "shuffled prices":
         return _auction(dist, _prices(dist, *part[:2], eps)[dealt], eps, rounds, leftover=leftover)[0]
     if arm == "random order":
         return _aaip(dist, mixed, eps, auction_rounds(n, len(mixed[0])), 1, leftover)[0]
+    if arm == "random order, equal rounds":
+        return _aaip(dist, mixed, eps, rounds, 1, leftover)[0]
     if arm == "its prices, shuffled":
         return _auction(dist, _prices(dist, *large[:2], eps)[dealt], eps, more, leftover=leftover)[0]
     if arm == "large exact part":
