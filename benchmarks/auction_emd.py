@@ -70,7 +70,7 @@ def forms(points):
         STOPPED: functools.partial(auction, rounds=50),
     }
     if points <= 1024:
-        found[TO_END] = functools.partial(auction, rounds=None)
+        found[TO_END] = functools.partial(auction, rounds=10_000)
     if importlib.util.find_spec("ot"):
         found |= {
             POT_EXACT: functools.partial(transport, regular=0),
