@@ -276,6 +276,8 @@ VERDICTS = {
     "too small": ("blue", "h"),
     "refuted": ("vermilion", "X"),
     "inconclusive": ("orange", "D"),
+    "the world cannot tell": ("sky", "P"),
+    "cannot be tested here": ("black", ""),
     "untested": ("black", ""),
     "expired": ("black", "s"),
     "void": ("purple", "v"),
