@@ -9,7 +9,8 @@ __all__ = ['EXAMPLES', 'NO_EXAMPLE', 'COSTS', 'ARMS', 'attention_maps', 'align_h
            'one_to_one_loss', 'mean_head_loss', 'distill_logits', 'distill_tokens', 'cluster_heads', 'head_coverage',
            'fit_heads', 'run']
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #f8fac790
+# %% ../../../nbs/papers/vision_language/amad.ipynb #1ed767d2
+from contextlib import nullcontext
 from functools import lru_cache, partial
 
 import torch
@@ -313,7 +314,8 @@ def fit_heads(
     check_number("heads", heads, 1, whole=True)
     check_number("steps", steps, 0, whole=True)
     generator = check_generator(generator)
-    with torch.inference_mode(False), torch.enable_grad(), full_precision(t.device):
+    leave = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with leave, torch.enable_grad(), full_precision(t.device):
         target = _full(t.detach().clone())
         logits = (0.1 * torch.randn(len(t), heads, *t.shape[2:], generator=generator)).to(target).requires_grad_()
         optimizer = torch.optim.Adam([logits], lr=0.1)
@@ -383,7 +385,7 @@ EXAMPLES = [
 ]
 NO_EXAMPLE = {"run": "the experiment, run by this notebook"}
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #f08a2e11
+# %% ../../../nbs/papers/vision_language/amad.ipynb #4b5cb240
 def _vit_maps(g):
     "Maps of ViT-L (16 heads) and ViT-B (12) at 224 x 224, 4 pictures, the student's with gradient."
     t, s = (torch.randn(4, h, 197, 197, generator=g).mul_(2).softmax(-1) for h in (16, 12))
@@ -431,7 +433,7 @@ def _block_step(with_loss):
 
     return make
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #1ca41801
+# %% ../../../nbs/papers/vision_language/amad.ipynb #6aeac685
 _BESIDE = "the one-to-one loss of 12 head pairs"
 COSTS = [
     Cost(
@@ -476,7 +478,7 @@ COSTS = [
     ),
 ]
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #2b6d2caf
+# %% ../../../nbs/papers/vision_language/amad.ipynb #10982d79
 def _with_weights(change):
     "Return variant 2 with its weights changed: change(a) -> a."
 
@@ -506,7 +508,7 @@ _FITS = {
 }  # arm -> loss of the direct fit
 _SIZES = (4, 2, 2)  # heads of each pattern
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #35f136e6
+# %% ../../../nbs/papers/vision_language/amad.ipynb #c76119ce
 def _means(t, belongs, count):
     "Average the unit maps (H, n) of every cluster."
     return torch.stack([t[belongs == j].mean(0) for j in range(count)])
@@ -542,7 +544,7 @@ def _fit(arm, seed, side, steps):
         s = fit_heads(loss, t, torch.Generator().manual_seed(seed + 500), len(_SIZES), steps)
     return {"coverage": head_coverage(t, s).item(), "coverage_by_query": head_coverage(t, s, True).item()}
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #f8ce803b
+# %% ../../../nbs/papers/vision_language/amad.ipynb #c62cf73c
 class _Reader(nn.Module):
     "Answer four-word questions about 3 x 3 cells; return logits and the attention maps of the last layer."
 
@@ -568,7 +570,7 @@ class _Reader(nn.Module):
             x = x + mlp(x)
         return self.head(x[:, 0]), maps
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #10ec53f5
+# %% ../../../nbs/papers/vision_language/amad.ipynb #b5fc056e
 def _questions(n, seed):
     "Draw n pictures with a question each; return cells, question ids and answers."
     g = torch.Generator().manual_seed(seed)
@@ -608,11 +610,11 @@ def _lesson(seed, teacher_steps, samples, questions, tests):
         logits, maps = teacher(*few[:2])
     return teacher, few, logits, maps, test
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #a3cb3e86
+# %% ../../../nbs/papers/vision_language/amad.ipynb #3651874b
 _MAP_LOSSES = {
     "labels": None,
     "KD": None,
-    "KD, four times as long": None,
+    "KD, three times as long": None,
     "KD + one to one": one_to_one_loss,
     "KD + mean head": mean_head_loss,
     "KD + hard assignment": _FITS["heads: hard assignment"],
@@ -642,9 +644,9 @@ def _student(arm, seed, few, logits, maps, steps):
             alpha.append((kd / other).item())
         return kd + alpha[0] * other  # Eq. 15
 
-    return _train(net, loss, len(maps), 4 * steps if "long" in arm else steps, 32, seed)
+    return _train(net, loss, len(maps), 3 * steps if "long" in arm else steps, 32, seed)
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #b801d57c
+# %% ../../../nbs/papers/vision_language/amad.ipynb #484f93af
 def _commonest(few, test):
     "Accuracy of the commonest answer to each kind of question, which its first word tells."
     guesses = {word: few[2][few[1][:, 0] == word].mode()[0] for word in few[1][:, 0].unique().tolist()}
@@ -657,8 +659,8 @@ def run(
     seed: int,  # of the heads and the start, or of pictures, questions, teacher and student
     side: int = 16,  # queries and keys of a directly fitted map
     fit_steps: int = 400,  # of a direct fit
-    teacher_steps: int = 1200,  # of the teacher's training
-    student_steps: int = 600,  # of the student's
+    teacher_steps: int = 1000,  # of the teacher's training
+    student_steps: int = 400,  # of the student's
     samples: int = 300,  # questions that the student sees
     questions: int = 8000,  # that the teacher sees
     tests: int = 2000,  # to measure the accuracy
