@@ -9,7 +9,7 @@ __all__ = ['EXAMPLES', 'NO_EXAMPLE', 'COSTS', 'ARMS', 'attention_maps', 'align_h
            'one_to_one_loss', 'mean_head_loss', 'distill_logits', 'distill_tokens', 'cluster_heads', 'head_coverage',
            'fit_heads', 'run']
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #22409661
+# %% ../../../nbs/papers/vision_language/amad.ipynb #3947389e
 from contextlib import nullcontext
 from functools import lru_cache, partial
 
@@ -385,7 +385,7 @@ EXAMPLES = [
 ]
 NO_EXAMPLE = {"run": "the experiment, run by this notebook"}
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #3c558e16
+# %% ../../../nbs/papers/vision_language/amad.ipynb #1813c7d2
 def _vit_maps(g):
     "Maps of ViT-L (16 heads) and ViT-B (12) at 224 x 224, 4 pictures, the student's with gradient."
     t, s = (torch.randn(4, h, 197, 197, generator=g).mul_(2).softmax(-1) for h in (16, 12))
@@ -433,7 +433,7 @@ def _block_step(with_loss):
 
     return make
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #cfefc18a
+# %% ../../../nbs/papers/vision_language/amad.ipynb #48bf1247
 _BESIDE = "the one-to-one loss of 12 head pairs"
 COSTS = [
     Cost(
@@ -478,7 +478,7 @@ COSTS = [
     ),
 ]
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #f433d8d8
+# %% ../../../nbs/papers/vision_language/amad.ipynb #68f5301d
 def _with_weights(change):
     "Return variant 2 with its weights changed: change(a) -> a."
 
@@ -508,7 +508,7 @@ _FITS = {
 }  # arm -> loss of the direct fit
 _SIZES = (4, 2, 2)  # heads of each pattern
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #cbec35ab
+# %% ../../../nbs/papers/vision_language/amad.ipynb #5affc593
 def _means(t, belongs, count):
     "Average the unit maps (H, n) of every cluster."
     return torch.stack([t[belongs == j].mean(0) for j in range(count)])
@@ -544,7 +544,7 @@ def _fit(arm, seed, side, steps):
         s = fit_heads(loss, t, torch.Generator().manual_seed(seed + 500), len(_SIZES), steps)
     return {"coverage": head_coverage(t, s).item(), "coverage_by_query": head_coverage(t, s, True).item()}
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #10c01abc
+# %% ../../../nbs/papers/vision_language/amad.ipynb #d3fbe753
 class _Reader(nn.Module):
     "Answer four-word questions about 3 x 3 cells; return logits and the attention maps of the last layer."
 
@@ -570,7 +570,7 @@ class _Reader(nn.Module):
             x = x + mlp(x)
         return self.head(x[:, 0]), maps
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #16f7628f
+# %% ../../../nbs/papers/vision_language/amad.ipynb #c5955f1e
 def _questions(n, seed):
     "Draw n pictures with a question each; return cells, question ids and answers."
     g = torch.Generator().manual_seed(seed)
@@ -610,7 +610,7 @@ def _lesson(seed, teacher_steps, samples, questions, tests):
         logits, maps = teacher(*few[:2])
     return teacher, few, logits, maps, test
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #24158b32
+# %% ../../../nbs/papers/vision_language/amad.ipynb #ede67f9c
 _MAP_LOSSES = {
     "labels, three times as long": None,
     "KD": None,
@@ -646,7 +646,7 @@ def _student(arm, seed, few, logits, maps, steps):
 
     return _train(net, loss, len(maps), 3 * steps if "long" in arm else steps, 32, seed)
 
-# %% ../../../nbs/papers/vision_language/amad.ipynb #152d6e6d
+# %% ../../../nbs/papers/vision_language/amad.ipynb #2303b452
 def _commonest(few, test):
     "Accuracy of the commonest answer to each kind of question, which its first word tells."
     guesses = {word: few[2][few[1][:, 0] == word].mode()[0] for word in few[1][:, 0].unique().tolist()}
