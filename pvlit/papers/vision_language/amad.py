@@ -496,6 +496,7 @@ def _dealt(generator):
 _FITS = {
     "heads: AMAD": amad_loss,
     "heads: AMAD by cosine": partial(amad_loss, normalise="l2"),
+    "heads: AMAD, L1 of each query": partial(amad_loss, normalise="rows"),
     "heads: AMAD, squares": partial(amad_loss, variant="mse"),
     "heads: AMAD by query": partial(amad_loss, variant="token"),
     "heads: one to one": one_to_one_loss,
@@ -619,6 +620,7 @@ _MAP_LOSSES = {
     "KD + mean head": mean_head_loss,
     "KD + hard assignment": _FITS["heads: hard assignment"],
     "KD + AMAD": amad_loss,
+    "KD + AMAD, L1 of each query": _FITS["heads: AMAD, L1 of each query"],
     "KD + AMAD, swapped maps": amad_loss,
     "commonest answer": None,
     "teacher": None,
