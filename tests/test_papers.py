@@ -22,7 +22,6 @@ from pvlit.papers.pages import citation, cost_table
 ROOT = Path(__file__).resolve().parents[1]
 WORKING = catalog(status="works", settings=load_settings(ROOT))
 OLD_FORM = {  # written before papers had to be fit for use; a paper that is brought to the new form leaves this list
-    "amad",
     "dctc_loss",
     "diffecc",
     "odtrack",
