@@ -436,7 +436,7 @@ def _rand(g, *shape):
 def _half_size(x):
     return F.avg_pool2d(x, 2)
 
-
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc022
 def _pair(one: str, other: str, **more) -> dict:
     "Arguments of an example with two pictures of one shape."
     return dict(
@@ -527,7 +527,7 @@ NO_EXAMPLE = {
     "run": "the experiment, run by this notebook",
 }
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc023
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc025
 def _quarter(x):
     return F.interpolate(x, scale_factor=0.25, mode="bicubic", antialias=True)
 
@@ -668,7 +668,7 @@ def _score(restored: Tensor, truth: Tensor) -> dict[str, float]:
     psnr = (10 * torch.log10(4 / (restored - truth).square().mean((1, 2, 3)))).mean().item()
     return {"psnr": psnr, "frechet": frechet_distance(project(restored), project(truth))}
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc026
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc028
 def _dps(model, y, calls, length, generator):
     "Sample with Chung et al., 2023."
     chain, x = respace(model.alphas_bar, calls), _noise(_enlarge(y), generator)
@@ -696,7 +696,7 @@ def _diffpir(model, y, calls, weight, generator, fresh=0.25):
         x = _noised(x0, eps, then)
     return x
 
-
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc030
 def _posterior(model, y, generator):
     "Draw from the exact posterior of a Gaussian mixture."
     A = _degrade(torch.eye(64, dtype=y.dtype).view(64, 1, 8, 8)).flatten(1).T
