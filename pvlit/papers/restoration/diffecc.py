@@ -119,9 +119,10 @@ class Predictor(nn.Module):
     ):
         super().__init__()
         check_tensor("alphas_cumprod", alphas_cumprod, "(T,)")
-        one = torch.ones(1, dtype=torch.float64)
-        self.network = network
-        self.alphas_bar = check_schedule(torch.cat((one, alphas_cumprod.detach().cpu().double())))
+        shares = torch.cat((torch.ones(1, dtype=torch.float64), alphas_cumprod.detach().cpu().double()))
+        falls = bool((shares.diff() < 0).all() and shares[-1] > 0)
+        check(falls, "alphas_cumprod", "another course", "shares that start below 1, fall strictly and stay above 0")
+        self.network, self.alphas_bar = network, shares
 
     def forward(
         self,
@@ -568,7 +569,7 @@ def _correcting(g, function):
     eps, last = _rand(g, 1, 3, 256, 256), _rand(g, 1, 3, 256, 256)
     return lambda: function(eps, last, 5, 0.01)
 
-
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc027
 COSTS = [
     Cost(
         "restore a picture of 3 × 256 × 256 in 58 calls",
@@ -597,21 +598,21 @@ COSTS = [
 ]
 
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #3c4aac26
-ARMS = {
-    "DiffECC": {},
-    "no restart": dict(K=None, start=58),
-    "noise only": dict(k_skip=40),
-    "from upsampled": {},
-    "from the top": dict(steps=50, start=50),
-    "from inversion": dict(noisy=True),
-    "data step only": dict(adam_steps=0, recompute=False),
-    "recomputed": dict(adam_steps=0),
-    "stranger": {},
-    "DPS": dict(calls=58),
-    "DPS, 232 calls": dict(calls=232),
-    "DiffPIR": dict(calls=58),
-    "exact posterior": {},
-}  # arm -> arguments of its sampler
+ARMS = (
+    "DiffECC",
+    "no restart",
+    "noise only",
+    "from upsampled",
+    "from the top",
+    "from inversion",
+    "data step only",
+    "recomputed",
+    "stranger",
+    "DPS",
+    "DPS, 232 calls",
+    "DiffPIR",
+    "exact posterior",
+)
 PRIORS = {"good prior": (1000, 20), "poor prior": (60, 2)}  # digits, and directions a class
 PLAIN = ("regression", "enlarged")  # arms without a prior
 
@@ -668,7 +669,7 @@ def _score(restored: Tensor, truth: Tensor) -> dict[str, float]:
     psnr = (10 * torch.log10(4 / (restored - truth).square().mean((1, 2, 3)))).mean().item()
     return {"psnr": psnr, "frechet": frechet_distance(project(restored), project(truth))}
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc028
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc030
 def _dps(model, y, calls, length, generator):
     "Sample with Chung et al., 2023."
     chain, x = respace(model.alphas_bar, calls), _noise(_enlarge(y), generator)
@@ -696,7 +697,7 @@ def _diffpir(model, y, calls, weight, generator, fresh=0.25):
         x = _noised(x0, eps, then)
     return x
 
-# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc030
+# %% ../../../nbs/papers/restoration/diffecc.ipynb #d1ecc032
 def _posterior(model, y, generator):
     "Draw from the exact posterior of a Gaussian mixture."
     A = _degrade(torch.eye(64, dtype=y.dtype).view(64, 1, 8, 8)).flatten(1).T
@@ -720,21 +721,36 @@ def arm_names() -> list[str]:  # every arm with every prior, then those without
     return [f"{arm}, {prior}" for prior in PRIORS for arm in ARMS] + list(PLAIN)
 
 
-def _restore(name: str, y: Tensor, strength: float, seed: int) -> Tensor:
+def _options(arm: str, steps: int) -> dict:
+    "Return the arguments of `diffecc` for an arm; with 100 steps, `DiffECC` is at its defaults."
+    K = max(1, steps * 2 // 5)
+    own = {
+        "no restart": dict(K=None, start=steps * 58 // 100),
+        "noise only": dict(k_skip=K),
+        "from the top": dict(steps=steps // 2, start=steps // 2),
+        "from inversion": dict(noisy=True),
+        "data step only": dict(adam_steps=0, recompute=False),
+        "recomputed": dict(adam_steps=0),
+    }
+    return dict(steps=steps, K=K) | own.get(arm, {})
+
+
+def _restore(name: str, y: Tensor, strength: float, seed: int, steps: int = 100) -> Tensor:
     "Restore measurements with an arm and its prior."
     f = _bench()[0]
     if name in PLAIN:
         return f(y) if name == "regression" else _enlarge(y)
     arm, _, prior = name.rpartition(", ")
-    model, options, draws = _prior(prior), ARMS[arm], torch.Generator().manual_seed(seed)
+    model, calls, draws = _prior(prior), steps * 58 // 100, torch.Generator().manual_seed(seed)
     if arm.startswith("DPS"):
-        return _dps(model, y, options["calls"], strength, draws)
+        return _dps(model, y, calls if arm == "DPS" else 4 * calls, strength, draws)
     if arm == "DiffPIR":
-        return _diffpir(model, y, options["calls"], strength, draws)
+        return _diffpir(model, y, calls, strength, draws)
     if arm == "exact posterior":
         return _posterior(model, y, draws)
     start = {"from upsampled": _enlarge(y), "stranger": f(y.roll(1, 0))}.get(arm, f(y))
-    start = invert(start, model) if arm == "from inversion" else start
+    start = invert(start, model, steps) if arm == "from inversion" else start
+    options = _options(arm, steps)
     return diffecc(model, y, _degrade, start, zeta=strength, sigma_y=0.1, generator=draws, **options)
 
 
@@ -749,6 +765,7 @@ def tune(
     seed: int,  # of the draws of the restoration
     grid: list[float],  # strengths zeta to try, > 0; DPS takes 5 times, DiffPIR 10 times as much
     held_out: int = 200,  # digits, at most 200
+    steps: int = 100,  # of the main chain
 ) -> dict:  # psnr and frechet of every strength, and the best strength
     "Score an arm with every strength on held-out training digits. Raises `ValueError` for no grid or too many digits."
     check_number("held_out", held_out, 2, 200, whole=True)
@@ -756,7 +773,7 @@ def tune(
     truth = _bench()[2][:held_out]
     y = _measure(truth, torch.Generator().manual_seed(1))
     tried = _grid(arm, grid)
-    scores = [_score(_restore(arm, y, strength, seed), truth) for strength in tried]
+    scores = [_score(_restore(arm, y, strength, seed, steps), truth) for strength in tried]
     best = min(range(len(tried)), key=lambda i: scores[i]["frechet"])
     return {name: [score[name] for score in scores] for name in ("psnr", "frechet")} | {"strength": tried[best]}
 
@@ -766,10 +783,11 @@ def run(
     seed: int,  # of the set of test digits, their noise and the draws of the restoration
     strengths: dict[str, float],  # arm -> strength, as found by `tune`
     digits: int = 200,  # test digits in the set
+    steps: int = 100,  # of the main chain
 ) -> dict[str, float]:  # strength, psnr (dB), frechet
     "Restore a seed's measurements with one arm."
     test = _bench()[3]
     generator = torch.Generator().manual_seed(seed)
     truth = test[torch.randperm(len(test), generator=generator)[:digits]]
     y, strength = _measure(truth, generator), strengths.get(arm, 0.0)
-    return {"strength": strength, **_score(_restore(arm, y, strength, seed), truth)}
+    return {"strength": strength, **_score(_restore(arm, y, strength, seed, steps), truth)}
