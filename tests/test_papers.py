@@ -26,7 +26,6 @@ OLD_FORM = {  # written before papers had to be fit for use; a paper that is bro
     "amad",
     "any_size_diffusion",
     "dctc_loss",
-    "diffecc",
     "odtrack",
     "oeformer_laplace_orientation",
     "recompression_residual_forensics",

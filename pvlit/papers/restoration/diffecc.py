@@ -12,6 +12,7 @@ __all__ = ['EXAMPLES', 'NO_EXAMPLE', 'COSTS', 'ARMS', 'PRIORS', 'PLAIN', 'to_x0'
 # %% ../../../nbs/papers/restoration/diffecc.ipynb #82c2a867
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 import torch
@@ -262,7 +263,8 @@ def _correct_x0(x_t, t, eps_model, y, forward_op, scale, correct, dtype):
 
 def _guide(x_t, t, share, eps_model, y, forward_op, correct, dtype):
     "Return predicted image, gradient of the squared misfit to the sample, noise, and misfit (B, 1, 1, 1)."
-    with torch.inference_mode(False), torch.enable_grad():
+    outside = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with outside, torch.enable_grad():
         leaf = x_t.detach().clone().requires_grad_()
         raw = _ask(eps_model, leaf, t, dtype)
         eps = raw.detach() if correct is None else correct(raw.detach())
@@ -518,6 +520,7 @@ EXAMPLES += [
             forward_op=_half_size,
             init=_rand(g, 2, 1, 7, 5),
             steps=8,
+            K=10,
             zeta=0.01,
         ),
     ),
@@ -535,20 +538,20 @@ def _quarter(x):
 
 def _restoring(g):
     "A restoration at the paper's size."
-    model, y, first = _predictor(3, 24, 4, 4), _rand(g, 1, 3, 64, 64), _rand(g, 1, 3, 256, 256)
+    model, y, first = _predictor(3, 16, 4, 3), _rand(g, 1, 3, 64, 64), _rand(g, 1, 3, 256, 256)
     return lambda: diffecc(model, y, _quarter, first, zeta=0.001, generator=0)
 
 
 def _unguided(g):
     "A hundred plain steps."
-    model, x = _predictor(3, 24, 4, 4), _rand(g, 1, 3, 256, 256)
+    model, x = _predictor(3, 16, 4, 3), _rand(g, 1, 3, 256, 256)
     options = dict(start=100, cond_until=101, K=None, generator=0)
     return lambda: diffecc(model, x[..., ::4, ::4], _quarter, x, **options)
 
 
 def _step(g, guided):
     "One step of the chain."
-    model, x, y = _predictor(3, 24, 4, 4), _rand(g, 1, 3, 256, 256), _rand(g, 1, 3, 64, 64)
+    model, x, y = _predictor(3, 16, 4, 3), _rand(g, 1, 3, 256, 256), _rand(g, 1, 3, 64, 64)
     if guided:
         return lambda: _correct_x0(x, 300, model, y, _quarter, 0.1, None, x.dtype)
     return lambda: _plain(x, respace(model.alphas_bar, 1000), 300, model, x.dtype)
