@@ -686,7 +686,7 @@ def _dps(model, y, calls, length, generator):
 
 
 @torch.no_grad()
-def _diffpir(model, y, calls, weight, generator, fresh=0.25):
+def _diffpir(model, y, calls, weight, generator, fresh=1.0):
     "Sample with Zhu et al., 2023."
     chain = respace(model.alphas_bar, calls)
     x = _noised(_enlarge(y), _noise(_enlarge(y), generator), chain.shares[-1])
@@ -759,14 +759,14 @@ def _restore(name: str, y: Tensor, strength: float, seed: int, steps: int = 100)
 
 def _grid(name: str, grid: list[float]) -> list[float]:
     "Return the strengths to try, in the unit of the arm."
-    unit = 5 if name.startswith("DPS") else 10 if name.startswith("DiffPIR") else 1
+    unit = 5 if name.startswith("DPS") else 1
     return [unit * value for value in grid]
 
 
 def tune(
     arm: str,  # of `arm_names`
     seed: int,  # of the draws of the restoration
-    grid: list[float],  # strengths zeta to try, > 0; DPS takes 5 times, DiffPIR 10 times as much
+    grid: list[float],  # strengths zeta to try, > 0; DPS takes 5 times as much
     held_out: int = 200,  # digits, at most 200
     steps: int = 100,  # of the main chain
 ) -> dict:  # psnr and frechet of every strength, and the best strength
