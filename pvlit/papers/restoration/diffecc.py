@@ -339,7 +339,7 @@ def _plan(eps_model, steps, start, cond_until, restart_at, K, k_skip) -> _Plan:
     "Fill in what is None. Raises `ValueError` when a number is out of range."
     chain = respace(_schedule_of(eps_model), steps)
     start = check_number("start", max(1, steps // 2) if start is None else start, 1, steps, whole=True)
-    at = max(start // 2, 1, min(cond_until or 1, start)) if restart_at is None else restart_at
+    at = max(start * 4 // 5, 1, min(cond_until or 1, start)) if restart_at is None else restart_at
     cond_until = max(1, min(5, at)) if cond_until is None else cond_until
     check_number("cond_until", cond_until, 1, start + 1, whole=True)
     if K is None:
@@ -359,7 +359,7 @@ def diffecc(
     steps: int = 100,  # of the main chain, T, in 1..model's T
     start: int | None = None,  # where it is entered, T', in 1..steps; None for half of the steps
     cond_until: int | None = None,  # last guided step t_cond, in 1..start + 1 (none guided); None for 5 at most
-    restart_at: int | None = None,  # step after which to restart, in cond_until..start; None for half of the start
+    restart_at: int | None = None,  # step after which to restart, in cond_until..start; None for 4/5 of the start
     K: int | None = 40,  # steps of the restart's chain; None for no restart
     k_skip: int | None = None,  # of which are skipped; None for four fifths
     zeta: float = 0.05,  # strength of the data term, at least 0; to be tuned
