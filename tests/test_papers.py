@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKING = catalog(status="works", settings=load_settings(ROOT))
 OLD_FORM = {  # written before papers had to be fit for use; a paper that is brought to the new form leaves this list
     "dctc_loss",
-    "diffecc",
     "odtrack",
     "oeformer_laplace_orientation",
     "recompression_residual_forensics",
