@@ -25,7 +25,6 @@ OLD_FORM = {  # written before papers had to be fit for use; a paper that is bro
     "adaptive_auction_emd",
     "amad",
     "any_size_diffusion",
-    "dctc_loss",
     "diffecc",
     "odtrack",
     "oeformer_laplace_orientation",

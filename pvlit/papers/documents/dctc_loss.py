@@ -23,7 +23,7 @@ from ...core.nets import initialized_from
 from ..contract import Cost, Example
 from ...worlds.text_lines import TextLines, text_lines
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #42355283
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #7a90d98d
 def _padded(targets, target_lengths, blank, sizes):
     "Return labels (B, L), blank behind their end, and lengths (B,), int64, from padded or concatenated labels."
     check_tensor("target_lengths", target_lengths, "(B,)", "int", 0, None, sizes)
@@ -56,7 +56,7 @@ def _together(logits, targets, input_lengths, target_lengths, blank, batch_first
     moved = (x.to(logits.device) for x in (labels, input_lengths.long(), lengths))
     return logits.transpose(0, 1) if batch_first else logits, *moved
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #7ecca4c0
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #faea6d0a
 def _refuse_nan(loss, logits):
     "Raise `ValueError` for a loss that is NaN, but for half precision and autocast, where a gradient scaler skips it."
     exempt = logits.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(logits.device.type)
@@ -103,7 +103,7 @@ def _counted(count, frames, loss):
     "Frames (T, B) that count: not padding, in a line whose label fits."
     return (torch.arange(count, device=frames.device)[:, None] < frames) & (loss != torch.inf)
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #96b95741
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #df768546
 def ctc_posterior(
     logits: Tensor,  # (T, B, C), before softmax, any float type
     targets: Tensor,  # labels (B, L), anything behind their end, or concatenated (N,); any int type
@@ -174,7 +174,7 @@ def _best_path(logp, labels, frames, lengths, blank):
         path.append(place)
     return places.expand(len(logp), -1, -1).gather(2, torch.stack(path[::-1]))[..., 0]
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #cc485330
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #2730bd38
 def ctc_latent_alignment(
     logits: Tensor,  # (T, B, C), before softmax, any float type; used as a constant
     targets: Tensor,  # labels (B, L), anything behind their end, or concatenated (N,); any int type
@@ -290,7 +290,7 @@ def dctc_loss(
     _refuse_nan(loss, logits)
     return {"mean": loss.mean, "sum": loss.sum, "none": lambda: loss}[reduction]()
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #5e2652e0
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #c5ad4841
 def distillation_loss(
     logits: Tensor,  # (T, B, C), before softmax; any float type
     z: Tensor,  # alignments (T, B), any int type, constants
@@ -362,13 +362,19 @@ def _with(loss, draw):
 def _plain(logits, *labels):
     return F.ctc_loss(logits.log_softmax(2), *labels, reduction="none").mean()
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #974a6178
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #5de1f314
 _FIRST = ("logits", "targets", "input_lengths", "target_lengths")
 EXAMPLES = [
     Example(ctc_posterior, _example, gives=(6, 4, 5), batched=()),
     Example(fits, _labels, gives=(4,)),
     Example(ctc_latent_alignment, _example, gives=(6, 4), batched=()),
-    Example(ctc_latent_alignment, lambda g: _batch_first(g) | dict(rule="viterbi"), gives=(4, 6), batched=_FIRST),
+    Example(
+        ctc_latent_alignment,
+        lambda g: _batch_first(g) | dict(rule="viterbi"),
+        gives=(4, 6),
+        batched=_FIRST,
+        needed=("batch_first",),
+    ),
     Example(alignment_hits, _aligned, gives=(4,), batched=()),
     Example(alignment_accuracy, _aligned, batched=()),
     Example(repetition, lambda g: dict(targets=_labels(g)["targets"], target_lengths=torch.tensor([3, 3, 0, 1]))),
@@ -442,7 +448,7 @@ class _Reader(nn.Module):
         check_tensor("images", images, "(B, 1, 10, W)")
         return self.net(images)[:, :, 0].permute(2, 0, 1)
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #e07e683e
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #dfe4d1b2
 def _lines(count, split, generator):
     "Pictures, labels from 1, frames and lengths of drawn lines."
     lines = text_lines(TextLines(split=split), count, generator)
