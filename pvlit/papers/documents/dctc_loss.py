@@ -23,7 +23,7 @@ from ...core.nets import initialized_from
 from ..contract import Cost, Example
 from ...worlds.text_lines import TextLines, text_lines
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #177bb321
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #03322367
 def _padded(targets, target_lengths, blank, sizes):
     "Return labels (B, L), blank behind their end, and lengths (B,), int64, from padded or concatenated labels."
     check_tensor("target_lengths", target_lengths, "(B,)", "int", 0, None, sizes)
@@ -56,7 +56,7 @@ def _together(logits, targets, input_lengths, target_lengths, blank, batch_first
     moved = (x.to(logits.device) for x in (labels, input_lengths.long(), lengths))
     return logits.transpose(0, 1) if batch_first else logits, *moved
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #8b71ce86
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #f0793676
 def _refuse_nan(loss, logits):
     "Raise `ValueError` for a loss that is NaN, but for half precision and autocast, where a gradient scaler skips it."
     exempt = logits.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(logits.device.type)
@@ -104,7 +104,7 @@ def _counted(count, frames, loss):
     "Frames (T, B) that count: not padding, in a line whose label fits."
     return (torch.arange(count, device=frames.device)[:, None] < frames) & (loss != torch.inf)
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #dc90629d
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #2811b32f
 def ctc_posterior(
     logits: Tensor,  # (T, B, C), before softmax, any float type
     targets: Tensor,  # labels (B, L), anything behind their end, or concatenated (N,); any int type
@@ -175,7 +175,7 @@ def _best_path(logp, labels, frames, lengths, blank):
         path.append(place)
     return places.expand(len(logp), -1, -1).gather(2, torch.stack(path[::-1]))[..., 0]
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #dfad8409
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #c7a5d8c5
 def ctc_latent_alignment(
     logits: Tensor,  # (T, B, C), before softmax, any float type; used as a constant
     targets: Tensor,  # labels (B, L), anything behind their end, or concatenated (N,); any int type
@@ -291,7 +291,7 @@ def dctc_loss(
     _refuse_nan(loss, logits)
     return {"mean": loss.mean, "sum": loss.sum, "none": lambda: loss}[reduction]()
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #37b4812a
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #b19b5942
 def distillation_loss(
     logits: Tensor,  # (T, B, C), before softmax; any float type
     z: Tensor,  # alignments (T, B), any int type, constants
@@ -363,7 +363,7 @@ def _with(loss, draw):
 def _plain(logits, *labels):
     return F.ctc_loss(logits.log_softmax(2), *labels, reduction="none").mean()
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #bcfcf27a
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #4b8a45c6
 _FIRST = ("logits", "targets", "input_lengths", "target_lengths")
 EXAMPLES = [
     Example(ctc_posterior, _example, gives=(6, 4, 5), batched=()),
@@ -449,7 +449,7 @@ class _Reader(nn.Module):
         check_tensor("images", images, "(B, 1, 10, W)")
         return self.net(images)[:, :, 0].permute(2, 0, 1)
 
-# %% ../../../nbs/papers/documents/dctc_loss.ipynb #e1a8c7d4
+# %% ../../../nbs/papers/documents/dctc_loss.ipynb #3687b8de
 def _lines(count, split, generator):
     "Pictures, labels from 1, frames and lengths of drawn lines."
     lines = text_lines(TextLines(split=split), count, generator)
