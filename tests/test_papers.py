@@ -27,7 +27,6 @@ OLD_FORM = {  # written before papers had to be fit for use; a paper that is bro
     "any_size_diffusion",
     "dctc_loss",
     "diffecc",
-
     "oeformer_laplace_orientation",
     "recompression_residual_forensics",
     "shared_feature_calibration",
