@@ -9,7 +9,7 @@ __all__ = ['EXAMPLES', 'NO_EXAMPLE', 'COSTS', 'ARMS', 'attend', 'TemporalTokenEn
            'encode_boxes', 'decode_boxes', 'giou_loss', 'center_focal_loss', 'ODTrack', 'odtrack_loss', 'cell_videos',
            'window_filter', 'exact_filter', 'CellTracker', 'run']
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #c80dc21c
+# %% ../../../nbs/papers/video/odtrack.ipynb #74caef95
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ from ...core.checks import check, check_choice, check_generator, check_number, c
 from ...core.nets import initialized_from
 from ..contract import Cost, Example
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #22f6bcde
+# %% ../../../nbs/papers/video/odtrack.ipynb #b3428dfd
 def attend(
     query: Tensor,  # (B, h, m, d), h heads; any float type, on any device
     key: Tensor,  # (B, h, n, d)
@@ -44,7 +44,7 @@ def _attend(query, key, value, temperature=None):
     scale = math.sqrt(query.shape[3]) if temperature is None else temperature
     return F.scaled_dot_product_attention(query, key, value, scale=1 / scale)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #69e00d92
+# %% ../../../nbs/papers/video/odtrack.ipynb #119e6118
 class _Layer(nn.Module):
     "A layer of a ViT, its parts named as in timm."
 
@@ -64,7 +64,7 @@ class _Layer(nn.Module):
         x = x + self.attn["proj"](torch.cat([z.transpose(1, 2).flatten(2) for z in mixed], 1))
         return x + self.mlp(self.norm2(x))
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #ef585455
+# %% ../../../nbs/papers/video/odtrack.ipynb #20537489
 class TemporalTokenEncoder(nn.Module):
     "Encode a frame with its references and the temporal token. Raises `ValueError` for wrong sizes or tensors."
 
@@ -125,7 +125,7 @@ def _apart(q, k, v, ref_k, ref_v, s):
         mixed.append(_attend(q[:, :, s:], torch.cat((ref_k, k), 2), torch.cat((ref_v, v), 2)))
     return mixed
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #a9d8a69f
+# %% ../../../nbs/papers/video/odtrack.ipynb #5a57d197
 def propagate(
     token: Tensor | None,  # as it left the last frame (B, nT, D); None before the first
     empty: Tensor,  # learned empty token (nT, D)
@@ -144,7 +144,7 @@ def propagate(
 def _propagate(token, empty, batch):
     return empty.expand(batch, -1, -1) if token is None else token + empty
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #7f22ed1e
+# %% ../../../nbs/papers/video/odtrack.ipynb #710b4e27
 def sample_clip(
     length: int,  # frames of the video
     k: int = 3,  # references, at least 1
@@ -162,7 +162,7 @@ def sample_clip(
     drawn = start + torch.randperm(window, generator=generator)[: k + n].sort().values
     return drawn[:k], drawn[k:]
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #4bb46484
+# %% ../../../nbs/papers/video/odtrack.ipynb #64a8889c
 def _up(x):
     "Half precision as float32; everything else as it is."
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -196,7 +196,7 @@ def _encode_boxes(boxes, cells, spread=0.7):
     size, offset = (z.to(boxes.dtype)[:, :, None, None].expand(-1, -1, *cells) for z in (size, center - cell))
     return score.to(boxes.dtype), size.clone(), offset.clone()
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #ea2e8af9
+# %% ../../../nbs/papers/video/odtrack.ipynb #27c3d8ff
 def decode_boxes(
     score: Tensor,  # (B, rows, columns)
     size: Tensor,  # width and height as shares of the frame (B, 2, rows, columns)
@@ -221,7 +221,7 @@ def _decode_boxes(score, size, offset):
     center = (cell + shift) / grid
     return torch.cat((center - half, center + half), 1).to(size.dtype)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #6d4af3e4
+# %% ../../../nbs/papers/video/odtrack.ipynb #55a42c04
 def giou_loss(
     pred: Tensor,  # boxes (..., 4): left, top, right, bottom, in any unit
     target: Tensor,  # boxes of the same shape
@@ -265,7 +265,7 @@ def _center_focal_loss(score, gaussian):
     missed, alarm = (1 - p).square() * p.log(), (1 - gaussian) ** 4 * p.square() * (1 - p).log()
     return -torch.where(center, missed, alarm).sum() / center.sum().clamp(min=1)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #2888ec77
+# %% ../../../nbs/papers/video/odtrack.ipynb #38d11b67
 def _head(dim: int, width: int, outputs: int) -> nn.Sequential:
     "Make a convolutional head: four layers of halving width, then the outputs."
     widths = [dim, *(max(1, width // 2**i) for i in range(4))]
@@ -319,7 +319,7 @@ class ODTrack(nn.Module):
             check_tensor("token", token, f"(B, {len(self.empty)}, {self.empty.shape[1]})", sizes=sizes)
         return _follow(self, self.encoder._remember(_read_refs(self, refs)), searches, token)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #736b7e59
+# %% ../../../nbs/papers/video/odtrack.ipynb #152a76a6
 def _resized(place, native, rows, columns):
     "Resize an embedding of places (native * native, D) to a grid."
     if (rows, columns) == (native, native):
@@ -358,7 +358,7 @@ def _follow(self, kept, searches, token):  # -> boxes (B, n, 4), maps, token
 def _likeness(feat, token):  # (B, N, D), (B, nT, D) -> (B, N, 1)
     return (_up(feat) * _up(token[:, :1])).mean(2, keepdim=True).to(feat.dtype)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #0441c561
+# %% ../../../nbs/papers/video/odtrack.ipynb #3685a631
 def odtrack_loss(
     maps: Mapping[str, Tensor],  # score (B, n, rows, columns), size and offset (B, n, 2, rows, columns)
     target: Tensor,  # true boxes (B, n, 4) as shares of the frame; a center outside [0, 1] is an absent target
@@ -381,7 +381,7 @@ def odtrack_loss(
         total = total + _center_focal_loss(score, gaussian) + (each * present).sum() / present.sum().clamp(min=1)
     return (total / target.shape[1]).to(torch.result_type(maps["score"], target))
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #24caef44
+# %% ../../../nbs/papers/video/odtrack.ipynb #e7443398
 _INSIDE = {"patch_embed.proj.weight": "embed.weight", "patch_embed.proj.bias": "embed.bias"}
 
 
@@ -408,7 +408,7 @@ def load_vit(
     self.load_state_dict({ours: state[theirs] for theirs, ours in names.items()}, strict=False)
     return [k for k in state if k not in names and k not in ("pos_embed", "cls_token")] + unused
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #38f2c39b
+# %% ../../../nbs/papers/video/odtrack.ipynb #1e4a92c2
 def _crop(frame: Tensor, box: Tensor, factor: float, size: int) -> tuple[Tensor, Tensor]:
     "Crop a square around a box (4,), `factor` times its size, from a frame (3, H, W); return it and its box."
     center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).prod().sqrt().clamp(min=1) * factor / 2
@@ -434,7 +434,7 @@ def _hann(rows, columns, like):
     rise = [torch.hann_window(n + 2, periodic=False, dtype=like.dtype, device=like.device) for n in (rows, columns)]
     return rise[0][1:-1, None] * rise[1][None, 1:-1]
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #7e231366
+# %% ../../../nbs/papers/video/odtrack.ipynb #0496c54c
 @patch
 @torch.no_grad()
 def track(
@@ -475,7 +475,7 @@ def track(
             crops, step = crops[::2], 2 * step
     return torch.stack(boxes), torch.stack(scores)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #38338a85
+# %% ../../../nbs/papers/video/odtrack.ipynb #66da305a
 def _randn(g, **shapes):
     return {name: torch.randn(shape, generator=g) for name, shape in shapes.items()}
 
@@ -523,7 +523,7 @@ EXAMPLES = [
     ),
 ]
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #239773a9
+# %% ../../../nbs/papers/video/odtrack.ipynb #1c7dafa5
 EXAMPLES += [
     Example(
         ODTrack,
@@ -545,7 +545,7 @@ NO_EXAMPLE = {
     "cell_videos": "draws videos, takes no tensor",
 }
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #9027fafe
+# %% ../../../nbs/papers/video/odtrack.ipynb #ef144be7
 def _layer_of_base(frames, mode, refs=3, token=True):
     "Make a call that passes frames of 384 x 384 through a layer of ViT-B with references of 192 x 192."
 
@@ -578,7 +578,7 @@ def _clip_of(tracking, mode="concat"):
 
     return make
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #e5155ef7
+# %% ../../../nbs/papers/video/odtrack.ipynb #756f20ce
 COSTS = [
     Cost(
         "a ViT-B layer: three references of 192 x 192, a frame of 384 x 384, one token",
@@ -622,7 +622,7 @@ COSTS = [
     ),
 ]
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #8bea2dcf
+# %% ../../../nbs/papers/video/odtrack.ipynb #8c821405
 def cell_videos(
     count: int,  # B, videos, at least 1
     frames: int,  # T, at least 1
@@ -650,7 +650,7 @@ def cell_videos(
 def _reflected(x, side):
     return torch.minimum(x % (2 * side - 2), 2 * side - 2 - x % (2 * side - 2))
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #febf1422
+# %% ../../../nbs/papers/video/odtrack.ipynb #45dd88ec
 def _check_cells(cells, texture):
     sizes = check_tensor("cells", cells, "(B, T, N, C)")
     check_tensor("texture", texture, "(B, C)", sizes=sizes)
@@ -707,7 +707,7 @@ def _paths(side, frames):
     x, y = _reflected(i % side + (j % 3 - 1) * time, side), _reflected(i // side + (j // 3 - 1) * time, side)
     return (y * side + x).flatten(1)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #98ac99d0
+# %% ../../../nbs/papers/video/odtrack.ipynb #ac5cfda0
 class CellTracker(nn.Module):
     "Track in videos of cells with a `TemporalTokenEncoder`. Raises `ValueError` for wrong videos."
 
@@ -718,7 +718,7 @@ class CellTracker(nn.Module):
         prompt: bool = True,  # whether the score looks at features times their likeness with the token
         detach_token: bool = True,  # whether gradients stop between frames
         mode: str = "concat",  # of the encoder
-        dim: int = 24,  # width
+        dim: int = 32,  # width
         seed: int | None = 0,  # of the initial weights
     ):
         super().__init__()
@@ -750,13 +750,13 @@ class CellTracker(nn.Module):
                 token = token.roll(1, 0)
         return torch.stack(scores, 1), torch.stack(places, 1)  # (B, T, S * S) each
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #49b5d32a
+# %% ../../../nbs/papers/video/odtrack.ipynb #ebf7469e
 def _train(
     net: CellTracker, side: int, steps: int, batch: int, place: float, generator: torch.Generator
 ) -> CellTracker:
     "Train on videos of four frames with AdamW and one cycle."
-    optimizer = torch.optim.AdamW(net.parameters(), 8e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
     for _ in range(steps):
         cells, texture, index = cell_videos(batch, 4, generator, side)
         scores, places = net(cells, texture)
@@ -776,10 +776,9 @@ def _locks(best: Tensor, index: Tensor) -> dict[str, float]:
     on = [((best == index[..., k])[:, 1:][apart]).double().mean().item() for k in (0, 1)]
     return dict(lock=on[0], double=on[1], first=(best[:, 0] == index[:, 0, 0]).double().mean().item())
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #7cc6465f
+# %% ../../../nbs/papers/video/odtrack.ipynb #1ab650e1
 ARMS = {
     "carried": dict(),
-    "carried, gradients": dict(detach_token=False),
     "carried, another's token": dict(),
     "carried + place": dict(place=1.0),
     "carried + place, another's token": dict(place=1.0),
@@ -802,7 +801,7 @@ def run(
     arm: str,  # of `ARMS`
     seed: int,  # of the videos and the initial weights
     steps: int = 1000,  # training steps of a network
-    batch: int = 32,  # videos in a step
+    batch: int = 48,  # videos in a step
     tests: int = 300,  # test videos, of eight frames
     side: int = 4,  # cells along an edge
 ) -> dict[str, float]:  # lock, double, first, in [0, 1]
@@ -818,7 +817,7 @@ def run(
         scores, _ = net(cells, texture, shuffle=arm.endswith("another's token"))
     return _locks(scores.argmax(2), index)
 
-# %% ../../../nbs/papers/video/odtrack.ipynb #9bf574a2
+# %% ../../../nbs/papers/video/odtrack.ipynb #c314e355
 EXAMPLES += [
     Example(
         CellTracker,
