@@ -707,7 +707,7 @@ def _makes_rows(node):
     "Whether a statement is `rows = ...`."
     return node is not None and "rows" in _assigned(node)
 
-
+# %% ../../nbs/ledger/closure.ipynb #5cb76ffc
 def _leading(statements, parameters):
     "Return what of the statements leads to rows; the parameters are None among them."
     at = max((i for i, node in enumerate(statements) if _makes_rows(node)), default=None)
@@ -723,7 +723,7 @@ def _leading(statements, parameters):
             needed |= _outside(node)
     return kept[::-1]
 
-# %% ../../nbs/ledger/closure.ipynb #5cb76ffc
+
 def summarize_notebook(
     text: str,  # a notebook, as JSON
 ) -> dict:  # like the summary of a module, with one definition, `rows`
