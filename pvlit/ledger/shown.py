@@ -8,9 +8,9 @@ Docs: https://pvlit.github.io/pvlit/ledger/shown.html.md"""
 __all__ = ['evidence_table', 'evidence_figure']
 
 # %% ../../nbs/ledger/shown.ipynb #d7ad3628
-import torch
+import numpy as np
 from ..core.settings import Settings, load_settings
-from .decisions import in_units, percent
+from .decisions import in_units, mean_interval, percent
 from .evidence import load_evidence
 
 # %% ../../nbs/ledger/shown.ipynb #f8db15a3
@@ -37,11 +37,9 @@ def _values(evidence, metric) -> dict:
 
 def _interval(values) -> tuple[float, float, float]:
     "Return the mean and the ends of its interval of 95 %; NaN for the ends of a single value."
-    from scipy.special import stdtrit
-
-    x = torch.tensor(values, dtype=torch.float64)
-    half = float(stdtrit(len(x) - 1, 0.975) * x.std() / len(x) ** 0.5) if len(x) > 1 else float("nan")
-    return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half
+    if len(values) == 1:
+        return values[0], float("nan"), float("nan")
+    return mean_interval(np.array(values, dtype=float), 0.95)
 
 # %% ../../nbs/ledger/shown.ipynb #ac7f1e64
 def evidence_table(
