@@ -36,6 +36,7 @@ from pvlit.lab.runs import (
     read_params_file,
     read_yaml,
     report,
+    require_clone,
     resume_command,
     runs,
     type_name,
@@ -68,7 +69,7 @@ def read_params(
     given: str,  # a YAML file, or the name of one of the experiment's parameter sets
 ) -> dict:
     "Read a parameter file. Raises `ValueError` when there is none or it is not a map of names to values."
-    path = Path(given)
+    path = Path(given).expanduser()
     if not path.is_file():
         known = variants(experiment)
         if path.suffix or len(path.parts) > 1:
@@ -110,6 +111,7 @@ def list_experiments(
 
     pvlit list
     pvlit list pseudo_video_digits"""
+    require_clone()
     if experiment is None:
         print(
             columns(
@@ -425,7 +427,7 @@ def show_claims(
     if odd:
         raise ValueError(f"--{odd[0].replace('everything', 'all')} does not belong to pvlit claims {action}")
     _claims_wanted(action, claim, all)
-    _require_claims()
+    require_clone()
     if action == "rerun":
         return max(rerun_claim(name, full) for name in claim)
     if action == "renew":
@@ -453,13 +455,6 @@ def _claims_wanted(action, claim, everything):
     if action == "renew" and bool(claim) == everything:
         raise ValueError("renew needs ids of claims, EXPERIMENT/VARIANT, or --all")
 
-
-def _require_claims():
-    "Raise `ValueError` outside a clone, where there is no ledger."
-    place = load_settings().data / "claims"
-    if not place.is_dir():
-        raise ValueError(f"no claims in {place}; work inside a clone of the repository")
-
 # %% ../nbs/cli.ipynb #c49fc6ad
 def show_papers(
     action: SHELF_ACTION = "list",  # print the catalogue; begin the notebook of a paper
@@ -476,6 +471,7 @@ def show_papers(
     pvlit papers new odtrack"""
     from pvlit.papers.catalogue import catalog, new_paper
 
+    require_clone()
     if action == "new":
         if not slug:
             raise ValueError("new needs the name of a planned paper; pvlit papers --status planned lists them")

@@ -14,6 +14,8 @@ label = "plain"
 wait = False # wait for a file named go
 fail = False
 die = False
+place = "" # a file or folder (path)
+seeds = [0]
 run_folder = ""'''
 
 WORK = """import os, time
@@ -21,6 +23,11 @@ from pathlib import Path
 folder = Path(run_folder)
 with open(folder/"attempts.txt", "a") as f: f.write(f"{os.getpid()}\\n")
 print("working with", repr(label), rate)
+if wait and not (folder/"go").exists():
+    import subprocess, sys
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    workers = [subprocess.Popen(sleep, start_new_session=True) for _ in range(2)]
+    (folder/"workers.txt").write_text(" ".join(str(w.pid) for w in workers))
 while wait and not (folder/"go").exists(): time.sleep(0.02)
 if fail and not (folder/"go").exists(): raise RuntimeError("told to fail")
 if die and not (folder/"go").exists(): os.kill(os.getpid(), 9)"""

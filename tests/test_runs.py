@@ -5,6 +5,7 @@ import os
 import resource
 import shlex
 import signal
+import time
 import psutil
 import pytest
 from counting import call, make_repository, start, wait_until
@@ -87,6 +88,8 @@ def test_failed_run_keeps_what_it_has_and_resumes(root, how, name):
     assert ended.returncode == 1 and name in ended.stderr and "Traceback" not in ended.stderr
     assert record(folder)["status"] == "failed" and record(folder)["error"]["name"] == name
     assert name in (folder / "log.txt").read_text()
+    assert record(folder)["error"]["cell"] == 4 and "in cell 4" in ended.stderr
+    assert how == "fail" or "ran out of memory" in ended.stderr
     assert (folder / "notebook.partial.ipynb").exists() and not (folder / "notebook.ipynb").exists()
 
     other = call(root, "run", "counting", "-p", "steps=4", "--out", folder)
@@ -95,6 +98,56 @@ def test_failed_run_keeps_what_it_has_and_resumes(root, how, name):
     assert (
         call(root, "run", "counting", "-p", f"{how}=true", "--out", folder).returncode == 0
     )  # the same parameters, given again
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_scheduler_or_a_closed_terminal_ends_the_run_and_all_it_started(root, waiting, number):
+    folder, process = waiting
+    kernel = int(attempts(folder)[0])
+    wait_until(lambda: (folder / "workers.txt").exists())
+    workers = [int(pid) for pid in (folder / "workers.txt").read_text().split()]
+    wait_until(lambda: not any(gone(pid) for pid in workers))
+    time.sleep(patient(1.5))  # the launcher looks once a second
+    process.send_signal(number)
+    _, err = process.communicate(timeout=patient(60))
+    assert process.returncode == 130 and "to go on: pvlit run counting" in err
+    assert record(folder)["status"] == "stopped"
+    wait_until(lambda: all(map(gone, [kernel, *workers])))
+
+
+def test_of_two_launchers_in_one_folder_one_is_refused(root):
+    folder = root / "run"
+    both = [start(root, "run", "counting", "-p", "wait=true", "--out", folder) for _ in range(2)]
+    try:
+        wait_until(lambda: any(p.poll() is not None for p in both))
+        refused = next(p for p in both if p.poll() is not None)
+        winner = next(p for p in both if p is not refused)
+        assert refused.returncode == 2 and str(folder) in refused.communicate()[1]
+        (folder / "go").touch()
+        winner.communicate(timeout=patient(120))
+        assert winner.returncode == 0 and len(attempts(folder)) == 1 and record(folder)["status"] == "done"
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+def test_what_cannot_end_well_is_refused_before_a_kernel_starts(root):
+    (root / "pictures").mkdir()
+    sub = root / "sub"
+    sub.mkdir()
+    for pair, said in {
+        "place=nowhere": f"place: there is no {sub / 'nowhere'}",
+        "place=~/certainly not here": "certainly not here",
+        "seeds=[1, 2, 1]": "seeds: got 1 twice",
+        "seeds=[-1]": "seeds: got -1",
+    }.items():
+        ended = call(sub, "run", "counting", "-p", pair)
+        assert ended.returncode == 2 and said in ended.stderr and "Traceback" not in ended.stderr, pair
+    assert not list((root / "runs" / "counting").glob("*/run.json"))
+    ended = call(sub, "run", "counting", "-p", "place=../pictures", "--out", "here")
+    assert ended.returncode == 0, ended.stderr
+    assert record(sub / "here")["params"]["place"] == str(root / "pictures")
 
 
 def test_full_disk_leaves_a_readable_record(root):
