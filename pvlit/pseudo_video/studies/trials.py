@@ -22,7 +22,14 @@ from safetensors.torch import save as safetensors_bytes
 from ...core.checks import check, check_number
 from ...core.data import load_images
 from ...core.files import write_whole
-from ...core.metrics import extract_features, feature_net, frechet_distance, memorization, precision_recall
+from pvlit.core.metrics import (
+    extract_features,
+    feature_net,
+    frechet_distance,
+    memorization,
+    precision_recall,
+    warn_few,
+)
 from ...core.training import fit
 from ...lab.arms import run_all
 from ..clips import Recipe
@@ -276,6 +283,7 @@ def score(
     "Score generated images against the test images."
     generated = generated.clamp(0, 1)
     fake, real = extract_features(net, generated), extract_features(net, test)
+    warn_few(net, train, test)
     precision, recall = precision_recall(real, fake)
     return {
         "frechet": float(frechet_distance(fake, real)),
