@@ -56,6 +56,13 @@ _ZEROS = "0" * 64
 _DIGEST = re.compile(rb'"pvlit":"([0-9a-f]{64})')
 
 
+def _number(thing):
+    "Return a number of NumPy as one of Python; raise `TypeError` for anything else that is not plain JSON."
+    if isinstance(thing, np.generic):
+        return thing.item()
+    raise TypeError(f"Object of type {type(thing).__name__} is not JSON serializable")
+
+
 def _pack(tensors, config):
     "Return the bytes of a safetensors file that holds `tensors`, the JSON of `config` and a digest of all its bytes."
     seen, own = set(), {}
@@ -63,7 +70,7 @@ def _pack(tensors, config):
         tensor = tensor.detach().to("cpu").contiguous()
         own[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
-    text = json.dumps(config)
+    text = json.dumps(config, default=_number)
     data = bytearray(safetensors_bytes(own, {"pvlit": _ZEROS + text}))
     place = _DIGEST.search(data).span(1)
     data[slice(*place)] = hashlib.sha256(data).hexdigest().encode()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from fastcore.basics import patch
+from ..core.files import digest
 from ..core.settings import Settings, load_settings
 from ..lab.arms import ran_in
 from ..lab.runs import parameters
@@ -67,7 +68,7 @@ class Experiment:
         if not self.inputs:
             raise ValueError("inputs: got none, expected a fingerprint for each data set the rows rest on")
         self._shape = shape(self._graph().plain())
-        self.code = self._shape[:12]
+        self.code = digest([self._shape, self.inputs])[:12]  # rows of other code or other data are not taken over
         self._start, self._trace = time.time(), tracing(package)
         self._ran = self._trace.__enter__()
 

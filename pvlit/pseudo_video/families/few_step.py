@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
-from ...core.checks import check, check_choice, check_number, refuse
+from ...core.checks import check, check_choice, check_generator, check_number, refuse
 from ...core.nets import initialized_from
 from ..corruption import variance_preserving
 from .diffusion import SpatialUNet
@@ -162,12 +162,13 @@ class FewStepSampling(FewStepConditionals):
     def sample(
         self,
         n: int,  # number of pseudo videos
-        generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
+        generator: torch.Generator | int | None,  # CPU generator or seed; equal seeds give equal samples on one machine
         progress: bool = False,  # show a bar over the T * K steps
         last_noise: bool = True,  # draw the last step of the last frame too; False shows its mean
     ) -> torch.Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
         "Draw pseudo videos frame by frame and step by step. Raises `ValueError` when `n` is no positive whole number."
         check_number("n", n, 1, whole=True)
+        generator = check_generator(generator)
         sigmas, clips = self.sigmas, self.noise.new_zeros(n, self.frames, *self.shape)
         draw = lambda: torch.randn(n, *self.shape, generator=generator).to(clips)[:, None]
         for t in tqdm(range(self.frames), unit="frame", disable=not progress, leave=False):
@@ -370,7 +371,7 @@ class OneShot(FrameFamily):
     def sample(
         self,
         n: int,  # number of pseudo videos
-        generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
+        generator: torch.Generator | int | None,  # CPU generator or seed; equal seeds give equal samples on one machine
         progress: bool = False,  # accepted for the common interface; one shot a frame needs no bar
         last_noise: bool = True,  # draw the last frame's noise too; False shows its mean
     ) -> torch.Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image

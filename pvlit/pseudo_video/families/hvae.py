@@ -17,7 +17,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
-from ...core.checks import check, check_choice, check_number, check_tensor
+from ...core.checks import check, check_choice, check_generator, check_number, check_tensor
 from ...core.nets import initialized_from
 from .frames import check_clips, check_shape, check_weights
 
@@ -270,12 +270,13 @@ class LadderSampling(LadderTraining):
     def sample(
         self,
         n: int,  # number of pseudo videos
-        generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
+        generator: torch.Generator | int | None,  # CPU generator or seed; equal seeds give equal samples on one machine
         progress: bool = False,  # not used: one pass draws all
         last_noise: bool = True,  # add the image's noise, for an exact sample of the density
     ) -> torch.Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
         "Draw pseudo videos in one pass from coarse to fine. Raises `ValueError` when `n` is no positive whole number."
         check_number("n", n, 1, whole=True)
+        generator = check_generator(generator)
         states = self.descend(self.draw_noise(n, generator))[0]
         means, sigma = [self.picture(self.read, states[-1]), *self.frame_means(states)], self.sigma
         noise = [torch.randn(n, *self.shape, generator=generator).to(self.noise) for _ in means]

@@ -6,7 +6,7 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/families/improved_diffusion.htm
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'TARGETS', 'VLB_WEIGHT', 'SAMPLERS', 'log_snr', 'shift_log_snr', 'noise_schedule', 'solve',
-           'split_output', 'normal_kl', 'discretized_log_likelihood', 'spaced_steps', 'GaussianDiffusion']
+           'split_output', 'normal_kl', 'discretized_log_likelihood', 'GaussianDiffusion']
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #19ffb58a
 import math
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from ...core.checks import check, check_choice, check_number
-from .diffusion import STEPS, alpha_bars
+from .diffusion import STEPS, alpha_bars, spaced_steps
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #67025cbb
 SCHEDULES = ("cosine", "linear")
@@ -287,15 +287,6 @@ class _Training(_Losses):
         return error + VLB_WEIGHT * self.steps * bound
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #ff71afc9
-def spaced_steps(
-    count: int,  # steps to keep, 1 to `steps`
-    steps: int = STEPS,  # of the whole schedule
-) -> list[int]:  # increasing, from 0
-    "Choose evenly spaced steps, those of `ddim_times`. Raises `ValueError` for an impossible number."
-    check_number("sampling steps", count, 1, steps, whole=True)
-    return [i * (steps // count) for i in range(count)]
-
-
 class _Respacing(_Training):
     "Keep some of the steps."
 
@@ -381,11 +372,12 @@ class GaussianDiffusion(_Ancestral):
         sampler: str = "ddim",  # "ddim" (deterministic) or "ancestral"
         steps: int = 30,  # network evaluations
         after: Callable | None = None,  # called after every step, for a progress bar
+        spacing: str = "even",  # of the steps, as in `spaced_steps`
         **reading,  # target, clip, learned_variance, as in `estimate`
     ) -> Tensor:  # clean samples, (B, ...), in [-1, 1] units
         "Sample by `steps` evenly spaced steps. Raises `ValueError` for an unknown sampler or a bad number of steps."
         check_choice("sampler", sampler, SAMPLERS)
-        few, x = self.respaced(spaced_steps(steps, self.steps)), start
+        few, x = self.respaced(spaced_steps(steps, self.steps, spacing)), start
         for i in reversed(range(steps)):
             output = network(x, few.times[i].to(x.device).expand(len(x)))
             x0, epsilon, place = few.estimate(x, output.to(x.dtype), i, **reading)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 from tqdm.auto import tqdm
-from ...core.checks import check, check_choice, check_number, check_tensor
+from ...core.checks import check, check_choice, check_generator, check_number, check_tensor
 from ...core.nets import initialized_from
 from .frames import check_clips, check_weights
 from .tokenizer import VideoTokenizer
@@ -164,13 +164,14 @@ def _draw_chunk(self: FrameTransformer, uniform, cached, bar):
 def sample(
     self: FrameTransformer,
     n: int,  # clips to draw
-    generator: torch.Generator,  # CPU generator
+    generator: torch.Generator | int | None,  # CPU generator or seed
     cached: bool = True,  # False computes every prefix anew: the slow oracle
     progress: bool = False,  # show a bar
     chunk: int = 500,  # clips drawn at a time; changes nothing but memory and speed
 ) -> torch.Tensor:  # tokens (n, S, L)
     """Draw clips of tokens, exactly from the model. Raises `ValueError` when `n` is not a positive integer."""
     check_number("n", n, 1, whole=True)
+    generator = check_generator(generator)
     parts = torch.rand(n, self.slots * self.places, generator=generator).to(self.embed.device).split(chunk)
     with tqdm(total=len(parts) * self.slots * self.places, disable=not progress, leave=False, unit="token") as bar:
         return torch.cat([self._draw_chunk(u, cached, bar) for u in parts]).view(n, self.slots, self.places)
@@ -275,7 +276,7 @@ def fill(
 def sample(
     self: MaskGIT,
     n: int,  # clips to draw
-    generator: torch.Generator,  # CPU generator
+    generator: torch.Generator | int | None,  # CPU generator or seed
     rounds: int = 10,  # rounds of filling, at least 1
     temperature: float = 4.5,  # of the Gumbel noise on the confidence, at least 0
     progress: bool = False,  # show a bar
@@ -283,6 +284,7 @@ def sample(
 ) -> torch.Tensor:  # tokens (n, S, L)
     """Draw clips of tokens in a few rounds. Raises `ValueError` for numbers out of range."""
     check_number("n", n, 1, whole=True)
+    generator = check_generator(generator)
     check_number("rounds", rounds, 1, whole=True)
     check_number("temperature", temperature, 0)
     parts = []
@@ -405,7 +407,7 @@ def losses(
 def sample(
     self: VQFrames,
     n: int,  # pseudo videos to draw
-    generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
+    generator: torch.Generator | int | None,  # CPU generator or seed; equal seeds give equal samples on one machine
     progress: bool = False,  # show a bar
     **options,  # for the prior's `sample`, e.g. `rounds` and `temperature` of the masked one
 ) -> torch.Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image

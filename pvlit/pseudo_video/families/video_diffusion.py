@@ -18,10 +18,11 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from ...core.checks import check, check_choice, check_number
+from ...core.checks import check, check_choice, check_generator, check_number
 from ...core.nets import initialized_from, zeroed
 from pvlit.pseudo_video.families.diffusion import (
     HEAD,
+    SPACINGS,
     STEPS,
     Attention,
     MLPDenoiser,
@@ -272,7 +273,8 @@ def _check_options(config, unknown):
     check_shape(config["shape"])
     for name in ("frames", "width", "blocks"):
         check_number(name, config[name], 1, whole=True)
-    known = dict(net=("mlp", "unet"), target=TARGETS, schedule=SCHEDULES, sampler=SAMPLERS, context=CONTEXTS)
+    known = dict(net=("mlp", "unet"), target=TARGETS, schedule=SCHEDULES, context=CONTEXTS)
+    known |= dict(sampler=SAMPLERS, spacing=SPACINGS)
     for name in known.keys() & config.keys():
         check_choice(name, config[name], known[name])
     check_number("sampling_steps", config["sampling_steps"], 1, STEPS, whole=True)
@@ -297,6 +299,7 @@ class ClipDiffusion(nn.Module):
         learned_variance: bool = False,  # hybrid loss, and learned variances in ancestral sampling
         sampler: str = "ddim",  # "ddim" or "ancestral"
         sampling_steps: int = 30,  # network evaluations of a sample (of each frame in `FrameDiffusion`), 1 to 1000
+        spacing: str = "even",  # of these steps: "even", "leading" or "linspace", as in `spaced_steps`
         interaction: bool = True,  # False cuts every path between frames
         temporal: bool | None = None,  # True keeps the temporal layers at one frame; None: only with more
         seed: int = 0,  # of the initial weights
@@ -374,11 +377,12 @@ def losses(self: ClipDiffusion) -> dict[str, Callable]:  # name -> callable(clip
 def sample(
     self: ClipDiffusion,
     n: int,  # number of clips, at least 1
-    generator: torch.Generator,  # CPU generator of the start and of fresh noise
+    generator: torch.Generator | int | None,  # CPU generator or seed of the start and of fresh noise
     progress: bool = False,  # show a bar
 ) -> Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
     "Draw pseudo videos. Raises `ValueError` when `n` is no positive whole number."
     check_number("n", n, 1, whole=True)
+    generator = check_generator(generator)
     device, parts = self.bounded.device, []
     chunks = clip_noise((n, self.frames, *self.shape), generator).split(self.chunk)
     with tqdm(total=len(chunks) * self.evaluations(), disable=not progress, leave=False) as bar:
@@ -398,6 +402,7 @@ def _sampled(self: ClipDiffusion, network, start, generator, after, bounded):
         c["sampler"],
         c["sampling_steps"],
         after,
+        c["spacing"],
         target=c["target"],
         clip=bounded,
         learned_variance=c["learned_variance"],

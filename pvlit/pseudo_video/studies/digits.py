@@ -148,7 +148,7 @@ def arm_sampler(
         return partial(model.sample, last_noise=True)
 
     def sample(n, generator):
-        drawn = ddim_sample(model, n, study.shape, steps=study.ddim_steps, clip=1, generator=generator)
+        drawn = ddim_sample(model, n, study.shape, study.ddim_steps, clip=1, generator=generator, spacing="leading")
         return drawn.unsqueeze(1)
 
     return sample

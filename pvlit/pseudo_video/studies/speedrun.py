@@ -146,7 +146,7 @@ def draw_and_score(
     "Draw images and give their feature Frechet distance to the test images."
     rules = track.rules
     shape, generator = (rules.channels, rules.size, rules.size), torch.Generator().manual_seed(seed)
-    options = dict(generator=generator, clip=1, batch_size=chunk)
+    options = dict(generator=generator, clip=1, batch_size=chunk, spacing="leading")
     images = ddim_sample(model, rules.samples, shape, rules.ddim_steps, **options).clamp(0, 1)
     return feature_frechet(track.net, images, track.test), images
 
