@@ -243,8 +243,9 @@ PORT = Rule(exponent="n - j", recorded="plain", keep=(0.25, 0.5), softmax="befor
 PLACES = ("attention", "map", "mlp")
 PATHS = (
     ("norm1", "attn.attn_drop", "norm2"),  # timm
-    ("layernorm_before", "attention.attention.dropout", "layernorm_after"),  # transformers, dropout as a module
-    ("layernorm_before", "attention.attention", "layernorm_after"),  # transformers
+    ("layernorm_before", "attention.attention.dropout", "layernorm_after"),  # transformers 4, dropout as a module
+    ("layernorm_before", "attention.attention", "layernorm_after"),  # transformers 4
+    ("layernorm_before", "attention", "layernorm_after"),  # transformers 5
     ("ln_1", "self_attention", "ln_2"),  # torchvision
     ("norm1", "self_attn", "norm2"),  # torch.nn.TransformerEncoderLayer
 )
@@ -276,7 +277,8 @@ def _softmax_node(a):
         if node is None or node.name().startswith("Softmax"):
             break
         node = node.next_functions[0][0] if node.next_functions else None
-    check(node is not None, "model", "an attention map that no softmax made", "the output of a softmax")
+    hint = "attack the model before torch.compile"
+    check(node is not None, "model", "an attention map that no softmax made", "the output of a softmax", hint)
     return node
 
 
@@ -290,6 +292,7 @@ class _Pass:
 
     def __init__(self):
         self.shapes, self.total, self.last, self.stored, self.tops = {p: [] for p in PLACES}, {}, {}, {}, {}
+        self.finished = False  # whether the forward pass is over
 
     def blocks_above(self, place, i):
         "How many deeper blocks of the same stage follow block i."
@@ -336,6 +339,7 @@ class _Hooks:
         "What is done with the output of a block."
 
     def _finish(self, model, given, out):
+        self.current.finished = True
         for place in self.places if torch.is_grad_enabled() else ():
             hint = "fused attention hides it: block.attn.fused_attn = False, or attn_implementation='eager'"
             seen = self.current.shapes[place]
@@ -348,6 +352,8 @@ class _SeeingHooks(_Hooks):
     two_passes = False
 
     def _index(self, place, x):
+        again = self.current.finished
+        check(not again, "model", "a block that runs again", "one run a pass", "switch activation checkpointing off")
         self.current.shapes[place].append(x.shape)
         return len(self.current.shapes[place]) - 1
 
@@ -478,27 +484,34 @@ def _as_hooks(model, rule):
 
 
 def _loss(model, x, y):
-    "Summed cross-entropy, in float32 at least."
+    """Summed cross-entropy in float32 at least, and 1.
+
+    In float16 the gradient of a confident network is zero. There: the summed log-odds against y, and 1 - p of each
+    image, by which their gradient is to be multiplied."""
     logits = model(x)
     logits = getattr(logits, "logits", logits)
     fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(x)
     check(fits, "model", lambda: type(logits).__name__, "logits (B, K) as the output", "wrap the model")
     if checking():
         check(int(y.max()) < logits.shape[1], "y", lambda: f"class {int(y.max())}", f"classes below {logits.shape[1]}")
-    return F.cross_entropy(_wide(logits), y.long(), reduction="sum")
+    if logits.dtype != torch.float16 or logits.shape[1] == 1:
+        return F.cross_entropy(_wide(logits), y.long(), reduction="sum"), 1
+    logits, y = logits.float(), y.long()[:, None]
+    odds = logits.scatter(1, y, -torch.inf).logsumexp(1) - logits.gather(1, y)[:, 0]
+    return odds.sum(), odds.detach().sigmoid()[:, None, None, None]
 
 
 def _gradient(model, x, y, hooks):
-    "The gradient of the summed cross-entropy, also where gradients are switched off."
+    "The gradient of the summed cross-entropy, in float32 at least, also where gradients are switched off."
     inference = torch.is_inference_mode_enabled()
     with torch.inference_mode(False) if inference else nullcontext(), torch.enable_grad():
         leaf, y = x.detach().clone().requires_grad_(), y.clone()
-        if hooks is None:
-            return torch.autograd.grad(_loss(model, leaf, y), leaf)[0]
-        with hooks:
-            loss = _loss(model, leaf, y)
+        with nullcontext() if hooks is None else hooks:
+            loss, factor = _loss(model, leaf, y)
+            if hooks is None:
+                return _wide(torch.autograd.grad(loss, leaf)[0]) * factor
             check(hooks.current is not None, "rule", "hooks of another model", "hooks of the model that is attacked")
-            return hooks.gradient(loss, leaf)
+            return _wide(hooks.gradient(loss, leaf)) * factor
 
 
 def input_gradient(
@@ -512,7 +525,7 @@ def input_gradient(
     Raises `ValueError` for inputs that do not fit."""
     sizes = check_tensor("x", x, "(B, C, H, W)")
     check_tensor("y", y, "(B,)", "int", 0, sizes=sizes, hint="a class an image")
-    return _gradient(model, x, y, _as_hooks(model, rule))
+    return _gradient(model, x, y, _as_hooks(model, rule)).to(x.dtype)
 
 # %% ../../../nbs/papers/learning/virtual_dense_connection.ipynb #42c679ad
 def _bounds(x, pixels, eps):
@@ -559,7 +572,7 @@ def vdc_attack(
     low, high = torch.minimum(low, wide), torch.maximum(high, wide)
     adversarial, momentum = wide, torch.zeros_like(wide)
     for _ in range(steps):  # Eq. 7
-        grad = _wide(_gradient(model, adversarial.to(x.dtype), y, hooks))
+        grad = _gradient(model, adversarial.to(x.dtype), y, hooks)
         length = grad.abs().sum((1, 2, 3), keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
         momentum = mu * momentum + grad / length
         adversarial = torch.minimum(torch.maximum(adversarial + eps / steps * momentum.sign(), low), high)
