@@ -8,8 +8,8 @@ Docs: https://pvlit.github.io/pvlit/cli.html.md"""
 __all__ = ['FILE', 'PAIRS', 'FOLDER', 'RUN', 'CLAIMS', 'SHELF_ACTION', 'WORDS', 'ACTIONS', 'ACTION', 'COMMANDS', 'columns',
            'read_params', 'read_pairs', 'question', 'list_experiments', 'explain_failure', 'near', 'run_experiment',
            'duration', 'show_status', 'make_report', 'effect', 'state', 'show_ledger', 'fresh_seeds', 'rerun_params',
-           'rerun_claim', 'renew_claims', 'spreads', 'show_claims', 'show_papers', 'kept_weights', 'generate_images',
-           'Parser', 'parser', 'main']
+           'rerun_claim', 'renew_claims', 'spreads', 'show_claims', 'show_papers', 'train_generator', 'kept_weights',
+           'generate_images', 'Parser', 'parser', 'main']
 
 # %% ../nbs/cli.ipynb #d035a5cf
 import argparse
@@ -488,6 +488,44 @@ def show_papers(
     )
     print(f"\n{len(found)} papers, {sum(p.status == 'works' for p in found)} working")
 
+# %% ../nbs/cli.ipynb #c04b5e12
+def train_generator(
+    pictures: Annotated[str, {"metavar": "FOLDER"}],  # a folder of pictures, or a name that `load_images` knows
+    frames: int = 4,  # of a pseudo video, at least 1; 1 trains an image model
+    out: Annotated[str, {"metavar": "FILE"}] = "model.safetensors",  # the generator; an existing file is not replaced
+    size: int = 16,  # side of the pictures, pixels
+    steps: int = 2000,  # training steps
+    family: Annotated[str, {"metavar": "FAMILY"}] = "few-step",  # as in `pvlit list pseudo_video_families`
+    rate: float = 3e-3,  # learning rate
+    seed: Annotated[int, {"metavar": "SEED"}] = 0,  # of weights, order and noise
+    device: Annotated[str, {"metavar": "DEVICE"}] = "cpu",  # cpu, cuda, mps, or auto
+):
+    """Train a generator on pictures of your own and keep it in one file.
+
+    pvlit train holiday/ --frames 4 --out model
+    pvlit train digits --size 8 --steps 500
+    pvlit generate model --n 36 --out grid.png"""
+    file = Path(out).expanduser()
+    file = file if file.suffix == ".safetensors" else file.with_name(file.name + ".safetensors")
+    if file.exists():
+        raise ValueError(f"{near(file.resolve())} exists and is never overwritten; choose another --out")
+    data = f"folder:{Path(pictures).expanduser()}" if Path(pictures).expanduser().is_dir() else pictures
+    from pvlit.core.data import check_images, load_images
+    from pvlit.core.training import choose_device
+    from pvlit.pseudo_video.families.registry import save_generator
+    from pvlit.pseudo_video.studies.trials import Plan, Study, controls, make_trial, train_trial
+
+    check_images(data, size)
+    name = f"star {frames}" if frames > 1 else "image"
+    options = (("denoising_steps", 2), ("width", 256)) if family == "few-step" else ()
+    plan = Plan(family, max(2, frames), steps, (rate, rate), options)
+    trial = make_trial(name, plan, **controls(max(2, frames))[name][1])
+    study, images = Study(data, size, None, device=choose_device(device)), load_images(data, "train", size)
+    print(f"{len(images)} pictures of {size} x {size}: {images.note or data}", file=sys.stderr)
+    model, _ = train_trial(trial, seed, study, images.x, progress=True)
+    written = save_generator(model, file, family, steps)
+    print(f"written: {near(written.resolve())}", f"next: pvlit generate {near(written.resolve())}", sep="\n")
+
 # %% ../nbs/cli.ipynb #4128dd7e
 def kept_weights(
     run: Run,  # a finished run
@@ -498,8 +536,12 @@ def kept_weights(
     rows = {}
     for path in sorted(run.folder.glob("rows/*.weights.safetensors")):
         row = path.with_name(path.name.replace(".weights.safetensors", ".json"))
-        if row.exists():  # weights without a row are those of a run that was stopped at that moment
+        try:
             rows[path] = json.loads(row.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # weights without a row are those of a run that was stopped at that moment
+            continue
+        except ValueError:
+            print(f"pvlit: {near(row)} is cut short and passed over; run it again to finish it", file=sys.stderr)
     if not rows:
         others = "choose a run of pseudo_video_families (pvlit status shows the runs)"
         raise ValueError(f"{near(run.folder)} keeps no weights; finish it, or {others}")
@@ -512,7 +554,7 @@ def kept_weights(
 
 # %% ../nbs/cli.ipynb #8ef3e17e
 def generate_images(
-    run: RUN,  # a run's folder, a name from `pvlit status`, or an experiment for its latest run
+    run: RUN,  # a file that `pvlit train` wrote, a run's folder, a name from `pvlit status`, or an experiment
     n: int = 64,  # images to draw
     out: Annotated[str, {"metavar": "FILE"}] = "samples.png",  # the picture; an existing one is replaced
     arm: Annotated[str, {"metavar": "ARM"}] = None,  # which arm of the run; needed when it has several
@@ -520,14 +562,17 @@ def generate_images(
     draw: Annotated[int, {"metavar": "SEED"}] = 0,  # seed of the drawing
     film: bool = False,  # show whole pseudo videos, one a row, instead of their last frames
 ):
-    """Draw images from a finished run and keep them as one picture.
+    """Draw images from a trained generator and keep them as one picture.
 
+    pvlit generate model.safetensors
     pvlit generate pseudo_video_families --arm "star 4"
     pvlit generate pseudo_video_families --arm "star 4" --n 64 --out grid.png
     pvlit generate runs/pseudo_video_families/vq --arm image --draw 3 --film"""
     if n < 1:
         raise ValueError(f"--n {n}: expected at least 1 image")
-    path = kept_weights(find_run(run), arm, seed)
+    file = Path(run).expanduser()
+    file = file if file.suffix == ".safetensors" else file.with_name(file.name + ".safetensors")
+    path = file if file.is_file() else kept_weights(find_run(run), arm, seed)
     import torch
     from pvlit.core.plots import show_film, show_images
     from pvlit.pseudo_video import load
@@ -546,6 +591,7 @@ COMMANDS = {
     "run": run_experiment,
     "status": show_status,
     "report": make_report,
+    "train": train_generator,
     "generate": generate_images,
     "claims": show_claims,
     "papers": show_papers,
@@ -580,7 +626,7 @@ def parser() -> Parser:
             add_help=False,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            parents=[anno_parser(f, pos=["experiment", "action", "claim", "slug"])],
+            parents=[anno_parser(f, pos=["experiment", "pictures", "action", "claim", "slug"])],
         )
     return p
 

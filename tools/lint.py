@@ -18,6 +18,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TAGS = {
     "parameters",
+    "preflight",
     "verdict",
     "hide-input",
     "hide-output",
@@ -150,6 +151,7 @@ def check_tags(cells, experiment):
         yield (
             found[0].index,
             "parameters",
+    "preflight",
             "only experiments (nbs/experiments/) and papers are parameterized: drop the tag or move the notebook",
         )
     for c in found if experiment else []:
@@ -157,6 +159,7 @@ def check_tags(cells, experiment):
             yield (
                 c.index,
                 "parameters",
+    "preflight",
                 "only `name = literal` or `name: type = literal` lines: no calls, no expressions, no imports",
             )
         for line in c.code:

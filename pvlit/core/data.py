@@ -7,10 +7,11 @@ Docs: https://pvlit.github.io/pvlit/core/data.html.md"""
 # %% auto #0
 __all__ = ['LUMA', 'SPLIT_FOLDERS', 'GRAY', 'SOURCES', 'fingerprint', 'Images', 'resize', 'to_channels', 'to_floats',
            'stratified_split', 'decode_delta', 'read_npz', 'read_picture', 'Layout', 'folder_layout', 'load_folder',
-           'Source', 'read_hub', 'known_names', 'load_images']
+           'Source', 'read_hub', 'known_names', 'load_images', 'check_images']
 
 # %% ../../nbs/core/data.ipynb #d8f9b983
 import hashlib
+import importlib.util
 import os
 import unicodedata
 import warnings
@@ -389,7 +390,7 @@ def load_folder(
         refuse("size", None, "the side in pixels, as in size=32", "a folder's pictures may differ in size")
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; write load_images('folder:/path/to/pictures', size=32)")
+        raise FileNotFoundError(f"there is no folder {folder}; write load_images('folder:/path/to/pictures', size=32)")
     layout = folder_layout(folder)
     files, channels = layout.files[split], channels or layout.channels
     x, kept, skipped = _read_files(folder, files, size, channels)
@@ -545,3 +546,41 @@ def _embedded(split, size, channels, settings):
     licence = "CC BY 4.0 (UCI; Alpaydin and Kaynak, 1998)"
     x = resize(to_channels(x, channels), size)
     return Images("digits", split, x, y, classes, licence, "scikit-learn load_digits")
+
+# %% ../../nbs/core/data.ipynb #c04b4e32
+def check_images(
+    name: str,  # as for `load_images`
+    size: int | None = None,  # as for `load_images`
+    settings: Settings | None = None,  # as for `load_images`
+    least: int = 64,  # training pictures that are needed
+):
+    "Refuse pictures that cannot be had, or too few. Raises `ValueError` or `FileNotFoundError` as `load_images` does."
+    _check_request("train", size, None)
+    settings = settings or load_settings()
+    kind, _, path = str(name).partition(":")
+    if kind == "folder" and path:
+        return _check_folder(Path(path).expanduser(), size, least)
+    if name in settings.images:
+        return _npz_arrays(settings.images[name], "test", ("any",)) and None
+    if name in SOURCES and importlib.util.find_spec("datasets") is None:
+        raise _no_copy(name, "the datasets package is not installed")
+    if name != "digits" and name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(known_names(settings))}")
+
+
+def _check_folder(folder, size, least):
+    "Count the files that are named like pictures, and read the first of each split."
+    from PIL import Image
+
+    if size is None or not folder.is_dir():
+        load_folder(folder, size)  # says why not
+    files, known = _folder_files(folder), Image.registered_extensions()
+    splits = _split_folders(files)
+    belongs = lambda file, split: file.parts[0] == splits[split] if splits else _split_of(file) == split
+    named = [f for f in files if f.suffix.lower() in known or not f.suffix]
+    parts = {split: [f for f in named if belongs(f, split)] for split in SPLIT_FOLDERS}
+    counts = f"{len(parts['train'])} pictures for training and {len(parts['test'])} for testing"
+    check(len(parts["train"]) >= least and len(parts["test"]) >= 2, folder, counts, f"at least {least} and 2")
+    for split, part in parts.items():
+        x, _, skipped = _read_files(folder, part[:3], size, 3)
+        check(x, folder, f"{split} pictures that cannot be read: {'; '.join(skipped)}", "some that can")

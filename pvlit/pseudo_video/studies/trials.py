@@ -7,7 +7,7 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/studies/trials.html.md"""
 # %% auto #0
 __all__ = ['SPACING', 'Trial', 'Plan', 'Study', 'controls', 'make_trial', 'control_trials', 'curve_trials', 'data_trials',
            'train_trial', 'draw', 'context_use', 'score', 'images_and_net', 'study_data', 'run_trial', 'checkpoints',
-           'keep_clips', 'key_of', 'trial_path', 'run_trials', 'tune']
+           'keep_clips', 'key_of', 'trial_path', 'run_trials', 'check_run', 'tune', 'plain_answer']
 
 # %% ../../../nbs/pseudo_video/studies/trials.ipynb #a76a5f80
 import math
@@ -16,11 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from safetensors.torch import save as safetensors_bytes
-from ...core.checks import check, check_number
-from ...core.data import fingerprint, load_images
+from ...core.checks import check, check_choice, check_number
+from ...core.data import check_images, fingerprint, load_images
 from ...core.files import write_whole
 from pvlit.core.metrics import (
     extract_features,
@@ -85,7 +87,7 @@ class Study:
 
     data: str = "digits"  # a name that `load_images` knows
     size: int = 8  # height and width of the images, pixels
-    channels: int = 1  # 1 gray, 3 color
+    channels: int | None = 1  # 1 gray, 3 color; None as the pictures are
     batch_size: int = 64  # images a step
     ema: float = 0.995  # decay of the averaged weights that are drawn from
     clip: float = 1.0  # greatest norm of the gradient
@@ -209,6 +211,7 @@ def train_trial(
     study: Study,  # the shared settings
     images: Tensor,  # (N, C, H, W) training images in [0, 1]
     folder: Path | None = None,  # where `fit` keeps its checkpoints; None keeps none
+    progress: bool = False,  # show a bar over the steps
 ) -> tuple:  # (generator with averaged weights in evaluation mode, log of the last stage)
     "Train one trial on one seed; a folder makes it resumable. Raises `ValueError` for more images than there are."
     check(trial.images <= len(images), f"trial {trial.name!r}: images", trial.images, f"at most {len(images)}")
@@ -240,7 +243,7 @@ def train_trial(
             seed=seed,
             device=study.device,
             precision=study.precision,
-            progress=False,
+            progress=progress,
             folder=Path(folder) / stage if folder else None,
             checkpoint_every=study.checkpoint_every or None,
         )
@@ -301,7 +304,7 @@ def score(
 def images_and_net(
     data: str,  # a name that `load_images` knows
     size: int,  # height and width of the images, pixels
-    channels: int,  # 1 gray, 3 color
+    channels: int | None,  # 1 gray, 3 color; None as the pictures are
 ) -> tuple[Tensor, Tensor, nn.Module]:  # training images, test images (N, C, H, W), feature net
     "Load what generators are trained on and scored with; the feature net knows the training images only."
     train, test = (load_images(data, split, size, channels).x for split in ("train", "test"))
@@ -408,6 +411,23 @@ def run_trials(
         unit="frame",
     )
 
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #c04b4e22
+def check_run(
+    plan: Plan,  # of the family; steps and rates are not looked at
+    counts: list[int],  # as in `curve_trials`
+    sizes: list[int],  # as in `data_trials`
+    only: list[str],  # names of trials, or ["all"]
+    study: Study,  # data, size and channels are looked at
+) -> list[Trial]:  # that will be run
+    "Refuse in a second or two what would fail after minutes. Raises `ValueError` that names the parameter."
+    trials = control_trials(plan) + curve_trials(plan, counts) + data_trials(plan, sizes)
+    for name in only if only != ["all"] else ():
+        check_choice("only", name, [t.name for t in trials], "['all'] runs all of them")
+    check_images(study.data, study.size)
+    shape = (study.channels or 1, study.size, study.size)
+    build_generator(plan.family, shape, plan.frames, **dict(plan.options))
+    return [t for t in trials if only == ["all"] or t.name in only]
+
 # %% ../../../nbs/pseudo_video/studies/trials.ipynb #7da3ab5e
 def _run_or_diverge(trial, seed, path, study):
     "Run a trial; one that diverges has no distance."
@@ -445,3 +465,37 @@ def tune(
         check(not worst, "rates", f"{rates}, with all of which {name!r} diverged", "one that trains", "try lower ones")
     best = {name: min(rates, key=lambda rate: table[name, rate]) for name, _ in pairs}
     return (best["image"], best[f"star {plan.frames}"]), table
+
+# %% ../../../nbs/pseudo_video/studies/trials.ipynb #c04b4e12
+def plain_answer(
+    rows: list[dict],  # of `run_trials`, with the arms of both sides
+    frames: int,  # T of the pseudo videos
+    study: Study,  # that made them
+) -> str:  # Markdown; empty where one of the two sides was not run
+    "Say whether pseudo videos came closer to the test pictures than the image model with as much compute."
+    sides = f"image x{frames}", f"star {frames}"
+    image, star = ({row["seed"]: row["frechet"] for row in rows if row["arm"] == name} for name in sides)
+    ratios = [math.log(image[seed] / star[seed]) for seed in image.keys() & star.keys()]
+    if not ratios:
+        return ""
+    train, test, net = study_data(study)
+    perfect = float(frechet_distance(extract_features(net, train), extract_features(net, test)))
+    mean = lambda side: sum(side.values()) / len(side)
+    return (
+        f"**{_said(ratios)}** Pseudo videos of {frames} frames lie {mean(star):.3g} from the {len(test)} test "
+        f"pictures, the image model with as much compute {mean(image):.3g}; the {len(train)} training pictures, "
+        f"which are as good as samples can be, {perfect:.2g}. "
+        f"({len(ratios)} seeds; feature Frechet distance, lower is better.)"
+    )
+
+
+def _said(ratios):
+    "Put log ratios of distances, one a seed, above 0 where pseudo videos are better, into a sentence."
+    if len(ratios) < 3:
+        return f"{len(ratios)} seed{'s' * (len(ratios) > 1)} cannot tell; take 3 or more."
+    middle, half = np.mean(ratios), stats.t.ppf(0.975, len(ratios) - 1) * np.std(ratios, ddof=1) / len(ratios) ** 0.5
+    span = f"{100 * (np.exp(middle - half) - 1):+.0f} to {100 * (np.exp(middle + half) - 1):+.0f} %"
+    told = f"the image model's distance over theirs, less one, lies in {span} with 95 % confidence"
+    if abs(middle) <= half:
+        return f"The seeds do not tell whether pseudo videos help on these pictures: {told}."
+    return f"On these pictures pseudo videos {'help' if middle > 0 else 'do harm'}: {told}."
