@@ -485,7 +485,7 @@ def plain_answer(
         f"**{_said(ratios)}** Pseudo videos of {frames} frames lie {mean(star):.3g} from the {len(test)} test "
         f"pictures, the image model with as much compute {mean(image):.3g}; the {len(train)} training pictures, "
         f"which are as good as samples can be, {perfect:.2g}. "
-        f"({len(ratios)} seeds; feature Frechet distance, lower is better.)"
+        f"({len(ratios)} seeds, 95 % intervals; feature Frechet distance, lower is better.)"
     )
 
 
@@ -494,8 +494,12 @@ def _said(ratios):
     if len(ratios) < 3:
         return f"{len(ratios)} seed{'s' * (len(ratios) > 1)} cannot tell; take 3 or more."
     middle, half = np.mean(ratios), stats.t.ppf(0.975, len(ratios) - 1) * np.std(ratios, ddof=1) / len(ratios) ** 0.5
-    span = f"{100 * (np.exp(middle - half) - 1):+.0f} to {100 * (np.exp(middle + half) - 1):+.0f} %"
-    told = f"the image model's distance over theirs, less one, lies in {span} with 95 % confidence"
-    if abs(middle) <= half:
-        return f"The seeds do not tell whether pseudo videos help on these pictures: {told}."
-    return f"On these pictures pseudo videos {'help' if middle > 0 else 'do harm'}: {told}."
+    further = lambda low, high: (
+        f"{100 * np.expm1(low):.0f} to {100 * np.expm1(high):.0f} % further from the test pictures"
+    )
+    if middle > half:
+        return f"On these pictures pseudo videos help: the image model lies {further(middle - half, middle + half)}."
+    if middle < -half:
+        return f"On these pictures pseudo videos do harm: they lie {further(-middle - half, half - middle)}."
+    harm, help_ = (100 * np.expm1(half - sign * middle) for sign in (1, -1))
+    return f"The seeds do not tell: pseudo videos may do harm by up to {harm:.0f} %, or help by up to {help_:.0f} %."
