@@ -22,7 +22,6 @@ from dataclasses import asdict, is_dataclass
 from functools import partial
 from pathlib import Path
 import joblib
-import numpy as np
 import torch
 from joblib.externals.loky.process_executor import ProcessPoolExecutor
 from tqdm import tqdm
@@ -42,29 +41,12 @@ def _name(arm) -> str:
 def _plain(thing):
     "Turn dataclasses, also nested ones, into dictionaries that know their class."
     if is_dataclass(thing) and not isinstance(thing, type):
-        return {"class": type(thing).__name__, **_plain(asdict(thing))}
-    if isinstance(thing, np.generic):
-        return thing.item()
-    if callable(thing):
-        return _described(thing)
+        return {"class": type(thing).__name__, **asdict(thing)}
     if isinstance(thing, (list, tuple)):
         return [_plain(one) for one in thing]
     if isinstance(thing, dict):
         return {key: _plain(value) for key, value in thing.items()}
     return thing
-
-
-def _described(function):
-    "Describe a function, a partial of one or an object that is called, by its text and what it holds."
-    if isinstance(function, partial):
-        return _plain({"partial": function.func, "arguments": function.args, "keywords": function.keywords})
-    body = function if inspect.isroutine(function) or isinstance(function, type) else type(function)
-    try:
-        text = inspect.getsource(body)
-    except (OSError, TypeError):
-        refuse("settings", f"the function {body!r}, whose text cannot be read", "one that stands in a file or a cell")
-    name, held = getattr(body, "__qualname__", ""), {} if body is function else vars(function)
-    return {"function": name, "text": text, "holds": _plain(held)}
 
 
 def _settings_of(run, settings):
@@ -77,7 +59,7 @@ def _settings_of(run, settings):
 def _key(arm, seed, settings, code) -> str:
     "Hash everything that decides a row."
     try:
-        return digest([_plain(arm), _plain(seed), _plain(settings), code])[:12]
+        return digest([_plain(arm), seed, _plain(settings), code])[:12]
     except (TypeError, ValueError) as error:
         hint = "describe what decides the rows by numbers, texts, lists and dictionaries in `settings`"
         refuse(
@@ -103,7 +85,6 @@ def _finish(row, arm, seed: int) -> dict:
     check(isinstance(row, dict), "run", lambda: type(row).__name__, "a function that returns a dictionary of numbers")
     taken = {"arm", "seed", "seal"} & row.keys()
     check(not taken, "run", lambda: f"the key {sorted(taken)[0]!r}", "other keys", "`run_all` adds it")
-    row = {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
     for key, value in row.items():
         try:
             json.dumps({key: value}, allow_nan=False)

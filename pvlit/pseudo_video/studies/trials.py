@@ -58,6 +58,8 @@ class Trial:
         check_number(f"trial {self.name!r}: steps", self.steps, 1, whole=True)
         check_number(f"trial {self.name!r}: images", self.images, 0, whole=True, hint="0 takes all")
         check_number(f"trial {self.name!r}: rate", self.rate, above=0)
+        for name, kind in {"steps": int, "images": int, "rate": float}.items():  # numbers of NumPy are no plain JSON
+            object.__setattr__(self, name, kind(getattr(self, name)))
 
     @property
     def frames(self):
@@ -67,7 +69,7 @@ class Trial:
     @property
     def seen(self):
         "Frames passed through the network for one image of the batch."
-        return self.recipe.frames * self.steps
+        return int(self.recipe.frames * self.steps)
 
 # %% ../../../nbs/pseudo_video/studies/trials.ipynb #9b0125ef
 @dataclass(frozen=True)
