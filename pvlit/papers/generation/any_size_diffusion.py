@@ -327,7 +327,7 @@ def tiled_sample(
     blend: str = "gaussian",  # weights where tiles share pixels, "gaussian" or "even"
     reach: tuple[int, int] | None = None,  # random offsets are below this; None: half a tile
     reset: int = 4,  # every so many steps the random offset is 0; 0: never
-    offsets: Tensor | None = None,  # (any, 2) int in the place of drawn ones, repeated until the last step
+    offsets: Tensor | None = None,  # (any, 2) int instead of drawn ones, repeated; "inside" begins at 0, "copy" ends so
     context: Tensor | None = None,  # what all tiles of a picture share, as its text (B, ...)
     alphas_bar: Tensor | None = None,  # schedule (T+1,), 1 first, decreasing; None: that of `denoise`
     at_once: int = 4,  # tiles in a call, for memory
@@ -611,6 +611,7 @@ ARMS = (
     "disjoint",
     "explicit",
     "explicit, equal calls",
+    "implicit, as few steps",
     "cycled offsets",
     "one offset",
     "implicit, cover",
@@ -622,6 +623,7 @@ ARMS = (
     "disjoint, noisy",
     "explicit, noisy",
     "explicit, equal calls, noisy",
+    "implicit, as few steps, noisy",
     "cycled offsets, noisy",
     "one offset, noisy",
     "implicit, cover, noisy",
@@ -642,6 +644,7 @@ def _tiling(name: str, side: int, tile: int, steps: int) -> dict:
         "disjoint": dict(mode="disjoint"),
         "explicit": dict(mode="explicit"),
         "explicit, equal calls": dict(mode="explicit", steps=equal),
+        "implicit, as few steps": dict(steps=equal),
         "cycled offsets": dict(mode="implicit_fixed"),
         "one offset": dict(border="cover", offsets=torch.tensor([[shift, shift]])),
         "implicit, cover": dict(border="cover", reach=small, reset=0),
