@@ -325,8 +325,8 @@ def tiled_sample(
     eta: float = 1.0,  # 0 DDIM, 1 DDPM
     overlap: tuple[int, int] | None = None,  # shared pixels of explicit tiles; None: half a tile
     blend: str = "gaussian",  # weights where tiles share pixels, "gaussian" or "even"
-    reach: tuple[int, int] | None = None,  # random offsets are below this; None: half a tile
-    reset: int = 4,  # every so many steps the random offset is 0; 0: never
+    reach: tuple[int, int] | None = None,  # random offsets are below this; None: half a tile; more with "cover", "wrap"
+    reset: int = 4,  # every so many steps the random offset is 0; 0: never, for "cover" and "wrap" only
     offsets: Tensor | None = None,  # (any, 2) int instead of drawn ones, repeated; "inside" begins at 0, "copy" ends so
     context: Tensor | None = None,  # what all tiles of a picture share, as its text (B, ...)
     alphas_bar: Tensor | None = None,  # schedule (T+1,), 1 first, decreasing; None: that of `denoise`
@@ -453,7 +453,9 @@ class AspectBuckets:
         check(len(images) > 0, "images", "none", "float tensors (C, H, W)")
         for image in images:
             sizes = check_tensor("images", image, "(C, H, W)")
-            check(sizes["C"] == len(images[0]), "images", f"{sizes['C']} channels", f"{len(images[0])} as the first has")
+            check(
+                sizes["C"] == len(images[0]), "images", f"{sizes['C']} channels", f"{len(images[0])} as the first has"
+            )
         options = dict(size=self.sizes[bucket], mode="bilinear", antialias=True, align_corners=False)
         return torch.cat([F.interpolate(x[None].to(_wide(x)), **options).to(x.dtype) for x in images])
 
