@@ -95,3 +95,46 @@ def test_buckets_take_sizes_and_bytes():
     buckets = AspectBuckets(((512, 512), (384, 640)))
     pictures = [torch.zeros(3, 20, 21, dtype=torch.uint8), torch.zeros(3, 30, 55, dtype=torch.uint8)]
     assert buckets.assign(pictures) == buckets.assign([(20, 21), (30, 55)]) == {0: [0], 1: [1]}
+
+
+def official(denoise, z, cond, tile, offsets, shares, times, draws):
+    "Sample as `p_mean_variance_canvas_accelerate` and DDPM's posterior do, written out; tiles may fall together."
+    (h, w), before = tile, None
+    away = [(torch.arange(n) - (n - 1) / 2).double() / n for n in tile]
+    weights = (-(away[0][:, None] ** 2 + away[1] ** 2) / 0.02).exp()
+    for (down, right), t, s in zip(offsets, times, times[1:]):
+        total, share = torch.zeros_like(z), torch.zeros_like(z)
+        for row in range(-(-z.shape[2] // h)):
+            for column in range(-(-z.shape[3] // w)):
+                top, left = min(row * h + down, z.shape[2] - h), min(column * w + right, z.shape[3] - w)
+                place = (..., slice(top, top + h), slice(left, left + w))
+                total[place] += denoise(z[place], t, cond[place]) * weights
+                share[place] += weights
+        eps = torch.where(share > 0, total / share.clamp_min(1e-30), 0 if before is None else before)
+        now, then, before = shares[t], shares[s], eps
+        clean, step = (z - (1 - now).sqrt() * eps) / now.sqrt(), now / then
+        mean = then.sqrt() * (1 - step) / (1 - now) * clean + step.sqrt() * (1 - then) / (1 - now) * z
+        noise = torch.randn(z.shape, generator=draws, dtype=z.dtype)
+        z = mean + ((1 - then) / (1 - now) * (1 - step)).sqrt() * noise
+    return z
+
+
+@pytest.mark.parametrize("tile", [(8, 8), (8, 6)], ids=str)
+def test_it_is_the_rule_of_the_official_code_where_tiles_divide_the_canvas(tile):
+    g, field = torch.Generator().manual_seed(0), FieldDenoiser(24, length=3.0, blur=1.5)
+    z, cond = (torch.randn(2, 1, 16, 24, generator=g, dtype=torch.float64) for _ in range(2))
+    offsets = torch.randint(0, 3, (12, 2), generator=g)
+    offsets[0] = 0
+    draws = torch.Generator().manual_seed(4)
+    torch.rand(12, 2, generator=draws, dtype=torch.float64)  # the offsets, which are given here
+    times = torch.linspace(1000, 0, 13).round().long().tolist()
+    slow = official(field, z, cond, tile, offsets.tolist(), field.alphas_bar, times, draws)
+    fast, _ = tiled_sample(field, z, cond, tile, steps=12, offsets=offsets, generator=torch.Generator().manual_seed(4))
+    assert (fast - slow).abs().max() < 1e-9
+
+
+def test_a_prediction_of_v_becomes_noise_as_the_page_says():
+    x, eps = torch.randn(2, 5, 6, dtype=torch.float64)
+    for share in linear_alphas_bar(10)[1:]:
+        a, s = share.sqrt(), (1 - share).sqrt()
+        assert torch.allclose(a * (a * eps - s * x) + s * (a * x + s * eps), eps)

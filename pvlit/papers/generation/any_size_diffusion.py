@@ -289,6 +289,7 @@ def _check_sampling(alphas, z_T, cond, tile, mode, border, steps, eta, overlap, 
 def _moves(steps, tile, mode, border, reach, reset, offsets, generator) -> list[list[int]]:
     "Return the offset of every step, drawn or given."
     moves = draw_offsets(steps, tile, mode, reach, reset, generator)
+    check(offsets is None or mode in _MODES[2:], "offsets", f"some with mode {mode!r}", "None for tiles that stay")
     if offsets is not None:
         check_tensor("offsets", offsets, "(steps, 2)", "int", hint="one offset a step; fewer are repeated")
         moves = offsets.long()[torch.arange(steps) % len(offsets)]
@@ -324,9 +325,9 @@ def tiled_sample(
     eta: float = 1.0,  # 0 DDIM, 1 DDPM
     overlap: tuple[int, int] | None = None,  # shared pixels of explicit tiles; None: half a tile
     blend: str = "gaussian",  # weights where tiles share pixels, "gaussian" or "even"
-    reach: tuple[int, int] | None = None,  # random offsets are below this; None: half a tile
-    reset: int = 4,  # every so many steps the random offset is 0; 0: never
-    offsets: Tensor | None = None,  # (any, 2) int in the place of drawn ones, repeated until the last step
+    reach: tuple[int, int] | None = None,  # random offsets are below this; None: half a tile; more with "cover", "wrap"
+    reset: int = 4,  # every so many steps the random offset is 0; 0: never, for "cover" and "wrap" only
+    offsets: Tensor | None = None,  # (any, 2) int instead of drawn ones, repeated; "inside" begins at 0, "copy" ends so
     context: Tensor | None = None,  # what all tiles of a picture share, as its text (B, ...)
     alphas_bar: Tensor | None = None,  # schedule (T+1,), 1 first, decreasing; None: that of `denoise`
     at_once: int = 4,  # tiles in a call, for memory
@@ -447,10 +448,14 @@ class AspectBuckets:
         images: Sequence[Tensor],  # float images (C, H, W) of one bucket
         bucket: int,  # its index
     ) -> Tensor:  # (N, C, h, w), stretched to the bucket's size
-        "Resize images of a bucket to its size. Raises `ValueError` for an unknown bucket or images of whole numbers."
+        "Resize images of a bucket to its size. Raises `ValueError` for an unknown bucket, no images or whole numbers."
         check_number("bucket", bucket, 0, len(self.sizes) - 1, whole=True)
+        check(len(images) > 0, "images", "none", "float tensors (C, H, W)")
         for image in images:
-            check_tensor("images", image, "(C, H, W)")
+            sizes = check_tensor("images", image, "(C, H, W)")
+            check(
+                sizes["C"] == len(images[0]), "images", f"{sizes['C']} channels", f"{len(images[0])} as the first has"
+            )
         options = dict(size=self.sizes[bucket], mode="bilinear", antialias=True, align_corners=False)
         return torch.cat([F.interpolate(x[None].to(_wide(x)), **options).to(x.dtype) for x in images])
 
@@ -608,6 +613,7 @@ ARMS = (
     "disjoint",
     "explicit",
     "explicit, equal calls",
+    "implicit, as few steps",
     "cycled offsets",
     "one offset",
     "implicit, cover",
@@ -615,7 +621,19 @@ ARMS = (
     "as the text reads",
     "smooth guess",
     "untiled",
+    "implicit, noisy",
+    "disjoint, noisy",
+    "explicit, noisy",
+    "explicit, equal calls, noisy",
+    "implicit, as few steps, noisy",
+    "cycled offsets, noisy",
+    "one offset, noisy",
+    "implicit, cover, noisy",
+    "as the text reads, noisy",
+    "smooth guess, noisy",
+    "untiled, noisy",
 )
+_NOISY = ", noisy"  # ending of the arms of the second world
 
 
 def _tiling(name: str, side: int, tile: int, steps: int) -> dict:
@@ -628,6 +646,7 @@ def _tiling(name: str, side: int, tile: int, steps: int) -> dict:
         "disjoint": dict(mode="disjoint"),
         "explicit": dict(mode="explicit"),
         "explicit, equal calls": dict(mode="explicit", steps=equal),
+        "implicit, as few steps": dict(steps=equal),
         "cycled offsets": dict(mode="implicit_fixed"),
         "one offset": dict(border="cover", offsets=torch.tensor([[shift, shift]])),
         "implicit, cover": dict(border="cover", reach=small, reset=0),
@@ -638,17 +657,17 @@ def _tiling(name: str, side: int, tile: int, steps: int) -> dict:
     return dict(tile=small, steps=steps, at_once=10_000) | arms[name]
 
 # %% ../../../nbs/papers/generation/any_size_diffusion.ipynb #8daa7c57
-@lru_cache(maxsize=1)
-def _denoiser(period: int) -> FieldDenoiser:
-    "Keep the denoiser, which decomposes the matrix of a tile shape once."
-    return FieldDenoiser(period)
+@lru_cache(maxsize=2)
+def _denoiser(period: int, noisy: bool) -> FieldDenoiser:
+    "Keep the denoiser of a world, which decomposes the matrix of a tile shape once."
+    return FieldDenoiser(period, length=24.0, noise=1.4) if noisy else FieldDenoiser(period)
 
 
 @lru_cache(maxsize=16)
-def _fields(seed: int, fields: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
+def _fields(seed: int, fields: int, side: int, noisy: bool) -> tuple[Tensor, Tensor, Tensor]:
     "Draw the fields of a seed, their conditions and the starting noise."
     generator = torch.Generator().manual_seed(seed)
-    truth, low = sample_field(_denoiser(2 * side), fields, (side, side), generator)
+    truth, low = sample_field(_denoiser(2 * side, noisy), fields, (side, side), generator)
     return truth, low, torch.randn(truth.shape, generator=generator, dtype=torch.float64)
 
 
@@ -662,11 +681,12 @@ def run(
 ) -> dict[str, float]:  # psnr to the truth (dB), seam (1 without), calls
     "Sample a seed's fields with one tiling and compare with the truth."
     check_choice("arm", arm, ARMS)
-    (truth, low, start), calls = _fields(seed, fields, side), 0
-    if arm == "smooth guess":
-        z = _denoiser(2 * side).guess(low)
+    name, noisy = arm.removesuffix(_NOISY), arm.endswith(_NOISY)
+    (truth, low, start), denoise, calls = _fields(seed, fields, side, noisy), _denoiser(2 * side, noisy), 0
+    if name == "smooth guess":
+        z = denoise.guess(low)
     else:
         draws = torch.Generator().manual_seed(seed)
-        z, calls = tiled_sample(_denoiser(2 * side), start, low, generator=draws, **_tiling(arm, side, tile, steps))
+        z, calls = tiled_sample(denoise, start, low, generator=draws, **_tiling(name, side, tile, steps))
     psnr = -10 * math.log10((z - truth).square().mean().item())
     return {"psnr": psnr, "seam": worst_seam(z, (tile, tile)).item(), "calls": calls}
