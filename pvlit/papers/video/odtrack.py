@@ -780,6 +780,7 @@ def _locks(best: Tensor, index: Tensor) -> dict[str, float]:
 ARMS = {
     "carried": dict(),
     "carried, another's token": dict(),
+    "carried, gradients through": dict(detach_token=False),
     "carried + place": dict(place=1.0),
     "carried + place, another's token": dict(place=1.0),
     "each frame by itself": None,
