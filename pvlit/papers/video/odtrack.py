@@ -1,4 +1,4 @@
-"""A tracker hands one learned token from frame to frame; what the last frames said about the target can travel in it, and no rule for updating the reference is needed.
+"""A tracker hands one learned token from frame to frame; what the last frames said about the target can travel in it, if training asks for that.
 
 Docs: https://pvlit.github.io/pvlit/papers/video/odtrack.html.md"""
 
