@@ -1,4 +1,4 @@
-"""A tracker hands one learned token from frame to frame; what the last frames said about the target can travel in it, if training asks for that.
+"""One learned token goes from frame to frame and can carry what they said about the target, if training asks for it.
 
 Docs: https://pvlit.github.io/pvlit/papers/video/odtrack.html.md"""
 
