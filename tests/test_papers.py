@@ -26,6 +26,7 @@ OLD_FORM = {  # written before papers had to be fit for use; a paper that is bro
     "oeformer_laplace_orientation",
     "recompression_residual_forensics",
     "shared_feature_calibration",
+    "supervised_view_weighting",
     "vfpsie",
 }
 UNREVIEWED = {  # in the new form, and nobody but the writer has looked at it yet
