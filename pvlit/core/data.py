@@ -70,8 +70,7 @@ class Images:
         return fingerprint(self.x, self.y)
 
     def __repr__(self):
-        classes = f"{len(self.classes)} class{'es' * (len(self.classes) != 1)}"
-        return f"Images({self.name}/{self.split}, {self.fingerprint}, {classes}{'; ' * bool(self.note)}{self.note})"
+        return f"Images({self.name}/{self.split}, {self.fingerprint}, {len(self.classes)} classes)"
 
 # %% ../../nbs/core/data.ipynb #1c232f5a
 @patch
@@ -503,10 +502,14 @@ def known_names(
 def _from_npz(name, split, size, channels, path):
     "Give pictures, labels and class names of one split of a local file."
     pixels, y, classes = read_npz(path, split, SOURCES[name].classes if name in SOURCES else ())
-    if y[0] != y[-1] and (np.diff(y) >= 0).all():  # sorted by class, so that any part would be a part of the classes
-        order = np.random.RandomState(0).permutation(len(y))
-        pixels, y = pixels[order], y[order]
-    return to_floats(pixels, size, channels), torch.from_numpy(y), classes
+    order = _mixed_order(y)
+    return to_floats(pixels[order], size, channels), torch.from_numpy(y[order]), classes
+
+
+def _mixed_order(y):
+    "Return an order that mixes labels which came sorted, so that no part of the pictures is a part of the classes."
+    by_class = y[0] != y[-1] and (np.diff(y) >= 0).all()
+    return np.random.RandomState(0).permutation(len(y)) if by_class else slice(None)
 
 # %% ../../nbs/core/data.ipynb #20797764
 def load_images(

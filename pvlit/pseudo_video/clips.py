@@ -142,10 +142,16 @@ class OwnCorruption(str):
         return made
 
     def __getnewargs__(self):
-        return (self.function,)
+        return (self.function,)  # copies and pickles are made from it
 
     def __call__(self, images: Tensor, strength: float, generator: torch.Generator | None) -> Tensor:
         return self.function(images, strength, generator)
+
+
+def _named(corruption):
+    "Return a corruption that has a name."
+    own = callable(corruption) and not isinstance(corruption, str)
+    return OwnCorruption(corruption) if own else corruption
 
 
 @dataclass(frozen=True)
@@ -162,8 +168,7 @@ class Recipe:
     grain: float = 0.1  # noise on earlier frames of a degradation, standard deviation in units of `unit`, at least 0
 
     def __post_init__(self):
-        if callable(self.corruption) and not isinstance(self.corruption, str):
-            object.__setattr__(self, "corruption", OwnCorruption(self.corruption))
+        object.__setattr__(self, "corruption", _named(self.corruption))
         _check_recipe(self)
         object.__setattr__(self, "frames", int(self.frames))
 

@@ -379,9 +379,12 @@ def spaced_steps(
     "leading" (Song et al., 2021) stops short of pure noise where `count` does not divide `steps`: 501 of 1000 steps end
     at 500. "linspace" starts at pure noise itself (Lin et al., 2024), where a prediction of noise says least."""
     check_number("sampling steps", count, 1, steps, whole=True)
-    if check_choice("spacing", spacing, SPACINGS) == "linspace":
-        return [steps - 1] if count == 1 else [round(i * (steps - 1) / (count - 1)) for i in range(count)]
-    return [i * (steps // count) if spacing == "leading" else i * steps // count for i in range(count)]
+    place = {
+        "even": lambda i: i * steps // count,
+        "leading": lambda i: i * (steps // count),
+        "linspace": lambda i: round(i * (steps - 1) / (count - 1)) if count > 1 else steps - 1,
+    }[check_choice("spacing", spacing, SPACINGS)]
+    return [place(i) for i in range(count)]
 
 
 def ddim_times(
