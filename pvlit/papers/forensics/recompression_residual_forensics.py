@@ -16,7 +16,7 @@ import io
 import math
 import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
 
@@ -362,14 +362,19 @@ def residual_map(
 def block_score(
     R: Tensor,  # residual map (B, H, W), any float type, H and W multiples of 8
     smooth: int = 1,  # side of the square of blocks to average over, odd; 1: each block alone
+    size: tuple[int, int] | None = None,  # height and width of the picture: blocks that its border cuts get 0
 ) -> Tensor:  # mean absolute residual of each block (B, H/8, W/8), the type of R
-    "Average the absolute residual over blocks. Raises `ValueError` for another shape, integers, NaN or an even side."
+    "Average the absolute residual over blocks. Raises `ValueError` for wrong shapes, integers, NaN or an even side."
     _check_blocks("R", R, "(B, H, W)", "float")
     check_number("smooth", smooth, 1, whole=True)
     check(smooth % 2 == 1, "smooth", smooth, "an odd number of blocks")
-    wide = R.double() if R.dtype == torch.float64 else R.float()
-    score = F.avg_pool2d(wide.abs()[:, None], 8)
-    return F.avg_pool2d(score, smooth, 1, smooth // 2, count_include_pad=False)[:, 0].to(R)
+    score = F.avg_pool2d((R if R.dtype == torch.float64 else R.float()).abs(), 8)
+    inside = torch.ones_like(score[:1])
+    if size is not None:
+        _check_picture_size(size, R.shape[1:])
+        inside = whole_blocks(size).to(score)[None]
+    mean = partial(F.avg_pool2d, kernel_size=smooth, stride=1, padding=smooth // 2)
+    return (inside * mean(score * inside) / mean(inside).clamp_min(1e-9)).to(R)
 
 
 def whole_blocks(
@@ -553,9 +558,6 @@ class TinyLocalizer(nn.Module):
                 nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
-                nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
                 nn.Conv2d(width, 2, 1),
             )
 
@@ -616,7 +618,7 @@ EXAMPLES = [
     ),
     Example(
         block_score,
-        lambda g: dict(R=torch.rand(2, 16, 24, generator=g), smooth=3),
+        lambda g: dict(R=torch.rand(2, 16, 24, generator=g), smooth=3, size=(13, 24)),
         gives=(2, 2, 3),
         differentiable=("R",),
     ),
@@ -764,19 +766,19 @@ def _opened(data):
         return torch.from_numpy(np.array(opened))
 
 
-def _forgery(kind, quality, generator, height, width, side, first=None, aligned=False, level=None):
-    "Paste a square into a decoded JPEG and save it; return the file's bytes and the forged pixels (H, W)."
+def _forgery(kind, quality, generator, height, width, side, first=None, twice=False, foreign=False, level=None):
+    "Put a square that was never saved into a decoded JPEG and save it; return the bytes and the forged pixels (H, W)."
     if kind == "invented":
         level = 80 + 140 * torch.rand((), generator=generator).item() if level is None else level
-        host, other = (_invented(height, width, generator, level) for _ in range(2))
+        host = _invented(height, width, generator, level)
+        other = _invented(height, width, generator, level) if foreign else host
     else:
-        chosen = torch.randperm(3, generator=generator)[:2].tolist()
-        host, other = (_crop(_photographs()[i], height, width, generator) for i in chosen)
+        host = other = _crop(_photographs()[int(torch.randint(3, (), generator=generator))], height, width, generator)
     row, column = (int(torch.randint(n - side + 1, (), generator=generator)) for n in (height, width))
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[row : row + side, column : column + side] = True
     host = _opened(_saved(host, quality if first is None else first))
-    other = _opened(_saved(other, quality)) if aligned else other
+    other = host if twice else other
     return _saved(torch.where(mask[..., None], other, host), quality), mask
 
 
@@ -795,7 +797,7 @@ MAPS = (
     "texture",
     "texture, smoothed",
     "other table",
-    "aligned paste",
+    "nothing pasted",
     "ghost",
 )
 
@@ -827,7 +829,7 @@ def _map(arm, quality, data, file, k):
             table = quality_table(quality - 3)
             Q0 = jpeg_encode(pixels, table)
         R = residual_map(Q0, table, 1 if arm == "one pass" else k, size=file.size)
-    return block_score(R, smooth)[0]
+    return block_score(R, smooth, file.size)[0]
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #rrf47maps
 def _auc(score, forged):
@@ -838,11 +840,11 @@ def _auc(score, forged):
 
 
 @lru_cache(maxsize=600)
-def _forgeries(kind, quality, first, aligned, count, seed, shape):
+def _forgeries(kind, quality, first, twice, count, seed, shape):
     "Files of one quality: bytes, what is read from them, forged blocks, and blocks that count."
     generator, found = torch.Generator().manual_seed(1000 * seed + quality), []
     for _ in range(count):
-        data, mask = _forgery(kind, quality, generator, *shape, first=first, aligned=aligned)
+        data, mask = _forgery(kind, quality, generator, *shape, first=first, twice=twice)
         found.append((data, read_jpeg(data), *_labels(mask)))
     return found
 
@@ -853,7 +855,7 @@ def _map_row(arm, seed, high, low, count, shape, k):
     for kind in ("invented", "photograph"):
         for quality in (*low, *high):
             first = quality - 15 if arm == "ghost" else None
-            files = _forgeries(kind, quality, first, arm == "aligned paste", count, seed, shape)
+            files = _forgeries(kind, quality, first, arm == "nothing pasted", count, seed, shape)
             found = [
                 _auc(_map(arm, quality, data, file, k)[counts], forged[counts]) for data, file, forged, counts in files
             ]
@@ -872,34 +874,36 @@ _SPANS = {"50-99": (50, 99), "95-99": (95, 99)}
 _NETS = {  # name -> residual, and steps in units of the usual number
     "network": ("signed", 1),
     "network without R": ("zero", 1),
-    "network without R, three times as long": ("zero", 3),
+    "network without R, twice as long": ("zero", 2),
     "network, absolute R": ("absolute", 1),
-    "network, shuffled R": ("shuffled", 1),
+    "network, shuffled R": ("shuffled signed", 1),
+    "network, shuffled absolute R": ("shuffled absolute", 1),
+    "network, absolute R, foreign square": ("absolute", 1),
+    "network without R, foreign square": ("zero", 1),
+    "network without R, two qualities": ("zero", 1),
 }
 _FREE = ("without learning", "known size")
-NETWORKS = (
-    *(f"{span}: {name}" for span in _SPANS for name in (*_NETS, *_FREE)),
-    "50-99: network without R, two qualities",
-)
+NETWORKS = tuple(f"{span}: {name}" for span in _SPANS for name in (*_NETS, *_FREE))
 ARMS = (*MAPS, *NETWORKS)
 
 
 @lru_cache(maxsize=8)
-def _mixed(span, two, count, seed, shape, k):
+def _mixed(span, form, count, seed, shape, k):
     "Files of mixed qualities as one batch: coefficients, tables, residuals by name, forged blocks, blocks that count."
     g, parts = torch.Generator().manual_seed(seed), []
     for _ in range(count):
         quality = int(torch.randint(_SPANS[span][0], _SPANS[span][1] + 1, (), generator=g))
-        first = (quality - 15 if quality >= 75 else quality + 15) if two else None
-        data, mask = _forgery("invented", quality, g, *shape, first=first)
+        first = (quality - 15 if quality >= 75 else quality + 15) if form == "two qualities" else None
+        data, mask = _forgery("invented", quality, g, *shape, first=first, foreign=form == "foreign square")
         file = read_jpeg(data)
         R = [residual_map(file.Y, file.qtable, k, mode)[0] for mode in ("signed", "abs")]
-        blocks = F.pixel_unshuffle(R[0][None], 8).flatten(1)
-        order = torch.randperm(blocks.shape[1], generator=g)
-        shuffled = F.pixel_shuffle(blocks[:, order].view(64, *_labels(mask)[0].shape), 8)[0]
-        parts.append((file.Y[0].short(), file.qtable, R[0], k * R[1], shuffled, *_labels(mask)))
-    Q0, tables, signed, absolute, shuffled, forged, counts = (torch.stack(x) for x in zip(*parts))
-    by_name = {"signed": signed, "absolute": absolute, "shuffled": shuffled, "zero": torch.zeros_like(signed)}
+        blocks = F.pixel_unshuffle(torch.stack(R)[:, None], 8).flatten(2)
+        order = torch.randperm(blocks.shape[2], generator=g)
+        R += F.pixel_shuffle(blocks[:, :, order].view(2, 64, *_labels(mask)[0].shape), 8)[:, 0]
+        parts.append((file.Y[0].short(), file.qtable, *R, *_labels(mask)))
+    Q0, tables, signed, absolute, order_signed, order_absolute, forged, counts = (torch.stack(x) for x in zip(*parts))
+    by_name = {"signed": signed, "absolute": k * absolute, "zero": torch.zeros_like(signed)}
+    by_name |= {"shuffled signed": order_signed, "shuffled absolute": k * order_absolute}
     return Q0, tables, by_name, forged, counts
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #rrf49nets
@@ -907,7 +911,7 @@ def _train(name, files, steps, seed, batch=8, lr=1e-2):
     "Train a localizer on one of the residuals."
     Q0, tables, residuals, forged, _ = files
     net, g, R = TinyLocalizer(seed=seed), torch.Generator().manual_seed(seed), residuals[name]
-    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=10)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / steps))
     for _ in range(steps):
         i = torch.randint(len(Q0), (batch,), generator=g)
@@ -944,14 +948,14 @@ def _f1(heat, forged, counts):
 
 def _network_row(arm, seed, train_files, test_files, steps, shape, k):
     span, name = arm.split(": ")
-    name, two = name.removesuffix(", two qualities"), "two qualities" in name
-    test = _mixed(span, two, test_files, 2 * seed + 1, shape, k)
+    form = next((form for form in ("two qualities", "foreign square") if form in name), "")
+    test = _mixed(span, form, test_files, 2 * seed + 1, shape, k)
     if name in _FREE:
         heat = block_score(test[2]["absolute"], 3 if name == "without learning" else 1)
         heat = torch.stack([_best_square(h, shape[2] // 8) for h in heat]) if name == "known size" else heat
     else:
         residual, times = _NETS[name]
-        net = _train(residual, _mixed(span, two, train_files, 2 * seed, shape, k), times * steps, seed)
+        net = _train(residual, _mixed(span, form, train_files, 2 * seed, shape, k), times * steps, seed)
         with torch.no_grad():
             heat = net(test[0], test[1], test[2][residual]).softmax(1)[:, 1]
     return _f1(heat, test[3], test[4])
@@ -966,10 +970,10 @@ def run(
     height: int = 181,  # of these files, pixels
     width: int = 203,
     side: int = 40,  # of the pasted square, pixels
-    net_side: int = 128,  # of the networks' files, which are net_side x (net_side + 8), their square a quarter of it
-    train_files: int = 96,  # of the networks
+    net_side: int = 112,  # of the networks' files, which are net_side x (net_side + 8), their square a quarter of it
+    train_files: int = 256,  # of the networks
     test_files: int = 40,
-    steps: int = 250,  # of training
+    steps: int = 160,  # of training
     k: int = 7,  # passes
 ) -> dict:  # areas under the curve of a map, by quality too; F1 and area of a network; all in [0, 1]
     "Score a map without training, or train a small network and score it. Raises `ValueError` for an unknown arm."
