@@ -212,14 +212,14 @@ def _jpeglib():
 
 def _check_jpeg(data):
     "Raise `ValueError` unless Pillow decodes the bytes as a gray or color JPEG."
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as opened:
             opened.load()
             kind, mode = opened.format, opened.mode
     except (OSError, SyntaxError) as error:
-        refuse("path", str(error)[:100], "a whole JPEG file")
+        refuse("path", "no picture" if isinstance(error, UnidentifiedImageError) else error, "a whole JPEG file")
     check(kind in ("JPEG", "MPO") and mode in ("L", "RGB"), "path", f"{kind} {mode}", "a gray or color JPEG file")
 
 # %% ../../../nbs/papers/forensics/recompression_residual_forensics.ipynb #rrf14read
