@@ -968,11 +968,11 @@ def run(
     low: tuple[int, ...] = (50, 60, 70, 80, 90),  # other qualities of the maps, 80 among them
     files: int = 4,  # of each kind and quality, for the maps
     height: int = 181,  # of these files, pixels
-    width: int = 203,
+    width: int = 203,  # pixels
     side: int = 40,  # of the pasted square, pixels
     net_side: int = 112,  # of the networks' files, which are net_side x (net_side + 8), their square a quarter of it
     train_files: int = 256,  # of the networks
-    test_files: int = 40,
+    test_files: int = 40,  # of the networks, to score them
     steps: int = 160,  # of training
     k: int = 7,  # passes
 ) -> dict:  # areas under the curve of a map, by quality too; F1 and area of a network; all in [0, 1]
