@@ -188,7 +188,8 @@ class JpegFile:
 
     coefficients: list[Tensor]  # quantized coefficients of each component (1, H, W), int32, whole blocks
     tables: list[Tensor]  # steps of each component (8, 8), int64, row is the vertical frequency
-    size: tuple[int, int]  # height and width of the picture in pixels, as stored, not turned by its EXIF data
+    sizes: list[tuple[int, int]]  # height and width of each component in pixels; color differences may be smaller
+    size: tuple[int, int]  # of the picture, as stored, not turned by its EXIF data
 
     @property
     def Y(self) -> Tensor:  # (1, H, W)
@@ -244,7 +245,10 @@ def read_jpeg(
         parts = [found.Y] if found.Cb is None else [found.Y, found.Cb, found.Cr]
         tables = [torch.from_numpy(found.qt[i].astype("int64")) for i in found.quant_tbl_no[: len(parts)]]
     parts = [_in_place(torch.from_numpy(x.astype("int32")).flatten(2)[None]).contiguous() for x in parts]
-    return JpegFile(parts, tables, (int(found.height), int(found.width)))
+    size, factors = (int(found.height), int(found.width)), [[int(f) for f in pair] for pair in found.samp_factor]
+    most = [max(pair[i] for pair in factors) for i in (0, 1)]
+    sizes = [tuple(-(-n * f // m) for n, f, m in zip(size, pair, most)) for pair in factors[: len(parts)]]
+    return JpegFile(parts, tables, sizes, size)
 
 
 def resave(
