@@ -977,7 +977,7 @@ def run(
     net_side: int = 112,  # of the networks' files, which are net_side x (net_side + 8), their square a quarter of it
     train_files: int = 256,  # of the networks
     test_files: int = 40,  # of the networks, to score them
-    steps: int = 160,  # of training
+    steps: int = 120,  # of training
     k: int = 7,  # passes
 ) -> dict:  # areas under the curve of a map, by quality too; F1 and area of a network; all in [0, 1]
     "Score a map without training, or train a small network and score it. Raises `ValueError` for an unknown arm."
