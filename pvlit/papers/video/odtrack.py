@@ -1,4 +1,4 @@
-"""One learned token goes from frame to frame and can carry what they said about the target, if training asks for it.
+"""One learned token goes from frame to frame; in the small world below it carries the place of the target only under a loss that is not in the paper.
 
 Docs: https://pvlit.github.io/pvlit/papers/video/odtrack.html.md"""
 
@@ -621,11 +621,11 @@ COSTS = [
         megabytes=45,
     ),
     Cost(
-        "separate mode, five frames with the same references",
-        _layer_of_base(5, "separate"),
+        "separate mode, three frames with the same references",
+        _layer_of_base(3, "separate"),
         "concatenated mode",
-        _layer_of_base(5, "concat"),
-        times=0.85,
+        _layer_of_base(3, "concat"),
+        times=0.9,
         megabytes=50,
     ),
     Cost(
