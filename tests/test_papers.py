@@ -31,7 +31,6 @@ OLD_FORM = {  # written before papers had to be fit for use; a paper that is bro
 }
 UNREVIEWED = {  # in the new form, and nobody but the writer has looked at it yet
     "any_size_diffusion",
-    "odtrack",
     "virtual_dense_connection",
 }
 each = pytest.mark.parametrize("paper", WORKING, ids=lambda p: p.slug)
