@@ -309,11 +309,14 @@ class Layout:
     note: str  # the same in words
     depth: int  # folders above those of the classes
 
-    def class_of(self, file: Path) -> str:
+    def class_of(
+        self,
+        file: Path,  # of a picture, relative to the folder
+    ) -> str:
         "Name the class of a picture, which is its uppermost subfolder below the split."
         return file.parts[self.depth] if len(file.parts) > self.depth + 1 else "."
 
-
+# %% ../../nbs/core/data.ipynb #c04b1e21
 GRAY = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}  # Pillow's modes without color
 
 

@@ -418,9 +418,10 @@ def _preflight(experiment, params, settings):
 
         choose_device(params["device"])
     cells = json.loads(experiment_notebook(experiment, settings).read_text(encoding="utf-8"))["cells"]
+    names = dict(params)
     for cell in _tagged(cells, "preflight"):
         try:
-            exec(compile("".join(cell["source"]), f"{experiment}, preflight", "exec"), dict(params))
+            exec(compile("".join(cell["source"]), f"{experiment}, preflight", "exec"), names)
         except (OSError, ImportError) as e:
             raise ValueError(str(e)) from e
 
@@ -450,7 +451,8 @@ def _new_folder(experiment, params, settings):
 
 def _versions():
     "Return the versions that a result depends on."
-    packages = ("pvlit", "torch", "numpy", "scikit-learn", "papermill")
+    packages = ("pvlit", "torch", "numpy", "scikit-learn", "papermill", "pillow")
+    packages += ("av",) if find_spec("av") else ()  # optional
     return {"python": sys.version.split()[0]} | {name: version(name) for name in packages}
 
 # %% ../../nbs/lab/runs.ipynb #a5ac2a9a
@@ -628,7 +630,7 @@ def _stopped_by_signals():
         for number, handler in before.items():
             signal.signal(number, handler)
 
-
+# %% ../../nbs/lab/runs.ipynb #f3a90b19
 @contextmanager
 def _ending(kernels):
     "End, after the block, the kernels whose numbers it has put into a list, and whatever they started."

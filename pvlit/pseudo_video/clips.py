@@ -119,15 +119,14 @@ def order_video(
                 out[:, t].add_(out[:, j], alpha=weights[t][j])
     return out
 
-# %% ../../nbs/pseudo_video/clips.ipynb #6da06f05
-SOURCES = ("image", "other", "noise", "still", "mixed", "loose")
-ORDERS = ("forward", "shuffled", "reversed")
-
-
+# %% ../../nbs/pseudo_video/clips.ipynb #c04b6e11
 class OwnCorruption(str):
     "A corruption of one's own under a text that changes with its code, so that rows of two versions are told apart."
 
-    def __new__(cls, function):
+    def __new__(
+        cls,
+        function: Callable,  # (images, strength, generator) -> images
+    ):
         inner, held = (
             (function.func, (function.args, function.keywords)) if isinstance(function, partial) else (function, ())
         )
@@ -144,7 +143,13 @@ class OwnCorruption(str):
     def __getnewargs__(self):
         return (self.function,)  # copies and pickles are made from it
 
-    def __call__(self, images: Tensor, strength: float, generator: torch.Generator | None) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,  # (B, C, H, W), floats in [0, 1]
+        strength: float,  # in [0, 1]
+        generator: torch.Generator | None,  # CPU generator
+    ) -> Tensor:  # (B, C, H, W)
+        "Corrupt images."
         return self.function(images, strength, generator)
 
 
@@ -152,6 +157,10 @@ def _named(corruption):
     "Return a corruption that has a name."
     own = callable(corruption) and not isinstance(corruption, str)
     return OwnCorruption(corruption) if own else corruption
+
+# %% ../../nbs/pseudo_video/clips.ipynb #6da06f05
+SOURCES = ("image", "other", "noise", "still", "mixed", "loose")
+ORDERS = ("forward", "shuffled", "reversed")
 
 
 @dataclass(frozen=True)

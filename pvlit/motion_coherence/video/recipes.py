@@ -12,13 +12,17 @@ __all__ = ['LEGACY', 'BACKBONES', 'RECIPES', 'ARMS', 'Recipe', 'alignment_weight
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #b7564810
 import math
 import pickle
-from collections.abc import Callable, Mapping
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -374,12 +378,26 @@ def build_classifier(
 ) -> NormalizedClassifier:
     """Build the classifier of a recipe.
 
-    Raises `ValueError` naming the weight that does not fit, and as `read_checkpoint` does."""
+    Warns when the classifying layer, or a part of it, stays random. Raises `ValueError` naming the weight that does not
+    fit, and as `read_checkpoint` does."""
     own = {key: getattr(recipe, key) for key in ("dropout", "drop_path") if getattr(recipe, key) is not None}
     network = network_class(recipe)(recipe.classes, seed=seed, **recipe.network, **own)
     if weights is not None:
-        network.load_state_dict(_convert(read_checkpoint(weights), network, recipe.backbone))
+        state = _convert(read_checkpoint(weights), network, recipe.backbone)
+        _warn_of_random(state, network, Path(weights).name)
+        network.load_state_dict(state)
     return NormalizedClassifier(network, recipe)
+
+
+def _warn_of_random(state: Mapping[str, Tensor], network: nn.Module, file: str) -> None:
+    "Warn of parameters that a checkpoint leaves as they are: a converter hands them back untouched."
+    own = dict(network.named_parameters())
+    kept = [name for name, value in own.items() if name in state and state[name].data_ptr() == value.data_ptr()]
+    kept = [name for name in kept if own[name].numel() and not own[name].is_meta]
+    if kept:
+        shapes = ", ".join(f"{name} {tuple(own[name].shape)}" for name in kept)
+        told = f"{file} holds nothing that fits {shapes}: this part starts from random weights"
+        warnings.warn(f"{told}, and must be trained before it is evaluated", stacklevel=3)
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #0232f5ac
 class _ArraysOnly(pickle.Unpickler):
@@ -392,30 +410,169 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
 
 
-def read_checkpoint(
-    file: str | Path,  # .pth, .pt, .tar, .pkl (Caffe2) or .safetensors
-) -> dict:  # name of a weight -> tensor or array
-    """Read the weights in a published file without executing it.
+class _Passenger:
+    "Stand for an object that travels with weights, such as settings of a command line; it holds and does nothing."
 
-    Raises `FileNotFoundError`, and `ValueError` when it holds anything but weights."""
+    def __new__(cls, *_, **__):
+        return object.__new__(cls)
+
+    def __setstate__(self, state):
+        pass
+
+# %% ../../../nbs/motion_coherence/video/recipes.ipynb #0232f5ad
+_multiarray = (np._core if hasattr(np, "_core") else np.core).multiarray
+_NUMBERS = {  # makers of NumPy numbers and arrays, under their old and new names
+    **{
+        f"numpy.{old}.multiarray.{m}": getattr(_multiarray, m)
+        for old in ("core", "_core")
+        for m in ("scalar", "_reconstruct")
+    },
+    **{f"numpy.dtypes.{kind.__name__}": kind for kind in {type(np.dtype(code)) for code in np.typecodes["All"]}},
+    **{"numpy.dtype": np.dtype, "numpy.ndarray": np.ndarray},
+}
+_DANGEROUS = (
+    "builtins __builtin__ os posix nt sys subprocess shutil importlib runpy pty socket ctypes pickle operator".split()
+)
+_TYPES = "bool int float complex str bytes bytearray list tuple dict set frozenset range slice object".split()
+
+
+def _load_torch(file: Path) -> object:
+    "Read a torch file without running anything in it; objects that are no weights become empty."
+    known = {name: (maker, name) for name, maker in _NUMBERS.items()}
+    for _ in range(200):
+        try:
+            with torch.serialization.safe_globals(list(known.values())), open(file, "rb") as stream:
+                return torch.load(stream, "cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+            name = asked[1] if asked else ""
+            if _refused(name) or name in known or "blocked" in str(error):
+                raise pickle.UnpicklingError(_why_refused(name) or _one_line(error)) from None
+            known[name] = (type("_Passenger", (_Passenger,), {}), name if "." in name else f"builtins.{name}")
+    raise pickle.UnpicklingError("it holds more than 200 kinds of objects")
+
+
+def _refused(name: str) -> bool:
+    "Tell whether a name that a file asks for is no passenger; torch leaves the module of built-in names out."
+    root = name.split(".")[0]
+    return name not in _TYPES and ("." not in name or root in _DANGEROUS or name.startswith("torch.nn."))
+
+
+def _why_refused(name: str) -> str:
+    "Say why a file is not read, by what it asks for."
+    if name.startswith("torch.nn."):
+        return f"it holds a whole model, with {name}, not its weights; save model.state_dict()"
+    return name and f"it wants to call {name if '.' in name else 'builtins.' + name}"
+
+
+def _one_line(error: Exception) -> str:
+    "Return the whole message of an error in one line, without the colors of a terminal."
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = text.partition("WeightsUnpickler error:")[2] or text  # what stands before advises to run the file
+    return " ".join(text.partition("Check the documentation")[0].split()) or type(error).__name__
+
+# %% ../../../nbs/motion_coherence/video/recipes.ipynb #0232f5ae
+_LEGACY_TORCH = 0x1950A86A20F9469CFC6C  # the first thing in a torch file of the old format
+
+
+def _kind(file: Path) -> str:
+    "Tell what a file is: torch, safetensors or pickle. Raises `ValueError` for anything else."
+    with open(file, "rb") as stream:
+        start = stream.read(400)
+    if start[:4] == b"PK\3\4" and zipfile.is_zipfile(file):
+        return _kind_of_archive(file)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**27:
+        return "safetensors"
+    if start[:1] == b"\x80" or start[:2] == b"(d":
+        try:
+            with open(file, "rb") as stream:
+                first = _ArraysOnly(stream, encoding="latin1").load()
+        except Exception:
+            return "pickle"  # it is read again, and then says why it cannot be
+        return "torch" if first == _LEGACY_TORCH else "pickle"
+    raise ValueError(_no_weights(start))
+
+
+def _kind_of_archive(file: Path) -> str:
+    "Tell torch files from other zip archives. Raises `ValueError` for those."
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+    if any("/code/" in name for name in names):
+        raise ValueError("it is a TorchScript program, not its weights; save its state_dict()")
+    if not any(name.endswith("data.pkl") for name in names):
+        raise ValueError(f"it is a zip archive of other things, such as {', '.join(names[:3])}")
+    return "torch"
+
+
+def _no_weights(start: bytes) -> str:
+    "Say what a file is that holds no weights, by its first bytes."
+    if not start:
+        return "it is empty"
+    if start[:4] == b"PK\3\4":
+        return "it is cut off, the end of a torch file is missing"
+    text = start.decode("latin1").strip()
+    what = "a web page" if re.match("<(!doctype|html|[?]xml)", text, re.I) else "no file of weights"
+    what = "the stand-in of a large file, fetch it with Git LFS" if text.startswith("version https://git-lfs") else what
+    return f"it is {what}, it begins with {text.splitlines()[0][:60] if text else ''!r}"
+
+# %% ../../../nbs/motion_coherence/video/recipes.ipynb #0232f5af
+_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "network", "net", "weights", "params")
+_WRAPPERS += ("blobs",)  # of Caffe2
+_PREFIXES = ("module.", "_orig_mod.", "state_dict.", "model.", "network.", "net.", "backbone.", "encoder.")
+
+
+def _unwrap(state: object) -> object:
+    "Return the innermost dictionary of weights."
+    while isinstance(state, Mapping):
+        inner = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping)), None)
+        if inner is None:
+            break
+        state = inner
+    return state
+
+
+def _strip(names: Sequence[str]) -> dict[str, str]:
+    "Return weights' names without what a wrapper put in front of all of them; a backbone's stands not before its head."
+    short = {name: name for name in names}
+    while True:
+        found = [p for p in _PREFIXES if any(name.startswith(p) for name in short.values())]
+        found = [p for p in found if p == "backbone." or all(name.startswith(p) for name in short.values())]
+        stripped = {name: now.removeprefix(found[0]) for name, now in short.items()} if found else short
+        if not found or len(set(stripped.values())) < len(stripped):
+            return short
+        short = stripped
+
+
+def read_checkpoint(
+    file: str | Path,  # torch, safetensors or a pickle of Caffe2; the content counts, not the name
+) -> dict:  # name of a weight -> tensor or array, without wrappers around names and weights
+    """Read the weights in a published file without executing it; what is not a weight is left out.
+
+    Raises `FileNotFoundError`, and `ValueError` that names the file and the reason when no weights can be read."""
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"no weights at {file}: check the path, or leave it empty to start from random weights")
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        with open(file, "rb") as stream:
-            if file.suffix == ".pkl":
-                state = _ArraysOnly(stream, encoding="latin1").load()
-            else:
-                state = torch.load(stream, "cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"{file.name} was not read: {why}; expected a file of weights only") from None
-    for key in ("state_dict", "model_state", "model", "blobs"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            return dict(state[key])
-    return dict(state)
+        state = _unwrap(_load(file))
+        if not isinstance(state, Mapping):
+            raise ValueError(f"it holds a {type(state).__name__}, not a dictionary of weights")
+        weights = {str(k): v for k, v in state.items() if isinstance(v, (Tensor, np.ndarray, np.generic))}
+        if not weights:
+            raise ValueError(f"there are no weights in it, only {', '.join(map(str, state)) or 'an empty dictionary'}")
+    except Exception as error:  # whatever a damaged file brings about
+        raise ValueError(f"{file.name} was not read: {_one_line(error)}; expected a file of weights only") from None
+    return {short: weights[name] for name, short in _strip(list(weights)).items()}
+
+
+def _load(file: Path) -> object:
+    "Read a file by what it is."
+    kind = _kind(file)
+    if kind == "safetensors":
+        return load_file(file)
+    if kind == "torch":
+        return _load_torch(file)
+    with open(file, "rb") as stream:
+        return _ArraysOnly(stream, encoding="latin1").load()
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #f4156df9
 def _convert(state: Mapping, network: nn.Module, backbone: str) -> dict:

@@ -49,11 +49,14 @@ def recipe_loaders(
     workers: int | None = None,  # worker processes; None takes all cores but one
     fault_share: float = 0.01,  # largest share of videos that may fail
     template: str | None = None,  # file name of a frame where it differs from the data set's
+    first: int | None = None,  # number of the first frame in file names; None or -1: the data set's, or as files are
+    dialect: str | None = None,  # how lists are written where that differs from the data set's, as in `read_list`
 ) -> tuple[ClipLoader, ClipLoader]:  # training and test
     """Open the data of a recipe.
 
     Raises `ValueError` when a batch has more videos than there are, and as `open_dataset` does."""
-    where = dict(root=root, lists=lists or None, fold=fold, seed=seed, template=template or None)
+    names = dict(template=template or None, first=None if first == -1 else first, dialect=dialect or None)
+    where = dict(root=root, lists=lists or None, fold=fold, seed=seed, **names)
     train = open_dataset(recipe.dataset, "train", sampling=recipe.train_sampling, framing=recipe.train_framing, **where)
     test = open_dataset(recipe.dataset, "val", sampling=recipe.test_sampling, framing=evaluation_view(recipe), **where)
     hint = "incomplete steps are left out; lower batch"
@@ -79,11 +82,12 @@ def data_fingerprint(
     "Name a data set by all lines of its list and the bytes of 32 files spread over it; a missing file counts as empty."
     text, some = sha256(), range(0, len(data), max(1, len(data) // 32))
     for video in data.videos:
-        text.update(f"{video.path} {video.frames} {video.label}\n".encode())
+        part = "" if video.first is None else f" from {video.first}"
+        text.update(f"{video.path} {video.frames} {video.label}{part}\n".encode())
     for video in (data.videos[i] for i in some):
         file = data.root / video.path
         if data.template is not None:
-            file = file / data.template.format(data.first)
+            file = file / data.template.format(data.first if video.first is None else video.first)
         text.update(sha256(file.read_bytes() if file.is_file() else b"").digest())
     return f"{len(data)}-{text.hexdigest()[:16]}"
 
