@@ -16,7 +16,6 @@ from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Image
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 from PIL import Image as Picture
@@ -207,6 +206,8 @@ def animate(
     waits = [round(1000 / fps)] * (len(pictures) - 1) + [round(4000 / fps)]
     file = io.BytesIO()
     pictures[0].save(file, format="PNG", save_all=True, append_images=pictures[1:], duration=waits, loop=0)
+    from IPython.display import Image  # of the notebook, which the light installation does without
+
     return Image(data=file.getvalue(), format="png", alt=f"looping video of {len(pictures)} frames")
 
 # %% ../../nbs/core/plots.ipynb #77e0fed9

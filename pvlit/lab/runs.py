@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args, get_origin
 import yaml
@@ -453,9 +454,17 @@ def _versions():
     return {"python": sys.version.split()[0]} | {name: version(name) for name in packages}
 
 # %% ../../nbs/lab/runs.ipynb #a5ac2a9a
+def _require_lab():
+    "Raise `ValueError` where the packages that execute notebooks are not installed."
+    missing = [name for name in ("papermill", "ipykernel", "nbconvert") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"to run notebooks, {', '.join(missing)} must be installed: pip install 'pvlit[lab]'")
+
+
 def _prepare(experiment, params, out, settings):
     "Check everything that can be refused, and return the record of the run that is to start."
     source = experiment_notebook(experiment, settings)
+    _require_lab()
     folder = Path(out).expanduser().resolve() if out else None
     earlier = _resumable(folder, experiment) if folder else None
     whole = resolve(experiment, earlier.params if earlier and params is None else params or {}, settings)

@@ -7,7 +7,7 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/families/diffusion.html.md"""
 # %% auto #0
 __all__ = ['STEPS', 'GROUPS', 'HEAD', 'SPACINGS', 'cosine_alpha_bar', 'alpha_bars', 'add_noise', 'x0_from_epsilon',
            'epsilon_from_x0', 'time_features', 'ResidualBlock', 'Attention', 'Stage', 'SpatialUNet', 'TemporalLayers',
-           'UNet', 'VideoUNet', 'epsilon_loss', 'spaced_steps', 'ddim_times', 'ddim_step', 'ddim_sample', 'MLPBlock',
+           'UNet', 'VideoUNet', 'epsilon_loss', 'places', 'ddim_times', 'ddim_step', 'ddim_sample', 'MLPBlock',
            'MLPDenoiser']
 
 # %% ../../../nbs/pseudo_video/families/diffusion.ipynb #714c259f
@@ -369,16 +369,15 @@ def epsilon_loss(
 SPACINGS = ("even", "leading", "linspace")
 
 
-def spaced_steps(
+def places(
     count: int,  # steps to keep, 1 to `steps`
-    steps: int = STEPS,  # of the whole schedule
-    spacing: str = "even",  # "even": multiples of steps / count; "leading": of its floor; "linspace": first to last
+    steps: int,  # of the whole schedule
+    spacing: str,  # "even": multiples of steps / count; "leading": of its floor; "linspace": first to last
 ) -> list[int]:  # increasing
-    """Choose diffusion steps. Raises `ValueError` for an impossible number or an unknown spacing.
+    """Choose diffusion steps. Raises `ValueError` for an unknown spacing.
 
     "leading" (Song et al., 2021) stops short of pure noise where `count` does not divide `steps`: 501 of 1000 steps end
     at 500. "linspace" starts at pure noise itself (Lin et al., 2024), where a prediction of noise says least."""
-    check_number("sampling steps", count, 1, steps, whole=True)
     place = {
         "even": lambda i: i * steps // count,
         "leading": lambda i: i * (steps // count),
@@ -389,10 +388,11 @@ def spaced_steps(
 
 def ddim_times(
     steps: int,  # number of network evaluations, 1 to 1000
-    spacing: str = "even",  # as in `spaced_steps`
+    spacing: str = "even",  # as in `places`
 ) -> list[int]:  # decreasing diffusion steps, then -1 for the clean sample
-    "Return evenly spaced diffusion steps. Raises `ValueError` as `spaced_steps` does."
-    return [*reversed(spaced_steps(steps, STEPS, spacing)), -1]
+    "Return evenly spaced diffusion steps. Raises `ValueError` for an impossible number or an unknown spacing."
+    steps = check_number("steps", steps, 1, STEPS, whole=True)
+    return [*reversed(places(steps, STEPS, spacing)), -1]
 
 
 def ddim_step(
@@ -449,7 +449,7 @@ def ddim_sample(
     clip: float | None = None,  # bound on the clean estimate in [-1, 1] units; 1 for images, None for noisy frames
     batch_size: int | None = None,  # samples computed at once; None for all
     progress: bool = False,  # show a bar
-    spacing: str = "even",  # of the steps, as in `spaced_steps`
+    spacing: str = "even",  # of the steps, as in `places`
 ) -> Tensor:  # (n, *shape), on the CPU, nominally in [0, 1], not clamped
     "Generate images or clips by DDIM (Song, Meng & Ermon, 2021). Raises `ValueError` for impossible numbers or shapes."
     check_number("n", n, 1, whole=True)

@@ -376,7 +376,7 @@ class OneShot(FrameFamily):
         last_noise: bool = True,  # draw the last frame's noise too; False shows its mean
     ) -> torch.Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
         """Draw pseudo videos frame by frame. Raises `ValueError` when `n` is not a positive integer."""
-        return super().sample(n, generator, last_noise).cpu()
+        return super().sample(n, check_generator(generator), last_noise).cpu()
 
 
 class OneShotFrames(OneShot, FrameModel):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
-from ...core.checks import check, check_choice, check_generator, check_number, check_tensor
+from ...core.checks import check, check_choice, check_number, check_tensor
 from ...core.nets import initialized_from, zeroed
 
 # %% ../../../nbs/pseudo_video/families/frames.ipynb #8c183066
@@ -196,14 +196,13 @@ class FrameSampling(FrameConditionals):
     def sample(
         self,
         n: int,  # number of pseudo videos
-        generator: torch.Generator | int | None,  # CPU generator or seed; equal seeds give equal samples on one machine
+        generator: torch.Generator,  # CPU generator; equal seeds give equal samples on one machine
         last_noise: bool = False,  # add the last frame's noise too, for an exact sample of the density
     ) -> torch.Tensor:  # pseudo videos (n, T, C, H, W), image units, not clipped; the last frame is the image
         """Draw pseudo videos frame by frame; the last frame is its conditional mean unless `last_noise`.
 
         Raises `ValueError` when `n` is not a positive integer."""
         check_number("n", n, 1, whole=True)
-        generator = check_generator(generator)
         sigma, clips = self.sigma, self.noise.new_zeros(n, self.frames, *self.shape)
         z = torch.randn(n, self.frames, self.latents, generator=generator).to(clips) if self.latents else None
         for t in range(self.frames):

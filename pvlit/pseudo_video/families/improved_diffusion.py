@@ -6,7 +6,7 @@ Docs: https://pvlit.github.io/pvlit/pseudo_video/families/improved_diffusion.htm
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'TARGETS', 'VLB_WEIGHT', 'SAMPLERS', 'log_snr', 'shift_log_snr', 'noise_schedule', 'solve',
-           'split_output', 'normal_kl', 'discretized_log_likelihood', 'GaussianDiffusion']
+           'split_output', 'normal_kl', 'discretized_log_likelihood', 'spaced_steps', 'GaussianDiffusion']
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #19ffb58a
 import math
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from ...core.checks import check, check_choice, check_number
-from .diffusion import STEPS, alpha_bars, spaced_steps
+from .diffusion import STEPS, alpha_bars, places
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #67025cbb
 SCHEDULES = ("cosine", "linear")
@@ -287,6 +287,16 @@ class _Training(_Losses):
         return error + VLB_WEIGHT * self.steps * bound
 
 # %% ../../../nbs/pseudo_video/families/improved_diffusion.ipynb #ff71afc9
+def spaced_steps(
+    count: int,  # steps to keep, 1 to `steps`
+    steps: int = STEPS,  # of the whole schedule
+    spacing: str = "even",  # as in `places`
+) -> list[int]:  # increasing
+    "Choose evenly spaced steps, those of `ddim_times`. Raises `ValueError` for an impossible number."
+    check_number("sampling steps", count, 1, steps, whole=True)
+    return places(count, steps, spacing)
+
+
 class _Respacing(_Training):
     "Keep some of the steps."
 

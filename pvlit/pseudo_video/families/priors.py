@@ -164,14 +164,13 @@ def _draw_chunk(self: FrameTransformer, uniform, cached, bar):
 def sample(
     self: FrameTransformer,
     n: int,  # clips to draw
-    generator: torch.Generator | int | None,  # CPU generator or seed
+    generator: torch.Generator,  # CPU generator
     cached: bool = True,  # False computes every prefix anew: the slow oracle
     progress: bool = False,  # show a bar
     chunk: int = 500,  # clips drawn at a time; changes nothing but memory and speed
 ) -> torch.Tensor:  # tokens (n, S, L)
     """Draw clips of tokens, exactly from the model. Raises `ValueError` when `n` is not a positive integer."""
     check_number("n", n, 1, whole=True)
-    generator = check_generator(generator)
     parts = torch.rand(n, self.slots * self.places, generator=generator).to(self.embed.device).split(chunk)
     with tqdm(total=len(parts) * self.slots * self.places, disable=not progress, leave=False, unit="token") as bar:
         return torch.cat([self._draw_chunk(u, cached, bar) for u in parts]).view(n, self.slots, self.places)
@@ -276,7 +275,7 @@ def fill(
 def sample(
     self: MaskGIT,
     n: int,  # clips to draw
-    generator: torch.Generator | int | None,  # CPU generator or seed
+    generator: torch.Generator,  # CPU generator
     rounds: int = 10,  # rounds of filling, at least 1
     temperature: float = 4.5,  # of the Gumbel noise on the confidence, at least 0
     progress: bool = False,  # show a bar
@@ -284,7 +283,6 @@ def sample(
 ) -> torch.Tensor:  # tokens (n, S, L)
     """Draw clips of tokens in a few rounds. Raises `ValueError` for numbers out of range."""
     check_number("n", n, 1, whole=True)
-    generator = check_generator(generator)
     check_number("rounds", rounds, 1, whole=True)
     check_number("temperature", temperature, 0)
     parts = []
@@ -413,5 +411,5 @@ def sample(
 ) -> torch.Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
     """Draw tokens and read them as pictures. Raises `ValueError` before the tokenizer is trained."""
     self._check_trained()
-    tokens = self.prior.sample(n, generator, progress=progress, **options)
+    tokens = self.prior.sample(n, check_generator(generator), progress=progress, **options)
     return torch.cat([self.tokenizer.decode(part).float().cpu() for part in tokens.split(500)])
