@@ -11,6 +11,7 @@ __all__ = ['reverse_steps', 'FewStepConditionals', 'FewStepTerms', 'draw_levels'
 
 # %% ../../../nbs/pseudo_video/families/few_step.ipynb #618a314f
 import math
+from functools import wraps
 
 import torch
 import torch.nn.functional as F
@@ -376,11 +377,23 @@ class OneShot(FrameFamily):
         last_noise: bool = True,  # draw the last frame's noise too; False shows its mean
     ) -> torch.Tensor:  # (n, T, C, H, W) on the CPU, image units, not clipped; the last frame is the image
         """Draw pseudo videos frame by frame. Raises `ValueError` when `n` is not a positive integer."""
-        return super().sample(n, check_generator(generator), last_noise).cpu()
+        return super().sample(n, generator, last_noise).cpu()
+
+
+def _taking_seeds(sample):
+    "Let a method that draws with a generator take a seed in its place."
+
+    @wraps(sample)
+    def drawn(self, n, generator, *args, **options):
+        return sample(self, n, check_generator(generator), *args, **options)
+
+    return drawn
 
 
 class OneShotFrames(OneShot, FrameModel):
     "Wrap `FrameModel`, a one-shot Gaussian a frame. Raises `ValueError` for an unknown choice or a bad count."
+
+    sample = _taking_seeds(OneShot.sample)
 
     def __init__(
         self,
@@ -399,6 +412,8 @@ class OneShotLatents(OneShot, LatentFrameModel):
     """Wrap `LatentFrameModel`, a small conditional variational autoencoder a frame.
 
     Raises `ValueError` for an unknown choice or a count out of range."""
+
+    sample = _taking_seeds(OneShot.sample)
 
     def __init__(
         self,
