@@ -690,7 +690,7 @@ COSTS = [
         "the same network, nothing warped, no attention",
         _frames(**_BARE),
         times=3,
-        megabytes=700,
+        megabytes=300,
     ),
     Cost(
         "pushing and painting 24 features of 360 × 640",
@@ -698,7 +698,7 @@ COSTS = [
         "pulling them (`grid_sample`)",
         _moved(_pull),
         times=15,
-        megabytes=250,
+        megabytes=130,
     ),
     Cost(
         "boxing 1,000,000 events, 10 bins of 720 × 1280",
@@ -706,7 +706,7 @@ COSTS = [
         "adding up polarities in ten slices",
         _boxing(_count),
         times=10,
-        megabytes=200,
+        megabytes=150,
     ),
 ]
 
