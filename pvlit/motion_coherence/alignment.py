@@ -169,13 +169,14 @@ class MotionCoherentLoss(nn.Module):
     ):
         _check_labels(labels, _count(clips))
         generator = check_generator(generator)
+        module, model = model, lambda clips: logits_of(module(clips))
         if self.training and gate_opens(self.probability, generator):
             augmented = self.augment(clips, generator)
             _check_augmented(clips, augmented)
-            clean, changed = _two_predictions(model, clips, augmented, self.batch_norm)
+            clean, changed = _two_predictions(module, clips, augmented, self.batch_norm)
             alignment = variation_alignment_loss(clean, changed)
         else:
-            clean = logits_of(model(clips))
+            clean = model(clips)
             alignment = clean.new_zeros((), dtype=torch.float32)
         error, correct = _error(self.criterion, clean, labels), _accuracy(clean.detach(), labels)
         parts = dict(cross_entropy=error.detach(), alignment=alignment.detach(), accuracy=correct)
