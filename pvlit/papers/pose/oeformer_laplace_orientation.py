@@ -563,6 +563,7 @@ _SMALL = dict(
 )
 _JOINTS = ("left_shoulder", "right_shoulder", "hip", "neck")
 
+# %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #oe000071
 EXAMPLES = [
     Example(
         body_orientation,
