@@ -785,7 +785,12 @@ def _training_set(sets, arm, seed):
     return _blurred(pictures) if arm == "blurred pictures" else pictures, index
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #e177e78a
-_RATES = {}  # arm -> rate that was best in the pilot; every other arm has 0.01
+_RATES = {
+    "Wu et al.": 0.03,
+    "Laplace, permuted": 0.003,
+    "Laplace, cross-entropy": 0.03,
+    "convolution": 0.003,
+}  # arm -> rate that was best in the pilot; every other arm has 0.01
 
 
 def _train(pictures, index, arm, steps, seed, rate, batch=32):
