@@ -27,11 +27,11 @@ OLD_FORM = {  # written before papers had to be fit for use; a paper that is bro
     "oeformer_laplace_orientation",
     "recompression_residual_forensics",
     "shared_feature_calibration",
-    "supervised_view_weighting",
     "vfpsie",
 }
 UNREVIEWED = {  # in the new form, and nobody but the writer has looked at it yet
     "any_size_diffusion",
+    "supervised_view_weighting",
     "virtual_dense_connection",
 }
 each = pytest.mark.parametrize("paper", WORKING, ids=lambda p: p.slug)

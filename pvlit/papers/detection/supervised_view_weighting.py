@@ -576,12 +576,13 @@ COSTS = [
 GROUND, CELL, SIGMA = (32, 32), 0.5, 1.0  # cells, side of a cell in meters, Gaussians in cells
 ARMS = (
     "weights",
-    "mean, same losses",
+    "mean",
+    "mean of features and maps",
     "sum, as released",
     "weights, unsupervised",
-    "mean, unsupervised",
     "concatenation",
     "weights, one stage",
+    "mean, one stage",
     "weights of another view",
     "visibility known",
     "colored columns",
@@ -690,6 +691,8 @@ def _predict(model, arm, ground, fov, visible):
         return model.scene_decoder(ground.flatten(1, 2))[:, 0], views
     if arm.startswith("mean"):
         weights = _normalized(torch.ones_like(fov), fov)
+        if "maps" in arm:
+            ground = torch.cat((ground, views[:, :, None]), 2)
     elif arm == "sum, as released":
         weights = fov
     elif arm == "visibility known":
@@ -701,14 +704,12 @@ def _predict(model, arm, ground, fov, visible):
 
 def _fit(arm, seed, scenes, before, after, steps, rate):
     "Run stage 3 of an arm, or everything at once."
-    model, once = copy.deepcopy(before if "unsupervised" in arm else after), arm == "weights, one stage"
-    if arm == "concatenation":
-        model = copy.deepcopy(before)
+    once, alone = "one stage" in arm, arm in ("weights, unsupervised", "concatenation")
+    model, weight = _detector(seed) if once else copy.deepcopy(before if alone else after), 0.0 if alone else 1.0
+    wide = {"concatenation": 4 * 16, "mean of features and maps": 17}
+    if arm in wide:
         with initialized_from(seed):
-            model.scene_decoder = _decoder(4 * 16, (32,), 3)
-    if once:
-        model = _detector(seed)
-    weight = 0.0 if "unsupervised" in arm or arm == "concatenation" else 1.0
+            model.scene_decoder = _decoder(wide[arm], (32,), 3)
 
     def loss(rows):
         if once:
@@ -740,7 +741,7 @@ def _best_level(maps, people):
 
 @torch.no_grad()
 def _maps_of(model, arm, part):
-    if arm == "weights, one stage":
+    if "one stage" in arm:
         part = part | dict(zip(("ground", "fov"), model.on_ground(part["images"], part["homographies"])))
     return _predict(model, arm, part["ground"], part["fov"], part["visible"])[0]
 
