@@ -703,7 +703,7 @@ def _predict(model, arm, ground, fov, visible):
 
 
 def _fit(arm, seed, scenes, before, after, steps, rate):
-    "Run stage 3 of an arm, or everything at once."
+    "Run so many steps of stage 3 of an arm, or of everything at once."
     once, alone = "one stage" in arm, arm in ("weights, unsupervised", "concatenation")
     model, weight = _detector(seed) if once else copy.deepcopy(before if alone else after), 0.0 if alone else 1.0
     wide = {"concatenation": 4 * 16, "mean of features and maps": 17}
@@ -723,7 +723,7 @@ def _fit(arm, seed, scenes, before, after, steps, rate):
         return total + _image_loss(model, scenes, rows) if once else total
 
     chosen = model.parameters() if once else model.train_stage(3)
-    _minimize(loss, list(chosen), len(scenes["truth"]), 3 * steps if once else steps, seed + 1, rate)
+    _minimize(loss, list(chosen), len(scenes["truth"]), steps, seed + 1, rate)
     return model
 
 # %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #0a55bea4
@@ -751,19 +751,21 @@ def run(
     seed: int,  # of the scenes, the weights and the batches
     train: int = 200,  # training scenes, at least 1
     test: int = 100,  # test scenes with four cameras, and as many with six, at least 1
-    steps: int = 400,  # of each stage, at least 1
+    steps: int = 400,  # of stages 1 and 2 each, at least 1
+    last: int = 800,  # steps of stage 3, at least 1
     rate: float = 0.01,  # highest learning rate
 ) -> dict[str, float]:  # the metrics with four cameras and, with _six, with six
     "Train and test one arm. Raises `ValueError` for an unknown arm, and for fewer than one scene or step."
     check_choice("arm", arm, ARMS)
-    for name, value in dict(train=train, test=test, steps=steps).items():
+    for name, value in dict(train=train, test=test, steps=steps, last=last).items():
         check_number(name, value, 1, whole=True)
     scenes, parts, before, after = _lesson(seed, train, test, steps, rate)
     if arm == "colored columns":
         maps = {name: part["columns"] for name, part in parts.items()}
         level = tuned = _best_level(scenes["columns"], scenes["people"])
     else:
-        model = _fit(arm, seed, scenes, before, after, steps, rate)
+        count = 2 * steps + last if "one stage" in arm else last
+        model = _fit(arm, seed, scenes, before, after, count, rate)
         usable = {name: part for name, part in parts.items() if arm != "concatenation" or name != "_six"}
         maps = {name: _maps_of(model, arm, part) for name, part in usable.items()}
         level, tuned = 0.4, _best_level(maps["check"], parts["check"]["people"])
