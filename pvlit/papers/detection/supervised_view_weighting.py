@@ -267,8 +267,13 @@ class SupervisedViewWeightingMVD(nn.Module):
             self.subnet = _decoder(1, weight_widths, 3)
             self.scene_decoder = _decoder(channels, scene_widths, 3)
 
-    def on_ground(self, images, homographies, real=None):
-        "Return features (B, n, C, Hg, Wg) and fields of view (B, n, Hg, Wg) of images (B, n, c, h, w)."
+    def on_ground(
+        self,
+        images: Tensor,  # (B, n, c, h, w)
+        homographies: Tensor,  # (B, n, 3, 3), from ground cells to pixels of the images
+        real: Tensor | None = None,  # (B, n) 1 or True for cameras that exist; None: all do
+    ) -> tuple[Tensor, Tensor]:  # features (B, n, C, Hg, Wg) and fields of view (B, n, Hg, Wg)
+        "Return the features of all views on the ground. Nothing is checked."
         features = self.features(images.flatten(0, 1))
         shrink = [features.shape[3] / images.shape[4], features.shape[2] / images.shape[3], 1.0]
         matrices = _full(homographies) * _full(homographies).new_tensor(shrink)[:, None]
@@ -564,9 +569,11 @@ COSTS = [
         "detections in a map of 400 × 450 cells, 60 people",
         lambda g: lambda m=location_map(_crowded(g), torch.ones(1, 60), (400, 450))[0]: map_peaks(m),
         "maxima of 3 × 3 cells",
-        lambda g: lambda m=location_map(_crowded(g), torch.ones(1, 60), (400, 450)): (
-            (F.max_pool2d(m, 3, 1, 1) == m) & (m > 0.4)
-        ).nonzero(),
+        lambda g: (
+            lambda m=location_map(_crowded(g), torch.ones(1, 60), (400, 450)): (
+                (F.max_pool2d(m, 3, 1, 1) == m) & (m > 0.4)
+            ).nonzero()
+        ),
         times=50,
         megabytes=20,
     ),
@@ -664,7 +671,7 @@ def _image_loss(model, scenes, rows):
     return F.mse_loss(maps, scenes["feet"][rows])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)  # rows come arm by arm
 def _lesson(seed, train, test, steps, rate):
     "Draw the scenes of a seed and run stages 1 and 2; return scenes, tests, and the detector before and after stage 2."
     g, model = torch.Generator().manual_seed(seed), _detector(seed)
