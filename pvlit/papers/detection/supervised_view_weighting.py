@@ -554,16 +554,16 @@ COSTS = [
         lambda g: lambda feat=_one_view(g): _on_crop(feat),
         "resizing it to 200 × 200 by bilinear interpolation",
         lambda g: lambda feat=_one_view(g): F.interpolate(feat, (200, 200), mode="bilinear"),
-        times=6,
-        megabytes=300,
+        times=4,
+        megabytes=200,
     ),
     Cost(
         "ground networks with weights, 5 views, 16 × 16 cells",
         _fusion_cost("weights"),
         "the scene decoder behind a mean over views",
         _fusion_cost("mean"),
-        times=20,
-        megabytes=40,
+        times=16,
+        megabytes=10,
     ),
     Cost(
         "detections in a map of 400 × 450 cells, 60 people",
@@ -574,8 +574,8 @@ COSTS = [
                 (F.max_pool2d(m, 3, 1, 1) == m) & (m > 0.4)
             ).nonzero()
         ),
-        times=50,
-        megabytes=20,
+        times=5,
+        megabytes=3,
     ),
 ]
 
