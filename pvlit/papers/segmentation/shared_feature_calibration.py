@@ -116,13 +116,12 @@ class HierarchicalProjection(nn.Module):
     def __init__(
         self,
         channels: Sequence[int],  # channels of each layer's map
-        widths: Sequence[int] | None = None,  # channels after projection; None: a half of the first two, a quarter of
-        # the third and an eighth of others, the official code's for a ResNet-50; at least 1
+        widths: Sequence[int] | None = None,  # after projection; None: a quarter each; 128, 128, 256, 256 in the code
     ):
         super().__init__()
         channels = check_numbers("channels", list(channels), low=1, whole=True)
         if widths is None:
-            widths = [max(1, c // (2 ** max(1, i))) for i, c in enumerate(channels)]
+            widths = [max(1, c // 4) for c in channels]
         widths = check_numbers("widths", list(widths), len(channels), low=1, whole=True)
         self.layers = nn.ModuleList(nn.Conv2d(c, n, 1, bias=False) for c, n in zip(channels, widths))
 
@@ -449,7 +448,7 @@ def _real(g, pictures=2):
     labels = F.one_hot(torch.arange(pictures) % 20, 20).float()
     weights = (0.02 * torch.randn(20, 2048, generator=g)).requires_grad_()
     mask = torch.rand(pictures, 21, 32, 32, generator=g) > 0.5
-    return features, weights, labels, mask, torch.randn(pictures, 1024, 32, 32, generator=g)
+    return features, weights, labels, mask, torch.randn(pictures, 768, 32, 32, generator=g)
 
 
 def _step(g, calibrate):
