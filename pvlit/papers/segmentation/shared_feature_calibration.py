@@ -29,6 +29,11 @@ def _full(x):
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def _unit(x, dim=1):
+    "Divide vectors along an axis by their lengths; as fast as its sums, which a norm along an inner axis is not."
+    return x * (x.square().sum(dim, keepdim=True) + 1e-10).rsqrt()
+
+
 def _marks(name, x, shape, sizes, like):
     "Return marks of 0 and 1, in any kind of number, as floats like another tensor."
     check_tensor(name, x, shape, "any", sizes=sizes)
@@ -99,7 +104,7 @@ def pixel_correlation(
     check_tensor("features", features, "(B, D, H, W)", sizes=sizes)
     check_number("rounds", rounds, 1, whole=True)
     with full_precision(cam.device):
-        unit = F.normalize(_full(features), dim=1, eps=1e-5).flatten(2)
+        unit = _unit(_full(features)).flatten(2)
         alike = F.relu(unit.mT @ unit)
         alike = alike / alike.sum(1, keepdim=True).clamp(min=1e-5)
         out = _full(cam).to(alike.dtype).flatten(2)
@@ -135,12 +140,12 @@ class HierarchicalProjection(nn.Module):
         for i, (x, layer) in enumerate(zip(maps, self.layers)):
             check_tensor(f"maps[{i}]", x, f"(B, {layer.in_channels}, h{i}, w{i})", sizes=sizes)
         with full_precision(maps[-1].device):
-            parts = [self._unit(x, layer, maps[-1].shape[2:]) for x, layer in zip(maps, self.layers)]
+            parts = [self._projected(x, layer, maps[-1].shape[2:]) for x, layer in zip(maps, self.layers)]
             return torch.cat(parts, 1).to(maps[-1].dtype)
 
-    def _unit(self, x, layer, size):
+    def _projected(self, x, layer, size):
         "Project a map to unit vectors of a size, in full precision."
-        x = F.normalize(F.conv2d(_full(x.detach()), _full(layer.weight).to(_full(x).dtype)), dim=1, eps=1e-5)
+        x = _unit(F.conv2d(_full(x.detach()), _full(layer.weight).to(_full(x).dtype)))
         return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #sfc-proto
@@ -199,8 +204,8 @@ def prototype_cam(  # Eqs. 3 and 4
 
 
 def _prototype_cam(features, mask, labels=None, maximum=False):
-    prototypes = F.normalize(_class_prototypes(features, mask), dim=2, eps=1e-5)
-    cam = F.relu(torch.einsum("bdhw,bcd->bchw", F.normalize(features, dim=1, eps=1e-5), prototypes)).clamp(max=1)
+    prototypes = _unit(_class_prototypes(features, mask), 2)
+    cam = F.relu(torch.einsum("bdhw,bcd->bchw", _unit(features), prototypes)).clamp(max=1)
     if maximum:
         cam = cam / cam.amax((2, 3), keepdim=True).clamp(min=1e-5)
     return cam if labels is None else cam * F.pad(labels, (0, 1), value=1.0)[:, :, None, None]
@@ -765,7 +770,7 @@ def _read_maps(pictures, weights):
     return logits.masked_fill(~there, -1e4).softmax(1)
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #sfc-run
-def _candidates(arm, world, seed, marks, lr, lr_sfc):
+def _candidates(arm, world, seed, marks, lr):
     "Return functions of pictures that give an arm's maps, one for every step at which the training may end."
     train = world[0]
     if arm == "mean difference":
@@ -774,7 +779,7 @@ def _candidates(arm, world, seed, marks, lr, lr_sfc):
         return [(0, lambda p, w=_read_out(train, seed): _read_maps(p, w))]
     options = {k: v for k, v in _ARMS[arm].items() if k not in ("read", "world", "times")}
     read, official = _ARMS[arm].get("read", "weights"), options.get("official", False)
-    found = _train_once(train, seed, lr_sfc if "losses" in options else lr, marks, options)
+    found = _train_once(train, seed, lr, marks, options)
     return [(n, lambda p, w=w, s=s: _maps(p, w, s, read, official)) for n, w, s in found]
 
 
@@ -808,8 +813,7 @@ def run(
     marks: Sequence[int] = (50, 100, 200, 400),  # steps at which a training may end
     encoder_steps: int = 150,  # of the encoder
     test: int = 12,  # test pictures of each of twelve compositions; a third as many to choose by
-    lr: float = 1.0,  # of the classification loss alone
-    lr_sfc: float = 0.3,  # with the consistency losses
+    lr: float = 3.0,  # rate of descent, for all arms
 ) -> dict[str, float]:  # IoU in [0, 1] and claimed over true area
     "Train the weights of one arm, choose step and ground on pictures of their own, and score the maps of others."
     check_choice("arm", arm, ARMS)
@@ -817,7 +821,7 @@ def run(
     options = _ARMS.get(arm, {})
     world = _world(seed, tuple(counts), encoder_steps, test, options.get("world", "long"))
     marks = tuple(marks) + tuple(marks[-1] * n for n in (2, 4) if n <= options.get("times", 1))
-    step, make, ground = _best(_candidates(arm, world, seed, marks, lr, lr_sfc), world[1])
+    step, make, ground = _best(_candidates(arm, world, seed, marks, lr), world[1])
     with torch.no_grad():
         found = _scored(world[2], make(world[2]), ground)
     return found | {"step": step, "ground": ground}
