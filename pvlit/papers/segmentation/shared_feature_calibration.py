@@ -756,9 +756,10 @@ def _read_out(train, seed):
     x, t = F.pad(x[rows], (0, 1), value=1.0), t[rows]
     weights = torch.zeros(k, x.shape[1], requires_grad=True)
     optimizer = torch.optim.Adam([weights], lr=0.1)
-    for _ in range(100):
+    rare = torch.bincount(t, minlength=k).clamp(min=1).float().rsqrt()  # weighs rare classes more, not fully
+    for _ in range(300):
         optimizer.zero_grad()
-        F.cross_entropy(x @ weights.T, t).backward()
+        F.cross_entropy(x @ weights.T, t, weight=rare).backward()
         optimizer.step()
     return weights.detach()
 
@@ -770,30 +771,23 @@ def _read_maps(pictures, weights):
     return logits.masked_fill(~there, -1e4).softmax(1)
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #sfc-run
-def _candidates(arm, world, seed, marks, lr):
+@lru_cache(maxsize=8)
+def _trained(seed, counts, encoder_steps, test, kind, lr, marks, options):
+    "Train on a world, once for all arms that read it; options are pairs of names and values."
+    return _train(_world(seed, counts, encoder_steps, test, kind)[0], seed, lr, marks, **dict(options))
+
+
+def _candidates(arm, place, lr, marks):
     "Return functions of pictures that give an arm's maps, one for every step at which the training may end."
-    train = world[0]
+    train, seed = _world(*place)[0], place[0]
     if arm == "mean difference":
         return [(0, lambda p, w=_mean_difference(train): _weight_cam(p["f"], w, p["y"]))]
     if arm == "pixel labels":
         return [(0, lambda p, w=_read_out(train, seed): _read_maps(p, w))]
     options = {k: v for k, v in _ARMS[arm].items() if k not in ("read", "world", "times")}
     read, official = _ARMS[arm].get("read", "weights"), options.get("official", False)
-    found = _train_once(train, seed, lr, marks, options)
+    found = _trained(*place, lr, marks, tuple(options.items()))
     return [(n, lambda p, w=w, s=s: _maps(p, w, s, read, official)) for n, w, s in found]
-
-
-_KEPT = {}  # the last trainings of a world, which several arms read
-
-
-def _train_once(train, seed, lr, marks, options):
-    "Train, or return what an earlier arm of the same world trained."
-    key = (id(train), seed, lr, marks, *sorted(options.items()))
-    if key not in _KEPT:
-        while len(_KEPT) > 8:
-            _KEPT.pop(next(iter(_KEPT)))
-        _KEPT[key] = train, _train(train, seed, lr, marks, **options)  # the world is held, so that its id stays its own
-    return _KEPT[key][1]
 
 
 @torch.no_grad()
@@ -818,10 +812,11 @@ def run(
     "Train the weights of one arm, choose step and ground on pictures of their own, and score the maps of others."
     check_choice("arm", arm, ARMS)
     check(len(counts) == len(KINDS), "counts", f"{len(counts)} of them", f"{len(KINDS)}, the head first")
-    options = _ARMS.get(arm, {})
-    world = _world(seed, tuple(counts), encoder_steps, test, options.get("world", "long"))
-    marks = tuple(marks) + tuple(marks[-1] * n for n in (2, 4) if n <= options.get("times", 1))
-    step, make, ground = _best(_candidates(arm, world, seed, marks, lr), world[1])
+    marks, options = check_numbers("marks", list(marks), low=1, whole=True), _ARMS.get(arm, {})
+    place = (seed, tuple(counts), encoder_steps, test, options.get("world", "long"))
+    longer = tuple(marks[-1] * n for n in (2, 4) if n <= options.get("times", 1))
+    step, make, ground = _best(_candidates(arm, place, lr, marks + longer), _world(*place)[1])
+    judge = _world(*place)[2]
     with torch.no_grad():
-        found = _scored(world[2], make(world[2]), ground)
+        found = _scored(judge, make(judge), ground)
     return found | {"step": step, "ground": ground}
