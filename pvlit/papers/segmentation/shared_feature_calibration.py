@@ -358,11 +358,6 @@ _marked = lambda g: dict(labels=torch.tensor([[1.0, 0, 1], [0, 1, 1]]))
 _cams = lambda g, *names: {name: torch.rand(2, 4, 6, 6, generator=g) for name in names}
 
 
-def _projection():
-    with initialized_from(0):
-        return HierarchicalProjection((6, 8), (3, 2))
-
-
 EXAMPLES = [
     Example(
         class_scores, _seen, gives=(2, 3), differentiable=("features", "weights"), batched=("features",), odd=_seen
@@ -405,6 +400,11 @@ EXAMPLES = [
 ]
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #sfc-examples2
+def _projection():
+    with initialized_from(0):
+        return HierarchicalProjection((6, 8), (3, 2))
+
+
 EXAMPLES += [
     Example(
         HierarchicalProjection,
@@ -486,7 +486,7 @@ def _refining(g):
     features, *_, mask, _ = _real(g)
     return lambda: pixel_correlation(mask.float(), features)
 
-
+# %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #sfc-costs2
 COSTS = [
     Cost(
         "losses of 2 pictures and gradient of the weights, given the features at both sizes",
