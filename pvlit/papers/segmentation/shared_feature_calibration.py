@@ -498,7 +498,7 @@ COSTS = [
         method=lambda g: _step(g, True),
         beside="the classification loss alone",
         plain=lambda g: _step(g, False),
-        times=150,
+        times=80,
         megabytes=60,
     ),
     Cost(
@@ -514,7 +514,7 @@ COSTS = [
         method=lambda g: _refining(g),
         beside="computing these maps from features and weights",
         plain=lambda g: _mapping(g),
-        times=300,
+        times=8,
         megabytes=60,
     ),
 ]
