@@ -15,15 +15,11 @@ from pvlit.ledger.claims import load_claims
 from pvlit.ledger.shown import evidence_table
 from pvlit.ledger.table import ledger
 from pvlit.papers.catalogue import catalog, new_paper, table_under, thumbnail
-from pvlit.papers.contract import broken
 from pvlit.papers.fitness import problems
 from pvlit.papers.pages import citation, cost_table
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKING = catalog(status="works", settings=load_settings(ROOT))
-OLD_FORM: set[str] = (
-    set()
-)  # written before papers had to be fit for use; a paper that is brought to the new form leaves this list
 UNREVIEWED = {  # in the new form, and nobody but the writer has looked at it yet
     "dctc_loss",
     "oeformer_laplace_orientation",
@@ -33,7 +29,6 @@ UNREVIEWED = {  # in the new form, and nobody but the writer has looked at it ye
     "vfpsie",
 }
 each = pytest.mark.parametrize("paper", WORKING, ids=lambda p: p.slug)
-each_new = pytest.mark.parametrize("paper", [p for p in WORKING if p.slug not in OLD_FORM], ids=lambda p: p.slug)
 HEADINGS = [
     "What it does",
     "The evidence",
@@ -59,10 +54,7 @@ def tagged(paper, tag):
 @each
 def test_it_keeps_the_contract(paper):
     module = importlib.import_module(paper.module)
-    if paper.slug in OLD_FORM:
-        assert [line for example in module.EXAMPLES for line in broken(example)] == []
-    else:
-        assert problems(module) == []
+    assert problems(module) == []
 
 
 IMPORTS = """
@@ -125,7 +117,7 @@ def stored(paper, call):
     return "".join("".join(o.get("data", {}).get("text/markdown", [])) for o in cell["outputs"])
 
 
-@each_new
+@each
 def test_its_page_has_the_form(paper):
     text = "\n".join("".join(c["source"]) for c in cells(paper) if c["cell_type"] == "markdown")
     found = re.findall(r"^## (.*?)\s*$", text, re.M)
@@ -136,7 +128,7 @@ def test_its_page_has_the_form(paper):
     assert reviewed != (paper.slug in UNREVIEWED), "somebody who did not write it reviews it: CONTRIBUTING, Add a paper"
 
 
-@each_new
+@each
 def test_its_page_shows_what_is_committed(paper):
     settings = load_settings(ROOT)
     for shown in (citation, evidence_table, cost_table):
@@ -146,7 +138,7 @@ def test_its_page_shows_what_is_committed(paper):
     assert "Not measured" not in cost_table(paper.slug, settings)
 
 
-@each_new
+@each
 def test_its_smoke_run_is_not_shown(paper):
     all_cells = cells(paper)
     start = next(i for i, c in enumerate(all_cells) if "## The claims, in miniature" in "".join(c["source"]))
@@ -155,7 +147,7 @@ def test_its_smoke_run_is_not_shown(paper):
             assert "hide-output" in cell["metadata"].get("tags", []), "".join(cell["source"])[:80]
 
 
-@each_new
+@each
 def test_its_use_can_be_copied(paper, tmp_path):
     cell = tagged(paper, "use")
     assert len(cell) == 1, "one cell is tagged use"
