@@ -151,7 +151,6 @@ def check_tags(cells, experiment):
         yield (
             found[0].index,
             "parameters",
-    "preflight",
             "only experiments (nbs/experiments/) and papers are parameterized: drop the tag or move the notebook",
         )
     for c in found if experiment else []:
@@ -159,7 +158,6 @@ def check_tags(cells, experiment):
             yield (
                 c.index,
                 "parameters",
-    "preflight",
                 "only `name = literal` or `name: type = literal` lines: no calls, no expressions, no imports",
             )
         for line in c.code:
