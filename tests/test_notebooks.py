@@ -132,6 +132,7 @@ def exported(source):
         "absolute-path": [HEAD, code("open('/home/someone/data.csv')")],
         "absolute-path-drive": [HEAD, code(r"open('C:\\data\\x.csv')")],
         "absolute-path-output": [HEAD, code("1", result("PosixPath('/tmp/abc')"))],
+        "drawn-object": [HEAD, code("1", result("<matplotlib.legend.Legend at 0x7f>"))],
         "absolute-path-stream": [
             HEAD,
             code("1", dict(output_type="stream", name="stdout", text=["saved\n", "in /work/x\n"])),

@@ -34,6 +34,7 @@ TAGS = {
 CELL_LINES, NOTEBOOK_BYTES, PICTURE_BYTES, CODE_RUN = 60, 400_000, 80_000, 2
 POSIX_PATH = re.compile(r"(?<![\w./:~$}>-])/(?:home|work|tmp|Users|root)/[\w.-]+")
 DRIVE_PATH = re.compile(r"(?<![\w\\])[A-Za-z]:\\{1,2}(?:Users|Program|Windows|Temp|home|data|work)\b", re.I)
+DRAWN = re.compile(r"\[?<(matplotlib|Axes|Figure)[\w.: ]")  # the repr of what a plotting call returned
 OVERRIDES = re.compile(
     r"(forward|extra_repr|visit(_\w+)?|generic_visit|error|emit|format|default)$"
 )  # what they take is the base class's to say
@@ -257,6 +258,12 @@ def check_stored(cells, size):
                     c.index,
                     "stored-error",
                     f"the cell stores a {o.get('ename')}: repair it, or show the message with test_fail",
+                )
+            if o.get("output_type") == "execute_result" and DRAWN.match("".join(output_texts(o)).lstrip()):
+                yield (
+                    c.index,
+                    "drawn-object",
+                    "the name of a drawn object stands under the picture: end the cell with ;",
                 )
             if o.get("name") == "stderr":
                 yield c.index, "stderr", "a progress bar or a warning is stored: python tools/lint.py --fix NOTEBOOK"
