@@ -259,7 +259,8 @@ def check_stored(cells, size):
                     "stored-error",
                     f"the cell stores a {o.get('ename')}: repair it, or show the message with test_fail",
                 )
-            if o.get("output_type") == "execute_result" and DRAWN.match("".join(output_texts(o)).lstrip()):
+            pictured = any(mime.startswith("image/") for mime in o.get("data", {}))
+            if not pictured and DRAWN.match(text(o.get("data", {}).get("text/plain", "")).lstrip()):
                 yield (
                     c.index,
                     "drawn-object",
