@@ -506,6 +506,12 @@ def show_clips(
     return 0 if found.fine else 1
 
 # %% ../nbs/cli.ipynb #c04b5e12
+def _weights_file(name):
+    "Return the file of a generator that is named with or without its ending."
+    file = Path(name).expanduser()
+    return file if file.suffix == ".safetensors" else file.with_name(file.name + ".safetensors")
+
+
 def train_generator(
     pictures: Annotated[str, {"metavar": "FOLDER"}],  # a folder of pictures, or a name that `load_images` knows
     frames: int = 4,  # of a pseudo video, at least 1; 1 trains an image model
@@ -522,8 +528,7 @@ def train_generator(
     pvlit train holiday/ --frames 4 --out model
     pvlit train digits --size 8 --steps 500
     pvlit generate model --n 36 --out grid.png"""
-    file = Path(out).expanduser()
-    file = file if file.suffix == ".safetensors" else file.with_name(file.name + ".safetensors")
+    file = _weights_file(out)
     if file.exists():
         raise ValueError(f"{near(file.resolve())} exists and is never overwritten; choose another --out")
     data = f"folder:{Path(pictures).expanduser()}" if Path(pictures).expanduser().is_dir() else pictures
@@ -587,8 +592,7 @@ def generate_images(
     pvlit generate runs/pseudo_video_families/vq --arm image --draw 3 --film"""
     if n < 1:
         raise ValueError(f"--n {n}: expected at least 1 image")
-    file = Path(run).expanduser()
-    file = file if file.suffix == ".safetensors" else file.with_name(file.name + ".safetensors")
+    file = _weights_file(run)
     path = file if file.is_file() else kept_weights(find_run(run), arm, seed)
     import torch
     from pvlit.core.plots import show_film, show_images

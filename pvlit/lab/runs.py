@@ -509,15 +509,13 @@ def _kernel_manager(log, kernels):
 
 
 @contextmanager
-def _following(log):
-    "Show the newest line of `log` under the bar over the cells, where a long cell tells how far it is; for terminals."
-    from tqdm import tqdm
-
-    over, line = threading.Event(), tqdm(bar_format="{desc}", position=1, leave=False)
+def _each_second(look):
+    "Call a function once a second, beside the block."
+    over = threading.Event()
 
     def follow():
         while not over.wait(1):
-            line.set_description_str(last_line(log.read_bytes()[-2000:].decode(errors="replace")))
+            look()
 
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
@@ -526,6 +524,19 @@ def _following(log):
     finally:
         over.set()
         follower.join()
+
+
+@contextmanager
+def _following(log):
+    "Show the newest line of `log` under the bar over the cells, where a long cell tells how far it is; for terminals."
+    from tqdm import tqdm
+
+    line = tqdm(bar_format="{desc}", position=1, leave=False)
+    show = lambda: line.set_description_str(last_line(log.read_bytes()[-2000:].decode(errors="replace")))
+    try:
+        with _each_second(show):
+            yield
+    finally:
         line.close()
 
 
@@ -636,23 +647,19 @@ def _ending(kernels):
     "End, after the block, the kernels whose numbers it has put into a list, and whatever they started."
     import psutil
 
-    family, over = set(), threading.Event()
+    family = set()
 
-    def follow():  # once a second, since a worker whose parent is dead is nobody's child any more
-        while not over.wait(1):
+    def look():  # all the time, since a worker whose parent is dead is nobody's child any more
+        with suppress(psutil.Error):
+            family.update(psutil.Process(pid) for pid in kernels)
+        for process in list(family):
             with suppress(psutil.Error):
-                family.update(psutil.Process(pid) for pid in kernels)
-            for process in list(family):
-                with suppress(psutil.Error):
-                    family.update(process.children(recursive=True))
+                family.update(process.children(recursive=True))
 
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
     try:
-        yield
+        with _each_second(look):
+            yield
     finally:
-        over.set()
-        follower.join()
         alive = [process for process in family if process.is_running()]
         for process in alive:
             with suppress(psutil.Error):
