@@ -299,6 +299,12 @@ def _split_folders(files):
     return {split: names[0] for split, names in found.items()} if all(found.values()) else {}
 
 
+def _parted(files, splits):
+    "Divide files among the splits: by the folders of the splits where there are any, else by hash."
+    belongs = lambda file, split: file.parts[0] == splits[split] if splits else _split_of(file) == split
+    return {split: [f for f in files if belongs(f, split)] for split in SPLIT_FOLDERS}
+
+
 @dataclass(frozen=True)
 class Layout:
     "Say how a folder of pictures was understood."
@@ -326,8 +332,7 @@ def folder_layout(
     "Find out how a folder is laid out, from names and headers alone."
     files = _folder_files(folder)
     splits = _split_folders(files)
-    belongs = lambda file, split: file.parts[0] == splits[split] if splits else _split_of(file) == split
-    parts = {split: sorted((f for f in files if belongs(f, split)), key=_mixed) for split in SPLIT_FOLDERS}
+    parts = {split: sorted(part, key=_mixed) for split, part in _parted(files, splits).items()}
     modes = {f: _mode_of(folder / f) for part in parts.values() for f in part}
     layout = Layout(parts, (), 1 if {*modes.values()} - {""} <= GRAY else 3, "", len(splits) > 0)
     classes = tuple(sorted({layout.class_of(f) for f, mode in modes.items() if mode}))
@@ -581,10 +586,8 @@ def _check_folder(folder, size, least):
     if size is None or not folder.is_dir():
         load_folder(folder, size)  # says why not
     files, known = _folder_files(folder), Image.registered_extensions()
-    splits = _split_folders(files)
-    belongs = lambda file, split: file.parts[0] == splits[split] if splits else _split_of(file) == split
     named = [f for f in files if f.suffix.lower() in known or not f.suffix]
-    parts = {split: [f for f in named if belongs(f, split)] for split in SPLIT_FOLDERS}
+    parts = _parted(named, _split_folders(files))
     counts = f"{len(parts['train'])} pictures for training and {len(parts['test'])} for testing"
     check(len(parts["train"]) >= least and len(parts["test"]) >= 2, folder, counts, f"at least {least} and 2")
     for split, part in parts.items():
