@@ -4,6 +4,7 @@
     python tools/check.py lint pytest         only these
     python tools/check.py portable            a part of the checks, the processor disguised as another one
     python tools/check.py portable --all      all notebooks and tests under each disguise
+    python tools/check.py portable --all --disguise "AVX2, two threads"
 
 A disguise asks the libraries for the kernels of an older processor. What it is and which part is checked follow from
 `--seed`, so that a failure can be repeated.
@@ -38,12 +39,14 @@ NEWER = dict(
     MKL_ENABLE_INSTRUCTIONS="AVX2",
     OPENBLAS_CORETYPE="Haswell",
 )
+ONE = dict(OMP_NUM_THREADS="1")
+TWO = dict(OMP_NUM_THREADS="2", OMP_WAIT_POLICY="PASSIVE")  # two processes at once: who waits must not hold a core
 DISGUISES = {  # one thread and two, since the order of additions follows their number
-    "no AVX, one thread": OLD | dict(OMP_NUM_THREADS="1"),
-    "AVX2, one thread": NEWER | dict(OMP_NUM_THREADS="1"),
-    "no AVX, two threads": OLD | dict(OMP_NUM_THREADS="2"),
-    "AVX2, two threads": NEWER | dict(OMP_NUM_THREADS="2"),
-    "old torch and new BLAS, two threads": OLD | dict(OPENBLAS_CORETYPE="Haswell", OMP_NUM_THREADS="2"),
+    "no AVX, one thread": OLD | ONE,
+    "AVX2, one thread": NEWER | ONE,
+    "no AVX, two threads": OLD | TWO,
+    "AVX2, two threads": NEWER | TWO,
+    "old torch and new BLAS, two threads": OLD | TWO | dict(OPENBLAS_CORETYPE="Haswell"),
 }
 PART = 8  # without --all, one notebook in so many
 NUMERIC = ["test_training", "test_data", "test_generate", "test_papers"]  # tests whose numbers pass through kernels
@@ -117,8 +120,8 @@ def chosen(name: str, seed: str, parts: int) -> bool:
     return int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest(), 16) % parts == 0
 
 
-def portable(everything: bool, seed: str) -> bool:
-    "Run notebooks, tests and experiments disguised as other processors."
+def portable(everything: bool, disguise: str, seed: str) -> bool:
+    "Run notebooks, tests and experiments disguised as other processors, or as the one that `disguise` names."
     if platform.machine().lower() not in ("x86_64", "amd64"):
         print("disguises are known for x86 processors only: nothing was checked")
         return True
@@ -130,10 +133,10 @@ def portable(everything: bool, seed: str) -> bool:
     if not everything:
         number = int(hashlib.sha256(seed.encode()).hexdigest(), 16)
         disguises = [disguises[number % len(disguises)]]
-        found = [name for name in found if chosen(name, seed, PART)]
         tests = [f"tests/{name}.py" for name in NUMERIC]
+        found = [name for name in found if chosen(name, seed, PART)]
     passed = True
-    for name in disguises:
+    for name in [disguise] if disguise else disguises:
         variables = DISGUISES[name]
         print(f"\n-- as a processor with {name}: {' '.join(f'{k}={v}' for k, v in variables.items())}", flush=True)
         in_kernels = [path for path in found if path.startswith("nbs/experiments/")]
@@ -165,14 +168,17 @@ STAGES = {
 def main(
     *stages: str,  # stages to run; all of them by default, but for `portable`
     all: bool = False,  # portable: every notebook and test under every disguise
+    disguise: str = "",  # portable: this one, by its name
     seed: str = "",  # portable: chooses disguise and part; by default the hash of the commit
 ):
     "Run the project's checks: clean export lint style readme notebooks docs pytest nbval, or portable."
     seed = seed or subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    known = STAGES | {"portable": lambda: portable(all, seed)}
+    known = STAGES | {"portable": lambda: portable(all, disguise, seed)}
     unknown = [s for s in stages if s not in known]
     if unknown:
         sys.exit(f"unknown stage {', '.join(unknown)}; there are: {', '.join(known)}")
+    if disguise and disguise not in DISGUISES:
+        sys.exit(f"unknown disguise {disguise!r}; there are: {'; '.join(DISGUISES)}")
     results = {}
     for name in stages or STAGES:
         print(f"\n== {name}", flush=True)

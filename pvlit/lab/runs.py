@@ -44,11 +44,16 @@ def experiments(
     settings: Settings | None = None,  # `load_settings()` when `None`
 ) -> dict[str, Path]:
     "Map the name of each experiment to its notebook."
-    nbs = (settings or load_settings()).root / "nbs"
+    return {name: Path(place) for name, place in _notebooks(settings or load_settings()).items()}
+
+
+def _notebooks(settings):
+    "Map the name of each experiment to its notebook, as text: the ledger asks once for every piece of evidence."
+    nbs = settings.root / "nbs"
     folders = [nbs / "experiments", *sorted(p for p in nbs.glob("papers/*") if p.is_dir())]
     names = [(folder, sorted(os.listdir(folder))) for folder in folders if folder.is_dir()]
     found = [(folder, name) for folder, inside in names for name in inside if name.endswith(".ipynb")]
-    return {n[:-6]: folder / n for folder, n in found if not n.startswith(".") and n != "index.ipynb"}
+    return {n[:-6]: f"{folder}/{n}" for folder, n in found if not n.startswith(".") and n != "index.ipynb"}
 
 
 def require_clone(
@@ -71,7 +76,7 @@ def experiment_notebook(
     "Return the notebook of an experiment. Raises `ValueError` when there is none of that name."
     settings = settings or load_settings()
     require_clone(settings)
-    return (known := experiments(settings))[one_of("experiment", experiment, known)]
+    return Path((known := _notebooks(settings))[one_of("experiment", experiment, known)])
 
 # %% ../../nbs/lab/runs.ipynb #196d11b9
 def one_of(

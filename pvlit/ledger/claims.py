@@ -205,6 +205,7 @@ POWER = 0.8  # wanted chance to find
 PLANNED = 1.5  # times the smallest effect
 
 
+@lru_cache(maxsize=4096)  # asked again with the same numbers for every piece of evidence
 def power(
     n: int,  # paired seeds
     sd: float,  # standard deviation of the paired differences

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from ..core.files import digest, intact, sealed, write_whole
 from ..core.settings import Settings, load_settings
-from ..lab.runs import experiments, read_yaml, resolve, variants
+from ..lab.runs import experiment_notebook, read_yaml, resolve, variants
 from .claims import TIERS, Claim, load_claims, parse_claim, strict
 from .closure import Changes, Committed, Graph, Kept, Sources, code_graph, compare, git
 from .closure import installed, libraries, series
@@ -325,10 +325,7 @@ def notebook_of(
     settings: Settings,  # where notebooks lie
 ) -> str:  # as in nbs/experiments/name.ipynb
     "Return the notebook of an experiment, relative to the repository. Raises `ValueError` when it is gone."
-    found = experiments(settings)
-    if experiment not in found:
-        raise ValueError(f"the experiment {experiment!r} has no notebook")
-    return found[experiment].relative_to(settings.root).as_posix()
+    return experiment_notebook(experiment, settings).relative_to(settings.root).as_posix()
 
 
 def code_changes(

@@ -180,10 +180,12 @@ def _table(settings, deep, package):
     folder, cache = settings.root / package, settings.cache / "ledger"
     sources = Sources(package, folder if folder.is_dir() else None, Kept(cache))
     commits = Commits(settings.root, sources.kept, cache, package) if deep else None
-    files = {f: examined(f, settings, sources, commits) for f in sorted(settings.results.glob("*/*.json"))}
+    files = {}
+    for f in sorted(settings.results.glob("*/*.json")):
+        files.setdefault(f.parent.name, []).append((f, *examined(f, settings, sources, commits)))
     table = []
     for claim in declared(settings):
-        found = [entry(claim, f, *what) for f, what in files.items() if f.parent.name == claim.experiment]
+        found = [entry(claim, *what) for what in files.get(claim.experiment, [])]
         table += [{**row, "replications": replications(claim.id, settings)} for row in found if row] or [blank(claim)]
     sources.kept.save()
     if commits:
