@@ -15,6 +15,10 @@ wait = False # wait for a file named go
 fail = False
 die = False
 place = "" # a file or folder (path)
+data = "digits" # data set, as in `load_images`
+size = 8 # pixels
+device = "cpu" # as in `fit`
+precision = "fp32" # as in `fit`
 seeds = [0]
 run_folder = ""'''
 

@@ -141,6 +141,12 @@ def test_what_cannot_end_well_is_refused_before_a_kernel_starts(root):
         "place=~/certainly not here": "certainly not here",
         "seeds=[1, 2, 1]": "seeds: got 1 twice",
         "seeds=[-1]": "seeds: got -1",
+        "data=digitz": "unknown data set 'digitz'",
+        "data=folder:none": f"data: there is no folder {sub / 'none'}",
+        "data=folder:../pictures": "got 0 pictures",
+        "device=cuda:99": "device: got 'cuda:99'",
+        "precision=fp16": "precision: got 'fp16'",
+        "precision=half": "precision: got 'half'",
     }.items():
         ended = call(sub, "run", "counting", "-p", pair)
         assert ended.returncode == 2 and said in ended.stderr and "Traceback" not in ended.stderr, pair

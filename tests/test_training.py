@@ -308,6 +308,26 @@ def test_trains_outside_the_main_thread(tmp_path):
     assert results == [STEPS]
 
 
+def test_what_others_set_for_accelerate_changes_nothing(tmp_path, monkeypatch):
+    expected = run(tmp_path / "plain").model.state_dict()
+    for name, value in {
+        "MIXED_PRECISION": "bf16",
+        "GRADIENT_ACCUMULATION_STEPS": "4",
+        "DYNAMO_BACKEND": "INDUCTOR",
+        "USE_FSDP": "true",
+        "USE_DEEPSPEED": "true",
+        "USE_MEGATRON_LM": "true",
+        "TORCH_DEVICE": "meta",
+        "USE_CPU": "false",
+    }.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+        model = run(tmp_path / name).model
+        assert os.environ[f"ACCELERATE_{name}"] == value
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(tensor, expected[key]), (name, key)
+        monkeypatch.delenv(f"ACCELERATE_{name}")
+
+
 def test_rubbish_of_a_killed_run_is_swept_and_nothing_else(tmp_path):
     rubbish, foreign = tmp_path / ".checkpoint-00000003.safetensors.0123abcd.tmp", tmp_path / ".notes.tmp"
     for file in rubbish, foreign:

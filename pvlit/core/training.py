@@ -281,12 +281,12 @@ def own_accelerator(
     device: str,  # as `choose_device` returns it
     precision: str,  # "fp32", "bf16" or "fp16"
 ) -> Iterator[Accelerator]:
-    """Give the block an Accelerator of its own, whatever else in the process uses accelerate.
+    """Give the block an Accelerator of its own, whatever else in the process or its environment configures accelerate.
 
     Raises `ValueError` in a process that torchrun or accelerate launched beside others."""
     shared = [state._shared_state for state in (PartialState, AcceleratorState, GradientState)]
     before, key = [dict(state) for state in shared], "ACCELERATE_TORCH_DEVICE"
-    old = os.environ.get(key)
+    set_by_others = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith("ACCELERATE_")}
     try:
         for state in shared:
             state.clear()
@@ -296,7 +296,8 @@ def own_accelerator(
             raise ValueError("fit trains in one process: start it with python, not with torchrun or accelerate launch")
         yield accelerator
     finally:
-        os.environ.pop(key, None) if old is None else os.environ.update({key: old})
+        os.environ.pop(key, None)
+        os.environ.update(set_by_others)
         for state, values in zip(shared, before):
             state.clear()
             state.update(values)

@@ -418,10 +418,9 @@ def _preflight(experiment, params, settings):
             raise ValueError(f"{name}: there is no {params[name]}; relative paths start from the folder you call from")
         if name == "seeds" or name.endswith("_seeds"):
             _check_seeds(name, params[name])
-    if params.get("device", "cpu") not in ("cpu", "auto"):
-        from pvlit.core.training import choose_device
-
-        choose_device(params["device"])
+        if name == "data" and "`load_images`" in about:
+            _check_pictures(params[name], params.get("size"), settings)
+    _check_device(params.get("device", "cpu"), params.get("precision", "fp32"))
     cells = json.loads(experiment_notebook(experiment, settings).read_text(encoding="utf-8"))["cells"]
     names = dict(params)
     for cell in _tagged(cells, "preflight"):
@@ -429,6 +428,24 @@ def _preflight(experiment, params, settings):
             exec(compile("".join(cell["source"]), f"{experiment}, preflight", "exec"), names)
         except (OSError, ImportError) as e:
             raise ValueError(str(e)) from e
+
+
+def _check_pictures(name, size, settings):
+    "Refuse a data set that is not there, and one whose first pictures cannot be read."
+    from pvlit.core.data import check_images
+
+    try:
+        check_images(name, size, settings)
+    except OSError as e:
+        raise ValueError(f"data: {e}") from e
+
+
+def _check_device(device, precision):
+    "Refuse a device that is not there, and a precision that it does not have."
+    if device not in ("cpu", "auto") or precision != "fp32":
+        from pvlit.core.training import choose_device
+
+        choose_device(device, precision)
 
 
 def _check_seeds(name, seeds):
