@@ -157,6 +157,25 @@ HARMLESS = {
         },
         {B: [('"strangers": 9.0}', '"strangers": 9.0, "new": 2.0}')]},
     ],
+    "branch for a new kind of input": [
+        {
+            T: [
+                ("gradient, rate=RATE):\n", "gradient, rate=RATE, decay=0.0):\n"),
+                (
+                    "    return weight - rate",
+                    "    if decay:\n        weight = weight * decay\n    return weight - rate",
+                ),
+            ]
+        },
+        {B: [("    return sqrt", "    if isinstance(x, list):\n        x = sum(x)\n    return sqrt")]},
+        {N: [("        second =", "        if self.scale is None:\n            return first\n        second =")]},
+        {
+            T: [
+                ("steps=STEPS):\n", 'steps=STEPS, start="drawn"):\n'),
+                ("    for step in", '    if start == "zero":\n        weight = 0.0\n    for step in'),
+            ]
+        },
+    ],
 }
 HARMFUL = {
     "sign": [
@@ -193,6 +212,16 @@ HARMFUL = {
         {T: [("step / (2", "step * (2")]},
         {B: [("import sqrt", "import exp as sqrt")]},
         {T: [("+ abs(target)", "+ abs(target) ** 0.5")]},
+    ],
+    "branch that other seeds take": [
+        {T: [("    error = abs", "    if weight > 5:\n        weight = 5.0\n    error = abs")]},
+        {N: [("        second =", "        if first > 1:\n            return first\n        second =")]},
+        {
+            T: [
+                ("steps=STEPS):\n", "steps=STEPS, most=5.0):\n"),
+                ("    for step in", "    if weight > most:\n        weight = most\n    for step in"),
+            ]
+        },
     ],
     "order of draws": [
         {
@@ -296,7 +325,7 @@ def test_harmful_edits_are_never_renewed(published, tmp_path, edit):
 
 
 def test_there_are_forty_of_each():
-    assert sum(map(len, HARMLESS.values())) == 40 and sum(map(len, HARMFUL.values())) == 40
+    assert sum(map(len, HARMLESS.values())) == 44 and sum(map(len, HARMFUL.values())) == 43
 
 
 # --- what the messages say -------------------------------------------------------------------------------------------

@@ -360,26 +360,32 @@ def unexecuted(
     new: tuple,  # the same, as it is now
     lines: set,  # of the new module that were executed
 ) -> list[int]:  # lines
-    "Return the lines of new statements that were not executed; what only refuses does not count."
+    """Return the lines of new statements that were not executed.
+
+    What only refuses does not count, nor does what lies behind a new test whose answer no seed can change."""
     known = [form for form, _, _ in _statements(*old)]
-    missing = []
+    missing, settled = [], _settled_lines(old, new, lines)
     for form, first, last in _statements(*new):
         if form in known:
             known.remove(form)
-        elif not lines & set(range(first, last + 1)):
+        elif first not in settled and not lines & set(range(first, last + 1)):
             missing.append(first)
     return missing
 
 
+def _functions(text, spans):
+    "Yield the functions of a definition."
+    for top in ast.parse(text).body:
+        if any(first <= top.lineno <= last for first, last in spans):
+            found = ast.walk(Bare().visit(top))
+            yield from (node for node in found if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
 def _statements(text, spans):
     "Yield (form, first line, last line) of the statements inside the functions of a definition."
-    for top in ast.parse(text).body:
-        if not any(first <= top.lineno <= last for first, last in spans):
-            continue
-        for function in ast.walk(Bare().visit(top)):
-            if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                for node in ast.walk(ast.Module(function.body, [])):
-                    yield from _form(node)
+    for function in _functions(text, spans):
+        for node in ast.walk(ast.Module(function.body, [])):
+            yield from _form(node)
 
 
 def _form(node):
@@ -393,6 +399,44 @@ def _form(node):
     inside = [n for v in parts.values() for n in (v if isinstance(v, list) else [v])]
     last = max([node.lineno, *(getattr(n, "end_lineno", None) or 0 for n in inside)])
     yield ast.dump(type(node)(**parts)), node.lineno, last
+
+
+def _settled_lines(old, new, lines):
+    "Return the lines behind executed new tests of types, or of new parameters: every seed answers as the first one."
+    tests = {ast.dump(node.test) for f in _functions(*old) for node in ast.walk(f) if isinstance(node, ast.If)}
+    earlier = {f.name: _optional(f) for f in _functions(*old)}
+    settled = set()
+    for function in _functions(*new):
+        fresh = _optional(function) - earlier.get(function.name, _optional(function))
+        for node in ast.walk(function):
+            if isinstance(node, ast.If) and ast.dump(node.test) not in tests and node.test.lineno in lines:
+                if _is_settled(node.test, fresh):
+                    for part in filter(None, (node.body, node.orelse)):
+                        settled |= {*range(part[0].lineno, part[-1].end_lineno + 1)}
+    return settled
+
+
+def _optional(function):
+    "Return the names of the parameters whose default is a constant."
+    given, named = function.args, function.args.kwonlyargs
+    placed = [*given.posonlyargs, *given.args]
+    pairs = [*zip(placed[len(placed) - len(given.defaults) :], given.defaults), *zip(named, given.kw_defaults)]
+    return {argument.arg for argument, default in pairs if isinstance(default, ast.Constant)}
+
+
+def _is_settled(test, fresh):
+    "Whether a test asks only for types, for None, or for what parameters in `fresh` are."
+    if isinstance(test, ast.BoolOp):
+        return all(_is_settled(value, fresh) for value in test.values)
+    if isinstance(test, ast.UnaryOp):
+        return isinstance(test.op, ast.Not) and _is_settled(test.operand, fresh)
+    if isinstance(test, ast.Call):
+        return isinstance(test.func, ast.Name) and test.func.id in ("isinstance", "issubclass", "callable", "hasattr")
+    if isinstance(test, ast.Compare) and all(isinstance(op, (ast.Is, ast.IsNot)) for op in test.ops):
+        return all(isinstance(other, ast.Constant) and other.value is None for other in test.comparators)
+    names = {node.id for node in ast.walk(test) if isinstance(node, ast.Name)}
+    plain = (ast.Name, ast.Constant, ast.Compare, ast.cmpop, ast.expr_context)
+    return bool(names) and names <= fresh and all(isinstance(node, plain) for node in ast.walk(test))
 
 # %% ../../nbs/ledger/renew.ipynb #06aa5b40
 def _record(evidence, path, settings, sources, notebook, before, after, changes, long):
