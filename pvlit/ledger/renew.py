@@ -400,7 +400,7 @@ def _form(node):
     last = max([node.lineno, *(getattr(n, "end_lineno", None) or 0 for n in inside)])
     yield ast.dump(type(node)(**parts)), node.lineno, last
 
-
+# %% ../../nbs/ledger/renew.ipynb #f8de3879
 def _settled_lines(old, new, lines):
     "Return the lines behind executed new tests of types, or of new parameters: every seed answers as the first one."
     tests = {ast.dump(node.test) for f in _functions(*old) for node in ast.walk(f) if isinstance(node, ast.If)}

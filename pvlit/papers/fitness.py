@@ -80,7 +80,7 @@ def _called(example, given, dtypes=(), gradients=True) -> dict:
     target = example.build() if example.build else example.target
     for dtype in dtypes if isinstance(target, nn.Module) else ():
         target = target.to(dtype)
-    wanted = example.differentiable if gradients and torch.is_grad_enabled() else ()
+    wanted = [k for k in example.differentiable if gradients and torch.is_grad_enabled() and k in given]
     given = {**given, **{k: given[k].detach().clone().requires_grad_() for k in wanted}}
     with Meter(OPERATIONS):
         found = leaves(target(**given), "result")

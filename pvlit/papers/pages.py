@@ -78,8 +78,13 @@ def cost_table(
         return f"*Not measured yet: `python benchmarks/papers.py {slug}`.*"
     lines = ["| at a real size | time | memory | beside | time | memory | times as long |", "|---" * 7 + "|"]
     for row in rows:
-        method = f"{row['milliseconds']:.3g} ms | {row['megabytes']:.3g} MB"
-        plain = f"{row['plain_milliseconds']:.3g} ms | {row['plain_megabytes']:.3g} MB"
+        method = f"{_three(row['milliseconds'])} ms | {_three(row['megabytes'])} MB"
+        plain = f"{_three(row['plain_milliseconds'])} ms | {_three(row['plain_megabytes'])} MB"
         lines.append(f"| {row['name']} | {method} | {row['beside']} | {plain} | {row['times']:.2g} |")
     machine = f"Measured on {rows[0]['machine']}, {rows[0]['date']}, by `python benchmarks/papers.py {slug}`."
     return "\n".join([*lines, "", machine])
+
+
+def _three(value):
+    "Write a number with three digits and no exponent."
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
