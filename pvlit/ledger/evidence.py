@@ -7,7 +7,7 @@ Docs: https://pvlit.github.io/pvlit/ledger/evidence.html.md"""
 # %% auto #0
 __all__ = ['SCHEMA', 'KEYS', 'PILOT_SEEDS', 'HOW', 'OTHER_LIBRARIES', 'plain', 'machine', 'processor', 'evidence_path', 'weaker',
            'about', 'decided', 'make_evidence', 'shape', 'save_evidence', 'load_evidence', 'close', 'restored',
-           'planned_params', 'notebook_of', 'code_changes', 'Commits', 'findings', 'check']
+           'planned_params', 'pinned', 'notebook_of', 'code_changes', 'Commits', 'findings', 'check']
 
 # %% ../../nbs/ledger/evidence.ipynb #9ec3b891
 import json
@@ -317,7 +317,16 @@ def _off_plan(evidence, settings):
             yield stored["id"], f"{stored['id']}: {which}, which chose what is claimed"
 
 # %% ../../nbs/ledger/evidence.ipynb #0718c2a0
-OTHER_LIBRARIES = "the libraries here are of another series than those of the run"
+OTHER_LIBRARIES = "the repository is tested with libraries of another series than those of the run"
+
+
+def pinned(
+    settings: Settings,  # where the repository lies
+) -> dict[str, str]:
+    "Return the version of every library that constraints-cpu.txt names: the ledger reads alike under every Python."
+    file = settings.root / "constraints-cpu.txt"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.M))
 
 
 def notebook_of(
@@ -365,11 +374,9 @@ def _outdated(evidence, settings, sources):
         said = ", ".join(changes.ran[:8]) + (f" and {len(changes.ran) - 8} more" if len(changes.ran) > 8 else "")
         again = f"pvlit claims renew {evidence['experiment']}/{evidence['variant']}"
         yield None, f"the code has changed since the run: {said}; renew it: {again}"
-    unlike = [
-        f"{n} {series(was)} -> {series(installed(n))}"
-        for n, was in evidence["libraries"].items()
-        if installed(n) and series(installed(n)) != series(was)
-    ]
+    tested = pinned(settings)
+    known = {n: (series(was), series(tested.get(n) or installed(n))) for n, was in evidence["libraries"].items()}
+    unlike = [f"{n} {was} -> {now}" for n, (was, now) in known.items() if now not in (None, was)]
     if unlike:
         yield None, f"{OTHER_LIBRARIES}: {', '.join(unlike)}"
 

@@ -28,9 +28,9 @@ from ..core.files import digest, sealed
 from ..core.settings import Settings, load_settings
 from ..lab.runs import overlay
 from .closure import Bare, Committed, Graph, Kept, Sources, code_graph, compare, git
-from .closure import libraries, steps_to_rows
+from .closure import installed, libraries, series, steps_to_rows
 from .evidence import Commits, findings, load_evidence, machine, notebook_of, plain, processor
-from .evidence import OTHER_LIBRARIES, save_evidence
+from .evidence import OTHER_LIBRARIES, pinned, save_evidence
 from .experiment import uncommitted
 
 # %% ../../nbs/ledger/renew.ipynb #696b4543
@@ -244,6 +244,11 @@ def _not_by_witness(evidence, settings, package, sources):
     if changed := uncommitted(settings.root, package):
         why = "a renewal names the commit that it was made with, so commit first"
         return f"{', '.join(changed[:3])} not committed; {why}"
+    tested = {n: series(version) for n, version in pinned(settings).items() if n in evidence["libraries"]}
+    if other := [n for n, wanted in tested.items() if series(installed(n)) not in (None, wanted)]:
+        return (
+            f"{', '.join(other)} here: another series than in constraints-cpu.txt; renew with those, after make setup"
+        )
     commits = Commits(settings.root, sources.kept, package=package)
     void, old = findings(evidence, settings, sources, commits)
     if void:

@@ -20,7 +20,7 @@ from ..core.settings import Settings, load_settings
 from .claims import TIERS, Claim, declared, load_claims, parse_rule, seeds_needed
 from .closure import FORM, Kept, Sources, git
 from .decisions import in_units, percent
-from .evidence import SCHEMA, Commits, code_changes, findings, load_evidence, plain
+from .evidence import SCHEMA, Commits, code_changes, findings, load_evidence, pinned, plain
 
 # %% ../../nbs/ledger/table.ipynb #bccb1828
 WHERE = {"exact protocol": "by a full run", "proxy": "on a stand-in", "toy": "in miniature"}
@@ -153,6 +153,7 @@ def _state(settings, package, deep):
         for path in sorted(place.rglob("*")):
             if path.suffix in (".py", ".ipynb", ".yml", ".json") and ".ipynb_checkpoints" not in path.parts:
                 found.update(str(path.relative_to(place)).encode() + hashlib.sha256(path.read_bytes()).digest())
+    found.update(json.dumps(pinned(settings), sort_keys=True).encode())
     return found.hexdigest()[:16]
 
 # %% ../../nbs/ledger/table.ipynb #658a9b0b
