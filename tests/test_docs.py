@@ -154,6 +154,33 @@ def test_a_documented_symbol_links_to_its_source(visit):
     assert (ROOT / path).read_text().splitlines()[int(line) - 1].startswith("def pseudo_video(")
 
 
+def test_a_word_is_linked_only_where_it_can_mean_one_symbol():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from symbols import Links, imported
+
+    sources = ["from pvlit.core.data import (\n    load_images,\n    resize as smaller,\n)", "import torch"]
+    assert imported(sources) == {"load_images": "pvlit.core.data", "smaller": "pvlit.core.data"}
+    page = Links("pvlit.motion_coherence.swapmix", sources)
+    for word, leads in {
+        "swapmix": "motion_coherence/swapmix.html#swapmix",  # the page's own
+        "load_images": "core/data.html#load_images",  # imported, and no other module has it
+        "SwapMix.forward": "motion_coherence/swapmix.html#swapmix.forward",
+        "FrameModel": "pseudo_video/families/frames.html#framemodel",
+    }.items():
+        assert page.linkify(f"See `{word}`.").endswith(f"/{leads})."), word
+    for word in ("chain", "git", "steps", "verdict", "Recipe", "fingerprint", "nothing_of_this_name"):
+        assert page.linkify(f"See `{word}`.") == f"See `{word}`.", word
+    assert "core/data.html#fingerprint" in Links("", ["from pvlit.core.data import fingerprint"]).linkify(
+        "`fingerprint`"
+    )
+
+
+def test_asterisks_in_docstrings_are_kept(visit):
+    driver = visit("motion_coherence/swapmix.html")
+    shown = driver.execute_script("return document.getElementById('swapmix').closest('.api').innerText")
+    assert "lam * x + (1 - lam) * x[permuted]" in shown, shown[:600]
+
+
 def test_narrow_screen(visit):
     driver = visit(PAGE, width=390)
     assert driver.execute_script("return document.documentElement.scrollWidth") <= 390, "the page scrolls sideways"

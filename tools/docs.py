@@ -41,6 +41,9 @@ import yaml
 from pvlit.ledger.pages import MARKS, badge, claim_page
 from pvlit.ledger.table import kind_of, ledger, ledger_json
 
+sys.path.insert(0, str(Path(__file__).parent))
+from symbols import Links, link_symbols
+
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(__file__).resolve().parent / "site"
 PAGE_BYTES = 300_000
@@ -196,6 +199,7 @@ def processed(path):
 
     instead = {
         processors.add_show_docs: show_symbols,  # parses every cell
+        processors.add_links: link_symbols,  # links a word to any symbol of that name
         processors.clean_magics: None,  # reads pyproject.toml for every cell; `options` drops magics
         processors.exec_show_docs: None,  # runs the notebook's imports and definitions
         processors.insert_warning: None,
@@ -431,6 +435,7 @@ class Module:
         ]
         path = root / "pvlit" / (names[0].replace(".", "/") + ".py") if names else root / "none"
         self.path = path.relative_to(root).as_posix()
+        self.links = Links(f"pvlit.{names[0]}" if names else "", [text(c["source"]) for c in cells])
         self.code = path.read_text(encoding="utf-8") if path.exists() else ""
         self.tree = ast.parse(self.code)
         self.defined, self.pending = {}, []  # symbol -> index of its cell; (index, code nbdev would not show, names)
@@ -533,8 +538,6 @@ def split_definition(node, code):
 
 def api_markdown(site, page, name, module):
     "A documented symbol: anchor, link to its line in the repository, signature, words, and the code itself."
-    from nbdev.doclinks import NbdevLookup
-
     anchor, node = name.lower(), module.find(name)
     while anchor in page.api:
         anchor += "-1"  # a class and a function that differ in case only
@@ -544,8 +547,8 @@ def api_markdown(site, page, name, module):
         return raw(f"{head}</section>")
     head += f'<a class="source" href="{site.repository(module.path)}#L{node.lineno}">source</a>'
     signature, body = split_definition(node, module.code)
-    words = re.sub(r"^(\s*)(.+)", r"\1*\2*", docstring(node), count=1)  # the first line stands out
-    words = NbdevLookup().linkify(words) or ""
+    words = re.sub(r"(`[^`\n]*`)|\*", lambda m: m[1] or r"\*", docstring(node))  # an asterisk multiplies
+    words = module.links.linkify(words) or ""
     code = folded(body, "Implementation") if body else ""
     return "\n".join([raw(head), fence(signature, "{.python}"), words, "", code, raw("</section>")])
 
