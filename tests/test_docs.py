@@ -192,6 +192,12 @@ def test_narrow_screen(visit):
     wait(driver, lambda: not sidebar.is_displayed())
 
 
+def test_no_page_is_wider_than_a_phone(visit, site):
+    pages = sorted(p.relative_to(site).as_posix() for p in site.rglob("*.html") if p.parent.name != "claims")
+    for page in [*pages[::6], "ledger/index.html", "motion_coherence/swapmix.html", "pseudo_video/theory.html"]:
+        assert visit(page, width=390).execute_script("return document.documentElement.scrollWidth") <= 390, page
+
+
 def test_theme_is_kept(visit):
     driver = visit("index.html")
     paper = "return getComputedStyle(document.body).backgroundColor"

@@ -39,6 +39,8 @@ from urllib.parse import unquote
 import yaml
 
 from pvlit.ledger.pages import MARKS, badge, claim_page
+from pvlit.ledger.evidence import load_evidence
+from pvlit.ledger.shown import arm_table, verdict_table
 from pvlit.ledger.table import kind_of, ledger, ledger_json
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -562,6 +564,36 @@ def docstring(node):
     return found or ""
 
 
+def hidden(title, markdown):
+    "Markdown behind a line that opens it."
+    return "\n\n".join([raw(f'<details class="code"><summary>{title}</summary>'), markdown, raw("</details>"), ""])
+
+
+def found_markdown(site, page):
+    "What the committed evidence of an experiment says, for the top of its page: below stand numbers of a smoke run."
+    name = Path(page.source).stem
+    files = sorted((site.root / "data/results" / name).glob("*.json")) if page.source.startswith("experiments/") else []
+    parts = []
+    for file in files:
+        try:
+            evidence = load_evidence(file)
+            tables = verdict_table(evidence), arm_table(evidence)
+        except (ValueError, KeyError, TypeError) as error:
+            parts.append(f"*{file.name} cannot be read: {html.escape(str(error))}*\n")
+            continue
+        arms, seeds = ({row[key] for row in evidence["rows"]} for key in ("arm", "seed"))
+        said = f"{len(arms)} arms, {len(seeds)} seeds, {evidence['date']}, {evidence['device']}"
+        command = f"`pvlit run {name} --params {file.stem}`"
+        parts.append(f"**{file.stem.replace('_', ' ')}**: {said}; {command}\n\n{tables[0]}\n")
+        parts.append(hidden("All arms", tables[1]))
+    if not parts:
+        return []
+    note = (
+        "Below is the notebook, with the output of a smoke run folded: it shows that everything works, and no result."
+    )
+    return ["## What was found\n", *parts, f"\n{note}\n"]
+
+
 def page_markdown(site, page):
     "The whole page as one pandoc document."
     module, heading, parts = Module(site.root, page.source), page.title, []
@@ -569,6 +601,8 @@ def page_markdown(site, page):
     if page.description:
         parts.append(f"::: {{.lead}}\n{page.description}\n:::\n")
     parts.append(raw(badge(page.source.removesuffix(".ipynb"), site.ledger, "@")))
+    found, smoke = found_markdown(site, page), False
+    parts += found
     for cell in page.cells:
         parts += module.flush(module.place.get(cell.get("id"), -1))
         source = text(cell.get("source"))
@@ -579,6 +613,7 @@ def page_markdown(site, page):
             continue
         opts, code = options(source)
         tags, outputs = cell.get("metadata", {}).get("tags", []), cell.get("outputs", [])
+        smoke = smoke or bool(found) and "parameters" in tags
         if opts.get("include") == "false":
             continue
         if shown := re.match(r"show_doc\(([\w.]+)", code):
@@ -594,7 +629,8 @@ def page_markdown(site, page):
             )
         results = [output_markdown(site, page, o, heading, opts) for o in outputs if o["output_type"] != "error"]
         if results:
-            block.append("::: {.output}\n" + "\n".join(results) + "\n:::\n")
+            shown = "::: {.output}\n" + "\n".join(results) + "\n:::\n"
+            block.append(hidden("Output of the smoke run", shown) if smoke else shown)
         if block:
             parts.append(":::: {.cell}\n" + "\n".join(block) + "\n::::\n")
     return "\n".join([*parts, *module.flush(1e9)])
