@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+import yaml
 from patience import patient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,6 +119,37 @@ def test_search_hit_leads_to_its_anchor(visit):
     wait(driver, lambda: driver.current_url.endswith(f"{PAGE}#pseudo_video"))
     top = "return document.getElementById('pseudo_video').getBoundingClientRect().top"
     wait(driver, lambda: 0 <= driver.execute_script(top) < 450)
+
+
+ASK = """
+const [queries, done] = arguments, found = {};
+(async () => {
+    const field = document.getElementById("query"), hits = document.getElementById("hits");
+    field.dispatchEvent(new Event("focus"));
+    for (const text of queries) {
+        field.value = text;
+        hits.replaceChildren();
+        field.dispatchEvent(new Event("input"));
+        for (let i = 0; i < 400 && !hits.children.length; i++) await new Promise((next) => setTimeout(next, 25));
+        found[text] = [...new Set([...hits.querySelectorAll("a")].map((a) => new URL(a.href).pathname.slice(1)))];
+    }
+    done(found);
+})();
+"""
+
+
+def test_search_answers_what_readers_ask(visit):
+    wanted = yaml.safe_load((ROOT / "tests/search_queries.yml").read_text(encoding="utf-8"))
+    found = visit("index.html").execute_async_script(ASK, list(wanted))
+    missed = {
+        q: found[q][:3] for q, pages in wanted.items() if not {f"{p}.html" for p in pages.split()} & {*found[q][:3]}
+    }
+    assert not missed, json.dumps(missed, indent=1, ensure_ascii=False)
+
+
+def test_search_of_symbols_and_stop_words_is_no_error(visit):
+    found = visit("index.html").execute_async_script(ASK, ["???", "the of", "((", "*", "\\", "zzzzqqq"])
+    assert not any(found.values())
 
 
 def test_search_says_when_nothing_is_found(visit):

@@ -39,9 +39,11 @@ from urllib.parse import unquote
 import yaml
 
 from pvlit.ledger.pages import MARKS, badge, claim_page
+from pvlit.core.settings import load_settings
 from pvlit.ledger.evidence import load_evidence
 from pvlit.ledger.shown import arm_table, verdict_table
 from pvlit.ledger.table import kind_of, ledger, ledger_json
+from pvlit.papers import catalog
 
 sys.path.insert(0, str(Path(__file__).parent))
 from symbols import Links, link_symbols
@@ -62,6 +64,7 @@ DATA_URI = re.compile(r"data:(%s);base64,([A-Za-z0-9+/=\s]+)" % "|".join(map(re.
 HEADING = re.compile(r'<h([1-4])((?:\s[^>]*)?)\sid="([^"]+)"([^>]*)>(.*?)</h\1>', re.S)
 METHOD = re.compile(r"^[A-Z]\w*(?=\.\w+$)")  # the class in `Class.method`
 MAGIC = re.compile(r"\s*%(load_ext|autoreload|reload_ext|matplotlib|config)\b")
+SEARCHED = 500  # characters of a section that the search knows
 LINK = re.compile(r"""\b(href|src|poster)=["']([^"']*)["']""")
 
 
@@ -81,6 +84,7 @@ class Page:
     api: set = field(default_factory=set)  # ids of the symbols documented here
     figures: dict = field(default_factory=dict)  # file name -> bytes
     sections: list = field(default_factory=list)  # `(level, id, title, text)` of its parts
+    keywords: str = ""  # further words by which the search finds the page
     origin: str = ""  # what the page is made from, when that is not a notebook
 
 
@@ -259,6 +263,7 @@ def read_pages(root):
             str(front.get("description", "")),
             front.get("order", 1e9),
             cells[bool(front) :],
+            keywords=str(front.get("keywords", "")),
         )
     return found
 
@@ -926,17 +931,21 @@ def write(site, out, assets):
     for name in sorted(assets):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(site.root / "nbs" / name, out / name)
-    for name in ("style.css", "site.js"):
+    for name in ("style.css", "site.js", "minisearch.js"):
         shutil.copyfile(ASSETS / name, out / name)
     if site.ledger:
         rows = json.dumps(ledger_json(site.ledger), indent=1, ensure_ascii=False)
         (out / "ledger.json").write_text(rows + "\n", encoding="utf-8")
         shutil.copyfile(site.root / "data" / "ledger.schema.json", out / "ledger.schema.json")
-    index = [
-        [f"{page.url}#{name}", page.title, title if level > 1 else "", words]
-        for page in site.pages.values()
-        for level, name, title, words in page.sections
-    ]
+    known = catalog(settings=load_settings(site.root)) if (site.root / "data/papers.csv").exists() else []
+    about = {f"papers/{p.family}/{p.slug}.ipynb": f"{p.title} {p.task} {p.slug.replace('_', ' ')}" for p in known}
+    index = []
+    for page in site.pages.values():
+        headings = " ".join(title for level, _, title, _ in page.sections if level == 2)
+        keywords = f"{about.get(page.source, '')} {page.keywords} {headings}".strip()
+        for level, name, title, words in page.sections:
+            entry = [f"{page.url}#{name}", page.title, title if level > 1 else "", words[:SEARCHED]]
+            index.append(entry + ([keywords] if level == 1 else []))
     found = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
     (out / "search.js").write_text(f"window.searchIndex={found};\n", encoding="utf-8")
 
