@@ -327,6 +327,16 @@ def read_tree(site, found):
         site.problems.append(f"nbs/{source}: not in the sidebar of _quarto.yml, so no reader would find it")
 
 
+NAMES = "MCA VA VQ HVAE DDPM AMAD DCTC SFC SVW VDC TSM VFPSIE EMD EMD2 AAIP KL UCF101 HMDB51 MNIST"
+NAMES = {name.lower(): name for name in f"{NAMES} SwapMix SlowFast UniFormer".split()}
+
+
+def spoken(claim):
+    "The id of a claim as a title."
+    words = " ".join(NAMES.get(word, word) for word in claim.split("_"))
+    return words[0].upper() + words[1:]
+
+
 def add_claims(site):
     "A page for every claim of the ledger, behind the pages of the sidebar."
     for row in {row["claim"]: row for row in site.ledger}.values():
@@ -335,7 +345,7 @@ def add_claims(site):
         page = Page(
             f"claims/{name}.ipynb",
             f"claims/{name}.html",
-            name.replace("_", " "),
+            spoken(name),
             f"{mark} {row['verdict']}",
             1e9,
             [cell],
