@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from string import Template
-from urllib.parse import unquote
+from urllib.parse import unquote, urlparse
 
 import yaml
 
@@ -85,6 +85,7 @@ class Page:
     figures: dict = field(default_factory=dict)  # file name -> bytes
     sections: list = field(default_factory=list)  # `(level, id, title, text)` of its parts
     keywords: str = ""  # further words by which the search finds the page
+    summary: str = ""  # for search engines; the description when empty
     origin: str = ""  # what the page is made from, when that is not a notebook
 
 
@@ -350,6 +351,7 @@ def add_claims(site):
             1e9,
             [cell],
             "Ledger",
+            summary=f"{row['verdict'].capitalize()}: {row['statement'].strip()}",
             origin=f"data/claims/{row['experiment']}.yml",
         )
         site.pages[page.source] = page
@@ -775,8 +777,21 @@ def resolve(site, page, target, assets):
     return site.repository(path, "tree" if (site.root / path).is_dir() else "blob")
 
 
+def unpack(page):
+    "Put pictures that stand in the text as data into files, which the browser fetches when they come into sight."
+
+    def kept(match):
+        data = base64.b64decode(match[2])
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{match[1]}"
+        page.figures[name] = data
+        return f'loading="lazy" src="@/figures/{name}"'
+
+    page.body = re.sub(r"""src=["']data:image/(jpeg|png);base64,([^"']+)["']""", kept, page.body)
+
+
 def finish(site, page, assets):
     "Settle links and anchors of a page's HTML."
+    unpack(page)
 
     def link(match):
         leads = resolve(site, page, html.unescape(match[2]), assets)
@@ -877,7 +892,14 @@ def page_html(site, page, template):
     return template.substitute(
         title=html.escape(title if page.url == "index.html" else f"{title} · {name}"),
         site=html.escape(name),
-        description=html.escape(plain(page.description) or site.config.get("description", ""), quote=True),
+        description=html.escape(
+            page.summary or plain(page.description) or site.config.get("description", ""), quote=True
+        ),
+        picture="".join(
+            f'\n<meta property="og:image" content="{html.escape(site.address, quote=True)}figures/{figure}">'
+            for figure in [*page.figures][:1]
+        ),
+        base=f'\n<base href="{urlparse(site.address).path}">' if page.url == "404.html" else "",
         canonical=html.escape(site.address + page.url, quote=True),
         root=root,
         section=html.escape(page.section),
@@ -941,6 +963,18 @@ def write(site, out, assets):
     for name in sorted(assets):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(site.root / "nbs" / name, out / name)
+    lost = Page("404.ipynb", "404.html", "This page does not exist", "", 1e9, [])
+    lost.body = (
+        f"<h1>{lost.title}</h1><p>Search for it above, or start from <a href='index.html'>the first page</a>.</p>"
+    )
+    site.neighbors[lost.source] = None, None
+    (out / "404.html").write_text(page_html(site, lost, template), encoding="utf-8")
+    urls = "".join(f"<url><loc>{html.escape(site.address + page.url)}</loc></url>\n" for page in site.pages.values())
+    xmlns = "http://www.sitemaps.org/schemas/sitemap/0.9"
+    (out / "sitemap.xml").write_text(
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{xmlns}">\n{urls}</urlset>\n'
+    )
+    (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {site.address}sitemap.xml\n")
     for name in ("style.css", "site.js", "minisearch.js"):
         shutil.copyfile(ASSETS / name, out / name)
     if site.ledger:
@@ -976,7 +1010,7 @@ def check(out):
         )
         if weight > PAGE_BYTES:
             yield f"{url}: {weight / 1000:.0f} KB with its pictures, at most {PAGE_BYTES // 1000}: split the notebook"
-        for tag in re.findall(r"<(?!/|!)[^>]+>", page):
+        for tag in re.findall(r"<(?!/|!|base )[^>]+>", page):
             for kind, target in LINK.findall(tag):
                 target, outside = html.unescape(target), re.match(r"[a-z][a-z0-9+.-]*:|//", html.unescape(target))
                 if outside:

@@ -147,6 +147,10 @@
     bar.addEventListener("input", apply);
     (table.closest(".table") || table).before(bar);
     table.classList.add("verdicts");
+    if (table.querySelector("td img")) {
+      table.classList.add("gallery");
+      for (const row of rows) [...row.cells].forEach((cell, i) => { cell.dataset.head = heads[i]; });
+    }
     apply();
   }
 
