@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 help:    ## list the targets
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 10
 
-setup: $(READY)   ## virtual environment in .venv (CPU torch without a GPU, CUDA torch with one)
+setup: $(READY)  ## makes the virtual environment .venv, with CUDA where there is a GPU; 2 minutes
 
 $(READY): pyproject.toml constraints-cpu.txt
 	@echo "Setting up $(VENV) (about a minute; again only when pyproject.toml or constraints-cpu.txt change)"
@@ -30,24 +30,24 @@ endif
 	@git rev-parse --git-dir >/dev/null 2>&1 && $(BIN)/nbdev-install-hooks >/dev/null || true
 	@touch $(READY)
 
-demo: $(READY)    ## the main job on embedded digits, with its report (one to two minutes)
+demo: $(READY)  ## trains 57 small generators on handwritten digits and writes a report with pictures and verdicts; 4 minutes, 2 of them for setting up
 	@$(BIN)/pvlit run pseudo_video_digits --params demo
 
-test: $(READY)    ## everything CI checks, with the time of each stage (some 10 minutes)
+test: $(READY)  ## runs everything that CI checks: notebooks, tests, pages in a browser; 10 minutes, 2 of them for setting up
 	@$(BIN)/python tools/check.py
 
-portable: $(READY)  ## all notebooks and tests again, disguised as other processors (an hour)
+portable: $(READY)  ## all notebooks and tests again, disguised as other processors; an hour
 	@$(BIN)/python tools/check.py portable --all
 
-docs: $(READY)    ## build the site into _docs/
+docs: $(READY)  ## builds this site into _docs/; a minute
 	@$(BIN)/python tools/docs.py
 
-lab: $(READY)     ## open the notebooks in JupyterLab
+lab: $(READY)  ## opens the notebooks in JupyterLab
 	@$(BIN)/jupyter lab nbs
 
-claims: $(READY)  ## the ledger: every claim, its verdict, and whether it is still fresh
+claims: $(READY)  ## lists every claim, its verdict, and whether it is still fresh
 	@$(BIN)/pvlit claims
 
-bench: $(READY)   ## pvlit beside its peers, on two threads
+bench: $(READY)  ## measures pvlit beside its peers, on two threads
 	@$(PIP) install --no-deps -r benchmarks/requirements.txt
 	@for b in benchmarks/[a-z]*.py; do OMP_NUM_THREADS=2 $(BIN)/python $$b || exit 1; done

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+import yaml
 from patience import patient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,12 +92,16 @@ def wait(driver, condition, seconds=10):
     return WebDriverWait(driver, patient(seconds), poll_frequency=0.1).until(lambda d: condition())
 
 
+def reached(site):
+    "The pages of the sidebar: not the claims, which are reached from the ledger, and not what stands for a lost page."
+    found = (p.relative_to(site).as_posix() for p in sorted(site.rglob("*.html")) if p.parent.name != "claims")
+    return [page for page in found if page != "404.html"]
+
+
 def test_sidebar_leads_to_every_page(visit, site):
     driver = visit("index.html")
     links = [a.get_attribute("href") for a in find(driver, "#sidebar a")]
-    pages = {
-        p.relative_to(site).as_posix() for p in site.rglob("*.html") if p.parent.name != "claims"
-    }  # those are reached from the ledger
+    pages = set(reached(site))
     assert {urlparse(u).path.lstrip("/") for u in links} == pages and "index.html" in pages
     sections = [s.text.lower() for s in find(driver, "#sidebar > ul > li > details > summary")]
     assert sections[:4] == ["start", "pseudo video", "motion coherence", "crossings"] and "experiments" in sections
@@ -118,6 +123,37 @@ def test_search_hit_leads_to_its_anchor(visit):
     wait(driver, lambda: driver.current_url.endswith(f"{PAGE}#pseudo_video"))
     top = "return document.getElementById('pseudo_video').getBoundingClientRect().top"
     wait(driver, lambda: 0 <= driver.execute_script(top) < 450)
+
+
+ASK = """
+const [queries, done] = arguments, found = {};
+(async () => {
+    const field = document.getElementById("query"), hits = document.getElementById("hits");
+    field.dispatchEvent(new Event("focus"));
+    for (const text of queries) {
+        field.value = text;
+        hits.replaceChildren();
+        field.dispatchEvent(new Event("input"));
+        for (let i = 0; i < 400 && !hits.children.length; i++) await new Promise((next) => setTimeout(next, 25));
+        found[text] = [...new Set([...hits.querySelectorAll("a")].map((a) => new URL(a.href).pathname.slice(1)))];
+    }
+    done(found);
+})();
+"""
+
+
+def test_search_answers_what_readers_ask(visit):
+    wanted = yaml.safe_load((ROOT / "tests/search_queries.yml").read_text(encoding="utf-8"))
+    found = visit("index.html").execute_async_script(ASK, list(wanted))
+    missed = {
+        q: found[q][:3] for q, pages in wanted.items() if not {f"{p}.html" for p in pages.split()} & {*found[q][:3]}
+    }
+    assert not missed, json.dumps(missed, indent=1, ensure_ascii=False)
+
+
+def test_search_of_symbols_and_stop_words_is_no_error(visit):
+    found = visit("index.html").execute_async_script(ASK, ["???", "the of", "((", "*", "\\", "zzzzqqq"])
+    assert not any(found.values())
 
 
 def test_search_says_when_nothing_is_found(visit):
@@ -154,6 +190,33 @@ def test_a_documented_symbol_links_to_its_source(visit):
     assert (ROOT / path).read_text().splitlines()[int(line) - 1].startswith("def pseudo_video(")
 
 
+def test_a_word_is_linked_only_where_it_can_mean_one_symbol():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from symbols import Links, imported
+
+    sources = ["from pvlit.core.data import (\n    load_images,\n    resize as smaller,\n)", "import torch"]
+    assert imported(sources) == {"load_images": "pvlit.core.data", "smaller": "pvlit.core.data"}
+    page = Links("pvlit.motion_coherence.swapmix", sources)
+    for word, leads in {
+        "swapmix": "motion_coherence/swapmix.html#swapmix",  # the page's own
+        "load_images": "core/data.html#load_images",  # imported, and no other module has it
+        "SwapMix.forward": "motion_coherence/swapmix.html#swapmix.forward",
+        "FrameModel": "pseudo_video/families/frames.html#framemodel",
+    }.items():
+        assert page.linkify(f"See `{word}`.").endswith(f"/{leads})."), word
+    for word in ("chain", "git", "steps", "verdict", "Recipe", "fingerprint", "nothing_of_this_name"):
+        assert page.linkify(f"See `{word}`.") == f"See `{word}`.", word
+    assert "core/data.html#fingerprint" in Links("", ["from pvlit.core.data import fingerprint"]).linkify(
+        "`fingerprint`"
+    )
+
+
+def test_asterisks_in_docstrings_are_kept(visit):
+    driver = visit("motion_coherence/swapmix.html")
+    shown = driver.execute_script("return document.getElementById('swapmix').closest('.api').innerText")
+    assert "lam * x + (1 - lam) * x[permuted]" in shown, shown[:600]
+
+
 def test_narrow_screen(visit):
     driver = visit(PAGE, width=390)
     assert driver.execute_script("return document.documentElement.scrollWidth") <= 390, "the page scrolls sideways"
@@ -163,6 +226,11 @@ def test_narrow_screen(visit):
     wait(driver, sidebar.is_displayed)
     driver.switch_to.active_element.send_keys("\ue00c")  # Escape
     wait(driver, lambda: not sidebar.is_displayed())
+
+
+def test_no_page_is_wider_than_a_phone(visit, site):
+    for page in [*reached(site)[::6], "ledger/index.html", "motion_coherence/swapmix.html", "pseudo_video/theory.html"]:
+        assert visit(page, width=390).execute_script("return document.documentElement.scrollWidth") <= 390, page
 
 
 def test_theme_is_kept(visit):
@@ -212,7 +280,7 @@ def test_badge_leads_to_the_claims_and_every_claim_has_its_page(visit, site):
 
 def test_pages_work_from_the_file_system(site):
     "No page names a place by the root of a server, and the index is a script, which a page opened as a file may load."
-    for page in site.rglob("*.html"):
+    for page in set(site.rglob("*.html")) - {site / "404.html"}:
         assert 'href="/' not in page.read_text() and 'src="/' not in page.read_text()
     assert (site / "search.js").read_text().startswith("window.searchIndex=[")
 

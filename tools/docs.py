@@ -34,12 +34,19 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from string import Template
-from urllib.parse import unquote
+from urllib.parse import unquote, urlparse
 
 import yaml
 
 from pvlit.ledger.pages import MARKS, badge, claim_page
+from pvlit.core.settings import load_settings
+from pvlit.ledger.evidence import load_evidence
+from pvlit.ledger.shown import arm_table, verdict_table
 from pvlit.ledger.table import kind_of, ledger, ledger_json
+from pvlit.papers import catalog
+
+sys.path.insert(0, str(Path(__file__).parent))
+from symbols import Links, link_symbols
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(__file__).resolve().parent / "site"
@@ -57,6 +64,7 @@ DATA_URI = re.compile(r"data:(%s);base64,([A-Za-z0-9+/=\s]+)" % "|".join(map(re.
 HEADING = re.compile(r'<h([1-4])((?:\s[^>]*)?)\sid="([^"]+)"([^>]*)>(.*?)</h\1>', re.S)
 METHOD = re.compile(r"^[A-Z]\w*(?=\.\w+$)")  # the class in `Class.method`
 MAGIC = re.compile(r"\s*%(load_ext|autoreload|reload_ext|matplotlib|config)\b")
+SEARCHED = 500  # characters of a section that the search knows
 LINK = re.compile(r"""\b(href|src|poster)=["']([^"']*)["']""")
 
 
@@ -76,6 +84,8 @@ class Page:
     api: set = field(default_factory=set)  # ids of the symbols documented here
     figures: dict = field(default_factory=dict)  # file name -> bytes
     sections: list = field(default_factory=list)  # `(level, id, title, text)` of its parts
+    keywords: str = ""  # further words by which the search finds the page
+    summary: str = ""  # for search engines; the description when empty
     origin: str = ""  # what the page is made from, when that is not a notebook
 
 
@@ -196,6 +206,7 @@ def processed(path):
 
     instead = {
         processors.add_show_docs: show_symbols,  # parses every cell
+        processors.add_links: link_symbols,  # links a word to any symbol of that name
         processors.clean_magics: None,  # reads pyproject.toml for every cell; `options` drops magics
         processors.exec_show_docs: None,  # runs the notebook's imports and definitions
         processors.insert_warning: None,
@@ -253,6 +264,7 @@ def read_pages(root):
             str(front.get("description", "")),
             front.get("order", 1e9),
             cells[bool(front) :],
+            keywords=str(front.get("keywords", "")),
         )
     return found
 
@@ -316,6 +328,16 @@ def read_tree(site, found):
         site.problems.append(f"nbs/{source}: not in the sidebar of _quarto.yml, so no reader would find it")
 
 
+NAMES = "MCA VA VQ HVAE DDPM AMAD DCTC SFC SVW VDC TSM VFPSIE EMD EMD2 AAIP KL UCF101 HMDB51 MNIST"
+NAMES = {name.lower(): name for name in f"{NAMES} SwapMix SlowFast UniFormer".split()}
+
+
+def spoken(claim):
+    "The id of a claim as a title."
+    words = " ".join(NAMES.get(word, word) for word in claim.split("_"))
+    return words[0].upper() + words[1:]
+
+
 def add_claims(site):
     "A page for every claim of the ledger, behind the pages of the sidebar."
     for row in {row["claim"]: row for row in site.ledger}.values():
@@ -324,11 +346,12 @@ def add_claims(site):
         page = Page(
             f"claims/{name}.ipynb",
             f"claims/{name}.html",
-            name.replace("_", " "),
+            spoken(name),
             f"{mark} {row['verdict']}",
             1e9,
             [cell],
             "Ledger",
+            summary=f"{row['verdict'].capitalize()}: {row['statement'].strip()}",
             origin=f"data/claims/{row['experiment']}.yml",
         )
         site.pages[page.source] = page
@@ -431,6 +454,7 @@ class Module:
         ]
         path = root / "pvlit" / (names[0].replace(".", "/") + ".py") if names else root / "none"
         self.path = path.relative_to(root).as_posix()
+        self.links = Links(f"pvlit.{names[0]}" if names else "", [text(c["source"]) for c in cells])
         self.code = path.read_text(encoding="utf-8") if path.exists() else ""
         self.tree = ast.parse(self.code)
         self.defined, self.pending = {}, []  # symbol -> index of its cell; (index, code nbdev would not show, names)
@@ -533,8 +557,6 @@ def split_definition(node, code):
 
 def api_markdown(site, page, name, module):
     "A documented symbol: anchor, link to its line in the repository, signature, words, and the code itself."
-    from nbdev.doclinks import NbdevLookup
-
     anchor, node = name.lower(), module.find(name)
     while anchor in page.api:
         anchor += "-1"  # a class and a function that differ in case only
@@ -544,8 +566,8 @@ def api_markdown(site, page, name, module):
         return raw(f"{head}</section>")
     head += f'<a class="source" href="{site.repository(module.path)}#L{node.lineno}">source</a>'
     signature, body = split_definition(node, module.code)
-    words = re.sub(r"^(\s*)(.+)", r"\1*\2*", docstring(node), count=1)  # the first line stands out
-    words = NbdevLookup().linkify(words) or ""
+    words = re.sub(r"(`[^`\n]*`)|\*", lambda m: m[1] or r"\*", docstring(node))  # an asterisk multiplies
+    words = module.links.linkify(words) or ""
     code = folded(body, "Implementation") if body else ""
     return "\n".join([raw(head), fence(signature, "{.python}"), words, "", code, raw("</section>")])
 
@@ -559,6 +581,36 @@ def docstring(node):
     return found or ""
 
 
+def hidden(title, markdown):
+    "Markdown behind a line that opens it."
+    return "\n\n".join([raw(f'<details class="code"><summary>{title}</summary>'), markdown, raw("</details>"), ""])
+
+
+def found_markdown(site, page):
+    "What the committed evidence of an experiment says, for the top of its page: below stand numbers of a smoke run."
+    name = Path(page.source).stem
+    files = sorted((site.root / "data/results" / name).glob("*.json")) if page.source.startswith("experiments/") else []
+    parts = []
+    for file in files:
+        try:
+            evidence = load_evidence(file)
+            tables = verdict_table(evidence), arm_table(evidence)
+        except (ValueError, KeyError, TypeError) as error:
+            parts.append(f"*{file.name} cannot be read: {html.escape(str(error))}*\n")
+            continue
+        arms, seeds = ({row[key] for row in evidence["rows"]} for key in ("arm", "seed"))
+        said = f"{len(arms)} arms, {len(seeds)} seeds, {evidence['date']}, {evidence['device']}"
+        command = f"`pvlit run {name} --params {file.stem}`"
+        parts.append(f"**{file.stem.replace('_', ' ')}**: {said}; {command}\n\n{tables[0]}\n")
+        parts.append(hidden("All arms", tables[1]))
+    if not parts:
+        return []
+    note = (
+        "Below is the notebook, with the output of a smoke run folded: it shows that everything works, and no result."
+    )
+    return ["## What was found\n", *parts, f"\n{note}\n"]
+
+
 def page_markdown(site, page):
     "The whole page as one pandoc document."
     module, heading, parts = Module(site.root, page.source), page.title, []
@@ -566,6 +618,8 @@ def page_markdown(site, page):
     if page.description:
         parts.append(f"::: {{.lead}}\n{page.description}\n:::\n")
     parts.append(raw(badge(page.source.removesuffix(".ipynb"), site.ledger, "@")))
+    found, smoke = found_markdown(site, page), False
+    parts += found
     for cell in page.cells:
         parts += module.flush(module.place.get(cell.get("id"), -1))
         source = text(cell.get("source"))
@@ -576,6 +630,7 @@ def page_markdown(site, page):
             continue
         opts, code = options(source)
         tags, outputs = cell.get("metadata", {}).get("tags", []), cell.get("outputs", [])
+        smoke = smoke or bool(found) and "parameters" in tags
         if opts.get("include") == "false":
             continue
         if shown := re.match(r"show_doc\(([\w.]+)", code):
@@ -591,7 +646,8 @@ def page_markdown(site, page):
             )
         results = [output_markdown(site, page, o, heading, opts) for o in outputs if o["output_type"] != "error"]
         if results:
-            block.append("::: {.output}\n" + "\n".join(results) + "\n:::\n")
+            shown = "::: {.output}\n" + "\n".join(results) + "\n:::\n"
+            block.append(hidden("Output of the smoke run", shown) if smoke else shown)
         if block:
             parts.append(":::: {.cell}\n" + "\n".join(block) + "\n::::\n")
     return "\n".join([*parts, *module.flush(1e9)])
@@ -721,8 +777,21 @@ def resolve(site, page, target, assets):
     return site.repository(path, "tree" if (site.root / path).is_dir() else "blob")
 
 
+def unpack(page):
+    "Put pictures that stand in the text as data into files, which the browser fetches when they come into sight."
+
+    def kept(match):
+        data = base64.b64decode(match[2])
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{match[1]}"
+        page.figures[name] = data
+        return f'loading="lazy" src="@/figures/{name}"'
+
+    page.body = re.sub(r"""src=["']data:image/(jpeg|png);base64,([^"']+)["']""", kept, page.body)
+
+
 def finish(site, page, assets):
     "Settle links and anchors of a page's HTML."
+    unpack(page)
 
     def link(match):
         leads = resolve(site, page, html.unescape(match[2]), assets)
@@ -823,7 +892,14 @@ def page_html(site, page, template):
     return template.substitute(
         title=html.escape(title if page.url == "index.html" else f"{title} · {name}"),
         site=html.escape(name),
-        description=html.escape(plain(page.description) or site.config.get("description", ""), quote=True),
+        description=html.escape(
+            page.summary or plain(page.description) or site.config.get("description", ""), quote=True
+        ),
+        picture="".join(
+            f'\n<meta property="og:image" content="{html.escape(site.address, quote=True)}figures/{figure}">'
+            for figure in [*page.figures][:1]
+        ),
+        base=f'\n<base href="{urlparse(site.address).path}">' if page.url == "404.html" else "",
         canonical=html.escape(site.address + page.url, quote=True),
         root=root,
         section=html.escape(page.section),
@@ -887,17 +963,33 @@ def write(site, out, assets):
     for name in sorted(assets):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(site.root / "nbs" / name, out / name)
-    for name in ("style.css", "site.js"):
+    lost = Page("404.ipynb", "404.html", "This page does not exist", "", 1e9, [])
+    lost.body = (
+        f"<h1>{lost.title}</h1><p>Search for it above, or start from <a href='index.html'>the first page</a>.</p>"
+    )
+    site.neighbors[lost.source] = None, None
+    (out / "404.html").write_text(page_html(site, lost, template), encoding="utf-8")
+    urls = "".join(f"<url><loc>{html.escape(site.address + page.url)}</loc></url>\n" for page in site.pages.values())
+    xmlns = "http://www.sitemaps.org/schemas/sitemap/0.9"
+    (out / "sitemap.xml").write_text(
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{xmlns}">\n{urls}</urlset>\n'
+    )
+    (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\nSitemap: {site.address}sitemap.xml\n")
+    for name in ("style.css", "site.js", "minisearch.js"):
         shutil.copyfile(ASSETS / name, out / name)
     if site.ledger:
         rows = json.dumps(ledger_json(site.ledger), indent=1, ensure_ascii=False)
         (out / "ledger.json").write_text(rows + "\n", encoding="utf-8")
         shutil.copyfile(site.root / "data" / "ledger.schema.json", out / "ledger.schema.json")
-    index = [
-        [f"{page.url}#{name}", page.title, title if level > 1 else "", words]
-        for page in site.pages.values()
-        for level, name, title, words in page.sections
-    ]
+    known = catalog(settings=load_settings(site.root)) if (site.root / "data/papers.csv").exists() else []
+    about = {f"papers/{p.family}/{p.slug}.ipynb": f"{p.title} {p.task} {p.slug.replace('_', ' ')}" for p in known}
+    index = []
+    for page in site.pages.values():
+        headings = " ".join(title for level, _, title, _ in page.sections if level == 2)
+        keywords = f"{about.get(page.source, '')} {page.keywords} {headings}".strip()
+        for level, name, title, words in page.sections:
+            entry = [f"{page.url}#{name}", page.title, title if level > 1 else "", words[:SEARCHED]]
+            index.append(entry + ([keywords] if level == 1 else []))
     found = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
     (out / "search.js").write_text(f"window.searchIndex={found};\n", encoding="utf-8")
 
@@ -918,7 +1010,7 @@ def check(out):
         )
         if weight > PAGE_BYTES:
             yield f"{url}: {weight / 1000:.0f} KB with its pictures, at most {PAGE_BYTES // 1000}: split the notebook"
-        for tag in re.findall(r"<(?!/|!)[^>]+>", page):
+        for tag in re.findall(r"<(?!/|!|base )[^>]+>", page):
             for kind, target in LINK.findall(tag):
                 target, outside = html.unescape(target), re.match(r"[a-z][a-z0-9+.-]*:|//", html.unescape(target))
                 if outside:

@@ -21,18 +21,35 @@
   const current = $("sidebar").querySelector("[aria-current]");
   if (current) $("sidebar").scrollTop = current.offsetTop - innerHeight / 2;
 
-  // Search: every word must occur; names beat headings, headings beat prose.
+  // Search: MiniSearch over search.js. Words without accents and plurals; all of them, or else some; pages before claims.
   const query = $("query"), hits = $("hits");
-  let loading, chosen = -1;
-  const load = () => loading ||= new Promise((done) => document.head.append(make("script", { src: root + "search.js", onload: done, onerror: done })));
-  const score = ([url, page, heading, text], words) => {
-    const name = (heading || page).toLowerCase(), all = (page + " " + heading + " " + text).toLowerCase();
-    let total = 0;
-    for (const word of words) {
-      if (!all.includes(word)) return 0;
-      total += name === word ? 60 : name.startsWith(word) ? 25 : name.includes(word) ? 12 : page.toLowerCase().includes(word) ? 5 : 1;
-    }
-    return total + (heading ? 0 : 3) - text.length / 1e5;
+  const STOP = new Set("a about an and are be can do does for from get have how i in is it my of on or the this to use using we what when where which who why with you your".split(" "));
+  const SAME = { colab: "jupyterlab", dataset: "data", emd: "auction", fid: "frechet", image: "picture", photo: "picture", install: "setup", video: "clip", gpu: "device", bf16: "precision", fp16: "precision", amp: "precision", cli: "command", faq: "start" };
+  const plain = (word) => word.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase().replace(/(?<=\w{2}[^s\W])s$/, "");
+  const script = (name) => new Promise((done) => document.head.append(make("script", { src: root + name, onload: done, onerror: done })));
+  const rank = (name, heading) => (/^claims\//.test(name) ? 0.05 : 1) * (heading ? 1 : 2);
+  let loading, chosen = -1, index;
+  const load = () => loading ||= Promise.all([script("search.js"), script("minisearch.js")]).then(() => {
+    if (!window.searchIndex || !window.MiniSearch) return;
+    index = new MiniSearch({
+      fields: ["title", "words", "name", "page", "text"],
+      processTerm: (term) => { const word = plain(term); return word && !STOP.has(word) ? word : null; },
+      searchOptions: {
+        boost: { title: 10, words: 6, name: 4, page: 1.5 }, prefix: (term) => term.length > 2, weights: { prefix: 0.3, fuzzy: 0.1 },
+        boostDocument: (id) => rank(window.searchIndex[id][0], window.searchIndex[id][2]),
+      },
+    });
+    index.addAll(window.searchIndex.map(([, page, heading, text, words], id) => ({ id, title: heading ? "" : page, name: heading, page: heading ? page : "", words: words || "", text })));
+  });
+  const find = (text) => {
+    const asked = text.split(/[\s\p{P}]+/u).map(plain).filter((word) => word && !STOP.has(word));
+    const terms = { combineWith: "AND", queries: asked.map((word) => SAME[word] ? { combineWith: "OR", queries: [word, SAME[word]] } : word) };
+    if (!index || !asked.length) return [];
+    const symbol = /[_.A-Z]/.test(text) && text.trim();
+    const exact = (hit) => symbol && window.searchIndex[hit.id][2] === symbol;
+    const all = index.search(terms).sort((a, b) => exact(b) - exact(a));
+    const some = all.length > 2 ? [] : index.search({ ...terms, combineWith: "OR" }, { fuzzy: (term) => term.length > 5 ? 0.2 : false });
+    return [...all, ...some.filter((hit) => !all.some((other) => other.id === hit.id))];
   };
   const marked = (parent, text, words) => {
     const pattern = new RegExp("(" + words.map((w) => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|") + ")", "i");
@@ -59,10 +76,11 @@
   };
   const search = async () => {
     await load();
-    const words = query.value.toLowerCase().split(/\s+/).filter(Boolean);
-    if (!words.length) return show(false);
-    const found = (window.searchIndex || []).map((entry) => [score(entry, words), entry]).filter(([s]) => s > 0).sort((a, b) => b[0] - a[0]).slice(0, 12);
-    hits.replaceChildren(...found.map(([, [url, page, heading, text]], i) => {
+    if (!query.value.trim()) return show(false);
+    const best = find(query.value), pages = {};
+    const found = best.filter(({ id }) => { const page = window.searchIndex[id][0].split("#")[0]; return (pages[page] = (pages[page] || 0) + 1) <= 2; }).slice(0, 12);
+    hits.replaceChildren(...found.map(({ id, terms: words }, i) => {
+      const [url, page, heading, text] = window.searchIndex[id];
       const link = make("a", { href: root + url, id: "hit-" + i, tabIndex: -1 });
       link.setAttribute("role", "option");
       link.append(marked(make("b"), heading || page, words));
@@ -129,6 +147,10 @@
     bar.addEventListener("input", apply);
     (table.closest(".table") || table).before(bar);
     table.classList.add("verdicts");
+    if (table.querySelector("td img")) {
+      table.classList.add("gallery");
+      for (const row of rows) [...row.cells].forEach((cell, i) => { cell.dataset.head = heads[i]; });
+    }
     apply();
   }
 
