@@ -214,6 +214,14 @@ class FrameFolder(_Reader):
             raise ClipError(path, f"{names}; {_really_named(self.path, template, first)}")
 
     @property
+    def rate(self) -> float | None:
+        "Frames a second, where `rate.txt` beside the frames says so."
+        try:
+            return float((self.path / "rate.txt").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    @property
     def frame_bytes(self) -> int:
         "Bytes of one frame; 0 when the first one cannot be read, which reading it will say."
         try:
@@ -737,7 +745,8 @@ def _read_views(
         numbers = sampling(len(source), generator, *timed)
     except ValueError as error:  # too short
         raise ClipError(source.path, str(error)) from None
-    views, together = [], max(1, _AT_ONCE // (source.frame_bytes * numbers.shape[1]))
+    views, size = [], source.frame_bytes * numbers.shape[1] if len(numbers) > 1 else 0
+    together = max(1, _AT_ONCE // size) if size else len(numbers)
     for some in numbers.split(together):
         clips = source.read(some.flatten()).unflatten(0, some.shape)
         views += [framing(frames, generator) for frames in clips]
