@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import os
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,9 @@ _MARKS = {  # backbone -> what the name of one of its weights contains, in any o
     "tsm": ("base_model.", "new_fc.", "layer1.0."),
 }
 _HEADS = {"tsm": "fc", "tiny_tsm": "fc", "slowfast": "head.projection", "uniformer": "head"}  # layer that classifies
+
+
+_CLASSIFIES = re.compile(r"(^|\.)(fc|new_fc|projection|head|classifier)\.weight$|pred_w$")  # in any of those forms
 
 
 def kind_of_weights(
@@ -129,7 +133,8 @@ def _check_whole(state, weights, network: nn.Module, run: Published, file: str, 
     if not left:
         return
     wide = network.get_submodule(head).in_features
-    heads = [f"{key} {tuple(w.shape)}" for key, w in weights.items() if w.ndim == 2 and w.shape[1] == wide]
+    heads = [key for key, w in weights.items() if w.ndim == 2 and w.shape[1] == wide and _CLASSIFIES.search(key)]
+    heads = [f"{key} {tuple(weights[key].shape)}" for key in heads]
     outputs, data = _outputs(run), run.recipe.dataset
     if heads:
         came = f"{file} has another classifier, {', '.join(heads)}"
@@ -182,8 +187,9 @@ def _look(data: VideoList, count: int = 4) -> None:
             return
         except ClipError as error:
             faults.found[place] = error
-    told = "; ".join(f"{e.path}: {e.reason}" for e in list(faults.found.values())[:2])
-    raise ValueError(f"none of {len(faults)} videos spread over the list can be read: {told}; check root, list and dataset")
+    first = next(iter(faults.found.values()))
+    what = f"none of {len(faults)} videos spread over the list can be read: {first.path}: {first.reason}"
+    raise ValueError(f"{what}; check root, list and dataset")
 
 # %% ../../../nbs/motion_coherence/video/evaluate.ipynb #c1e0e018
 def _fingerprint(file: Path) -> str:
