@@ -736,7 +736,11 @@ def parser() -> Parser:
             add_help=False,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            parents=[anno_parser(f, pos=["experiment", "pictures", "action", "claim", "slug", "checkpoint", *_FOLDERS.get(name, [])])],
+            parents=[
+                anno_parser(
+                    f, pos=["experiment", "pictures", "action", "claim", "slug", "checkpoint", *_FOLDERS.get(name, [])]
+                )
+            ],
         )
     return p
 

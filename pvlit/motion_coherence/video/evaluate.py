@@ -16,7 +16,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...core.checks import check, check_choice, check_number, refuse
+from ...core.checks import check, check_number, refuse
 from ...core.files import write_whole
 from ...core.training import choose_device
 from .formats import dataset_format
@@ -118,9 +118,13 @@ def load_network(
     try:
         state = _convert(weights, network, recipe.backbone)
     except ValueError as error:
-        raise ValueError(f"{file.name} does not fit {name or recipe.backbone}: {error}; {_told_fitting(weights, wanted)}") from None
+        raise ValueError(
+            f"{file.name} does not fit {name or recipe.backbone}: {error}; {_told_fitting(weights, wanted)}"
+        ) from None
     _check_whole(state, weights, network, run, file.name, name)
-    state = {key: torch.zeros(value.shape, dtype=value.dtype) if value.is_meta else value for key, value in state.items()}
+    state = {
+        key: torch.zeros(value.shape, dtype=value.dtype) if value.is_meta else value for key, value in state.items()
+    }
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     network.load_state_dict(state, assign=True)
     network = SlidingHead(network, run.window) if run.window else network
@@ -211,12 +215,16 @@ def _claim(out: Path, description: dict) -> None:
         write_whole(beside, json.dumps(description, indent=1) + "\n")
         return
     if not beside.is_file():
-        refuse("out", f"{str(out)!r}, which is there already and holds no answers", "a new file", "choose another --out")
+        refuse(
+            "out", f"{str(out)!r}, which is there already and holds no answers", "a new file", "choose another --out"
+        )
     was = json.loads(beside.read_text(encoding="utf-8"))
     changed = [k for k in {**was, **description} if was.get(k) != description.get(k)]
     told = "; ".join(f"{k} was {was.get(k)!r}, is {description.get(k)!r}" for k in changed)
     if changed:
-        refuse("out", f"{str(out)!r} with answers of another evaluation ({told})", "the same one", "choose another --out")
+        refuse(
+            "out", f"{str(out)!r} with answers of another evaluation ({told})", "the same one", "choose another --out"
+        )
 
 # %% ../../../nbs/motion_coherence/video/evaluate.ipynb #c1e0e019
 _COLUMNS = ("place", "video", "label", "answer", "probability", "best five", "fault")
@@ -368,7 +376,7 @@ def _suspicion(result: Result) -> str:
         told = f"{alike:.0%} of the videos of a class get the same answer, which is not its label"
         return f"suspicious: {told}: the classes of the checkpoint stand in another order than those of the list"
     if result.right[1] < 3 * 5 / result.classes * len(rows):
-        return "suspicious: no better than chance; are the list, the order of classes and the views those of the checkpoint?"
+        return "suspicious: no better than chance; are list, order of classes and views those of the checkpoint?"
     return ""
 
 # %% ../../../nbs/motion_coherence/video/evaluate.ipynb #c1e0e025
@@ -402,11 +410,13 @@ def _lock(file) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BlockingIOError(f"{file.name} is in use by another evaluation: wait for it or choose another") from None
+            raise BlockingIOError(
+                f"{file.name} is in use by another evaluation: wait for it or choose another"
+            ) from None
         except OSError:  # a file system without locks
             pass
 
-
+# %% ../../../nbs/motion_coherence/video/evaluate.ipynb #c1e0e039
 def _answers(job: Job, left: list[int], workers: int | None) -> Iterator[list[tuple]]:
     "Yield the rows of batch after batch; faults follow with the next batch, or at the end."
     if not left:
@@ -429,7 +439,9 @@ def _answers(job: Job, left: list[int], workers: int | None) -> Iterator[list[tu
         best = scores.topk(min(5, scores.shape[1]), dim=1)
         rows = [
             (left[i], data.videos[i].path, label, five[0], f"{p:.4f}", " ".join(map(str, five)), "")
-            for i, label, five, p in zip(index.tolist(), labels.tolist(), best.indices.tolist(), best.values[:, 0].tolist())
+            for i, label, five, p in zip(
+                index.tolist(), labels.tolist(), best.indices.tolist(), best.values[:, 0].tolist()
+            )
         ]
         yield [*rows, *faults()]
     yield list(faults())

@@ -11,14 +11,14 @@ __all__ = ['WAYS', 'PUBLISHED', 'OfficialSampling', 'View', 'Published', 'publis
 # %% ../../../nbs/motion_coherence/video/published.ipynb #b1d0e004
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.checks import check, check_choice, check_generator, check_number, refuse
+from ...core.checks import check, check_choice, check_number, refuse
 from ..backbones.slowfast import SlowFast, _pathways
 from .formats import Sampling
 from .reader import Framing
@@ -196,7 +196,7 @@ def _tsm_kinetics() -> dict[str, Published]:
         _tsm_recipe("ucf101", 8, **tuned),
         _TSM_CODE + "scripts/finetune_tsm_ucf101_rgb_8f.sh",
         {"1x1": View(OfficialSampling(8), view)},
-        note="no weights were published; all batch normalization but the first is frozen there, which a recipe cannot say",
+        note="no weights were published; batch normalization is frozen there but for the first, which no recipe says",
     )
     return runs
 
@@ -231,7 +231,7 @@ def _slowfast_recipe(dataset: str, **changes) -> Recipe:
     )
     return Recipe(**fields | changes)
 
-
+# %% ../../../nbs/motion_coherence/video/published.ipynb #b1d0e041
 def _slowfast_runs() -> dict[str, Published]:
     "Return SlowFast's runs on networks of 50 layers."
     place, half = _SLOWFAST_CODE + "configs/{}.yaml; MODEL_ZOO.md", dict(alpha=8, lateral_kernel=5)
@@ -299,7 +299,10 @@ def _uniformer_recipe(dataset: str, **changes) -> Recipe:
 
 def _uniformer_run(folder: str, dataset: str, sampled: tuple, views: dict, note: str = "", **changes) -> Published:
     "Return a run whose training and test sampling are given; `views` is name -> (sampling, crops, top 1)."
-    cut = {name: View(sampling, Framing(224, short=224, crops=crops), top1) for name, (sampling, crops, top1) in views.items()}
+    cut = {
+        name: View(sampling, Framing(224, short=224, crops=crops), top1)
+        for name, (sampling, crops, top1) in views.items()
+    }
     first = next(iter(cut.values()))
     fields = dict(train_sampling=sampled, test_sampling=first.sampling, test_framing=first.framing)
     outputs = changes.pop("outputs", None)
@@ -333,7 +336,7 @@ def _uniformer_kinetics() -> dict[str, Published]:
             f"kinetics{classes}_videos",
             Sampling(frames, "dense", random=True, stride=stride, short="repeat", clips=2),
             {"1x4": (test, 1, top1)},
-            f"classes in the order of its own data_list/k{classes}/val.csv, which is not the alphabet's: pass it as the list",
+            f"classes are in the order of its own data_list/k{classes}/val.csv, not the alphabet's: pass it as list",
             **dict(network=_BASE if base else {}, drop_path=0.3 if base else 0.1),
             **dict(initial=f"uniformer_{'base' if base else 'small'}_in1k, ImageNet", warmup=10.0),
             **dict(batch=batch, lr=lr, epochs=epochs),
@@ -375,7 +378,9 @@ def _uniformer_small_sets() -> dict[str, Published]:
     ucf = _uniformer_run("s16x4_ucf101_prek400", "ucf101_videos", train, {"3x5": (test, 3, 98.3)}, **same)
     note, changes = "the published head has 101 outputs", dict(outputs=101, reverse_channels=True)
     hmdb = _uniformer_run("s16x4_hmdb51_prek400", "hmdb51", train, {"3x5": (test, 3, 77.5)}, note, **same | changes)
-    return dict(uniformer_s_16x4_ucf101=replace(ucf, note="the best of its epochs was published"), uniformer_s_16x4_hmdb51=hmdb)
+    return dict(
+        uniformer_s_16x4_ucf101=replace(ucf, note="the best of its epochs was published"), uniformer_s_16x4_hmdb51=hmdb
+    )
 
 
 PUBLISHED = {  # name -> run
