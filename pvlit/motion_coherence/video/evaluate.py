@@ -29,7 +29,8 @@ from ...core.files import write_whole
 from ...core.training import choose_device
 from .formats import dataset_format
 from .published import PUBLISHED, Published, SlidingHead, View, find_published, view_of
-from .reader import ClipError, ClipLoader, Faults, VideoList, open_dataset, predict_views
+from .reader import ClipError, ClipLoader, Faults, VideoList, default_workers
+from .reader import open_dataset, predict_views
 from .reader import _open as open_video
 from .recipes import NormalizedClassifier, Recipe, _convert, network_class, read_checkpoint
 
@@ -382,7 +383,7 @@ def _suspicion(result: Result) -> str:
 # %% ../../../nbs/motion_coherence/video/evaluate.ipynb #c1e0e025
 def evaluate(
     job: Job,  # as `prepare` makes it
-    workers: int | None = None,  # worker processes that read; 0 reads in this one; None is all cores but one
+    workers: int | None = None,  # processes that read; 0 reads in this one; None: all cores but one, within 1 GiB
     progress: bool = True,  # show a bar
 ) -> Result:
     """Predict the videos that have no answer yet, and count all answers.
@@ -417,6 +418,15 @@ def _lock(file) -> None:
             pass
 
 # %% ../../../nbs/motion_coherence/video/evaluate.ipynb #c1e0e039
+_WAITING = 2**30  # bytes of clips that may lie ready
+
+
+def _workers(job: Job) -> int:
+    "Return how many processes read: each holds up to two batches ready, as bytes."
+    batch = job.batch * job.shown.framing.crops * job.shown.sampling.clips * _clip_bytes(job.shown) // 4
+    return min(default_workers(), max(1, _WAITING // (2 * batch)))
+
+
 def _answers(job: Job, left: list[int], workers: int | None) -> Iterator[list[tuple]]:
     "Yield the rows of batch after batch; faults follow with the next batch, or at the end."
     if not left:
@@ -426,6 +436,7 @@ def _answers(job: Job, left: list[int], workers: int | None) -> Iterator[list[tu
         [old.videos[i] for i in left], old.root, old.sampling, old.framing, old.template, old.first, old.seed
     )
     device = next(job.model.parameters()).device
+    workers = _workers(job) if workers is None else workers
     loader = ClipLoader(data, job.batch, workers=workers, fault_share=1.0, device=device)
 
     def faults():
