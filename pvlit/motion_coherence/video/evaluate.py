@@ -31,8 +31,13 @@ from .formats import dataset_format
 from .published import PUBLISHED, Published, SlidingHead, View, find_published, view_of
 from .reader import ClipError, ClipLoader, Faults, VideoList, default_workers
 from .reader import open_dataset, predict_views
-from .reader import _open as open_video
-from .recipes import NormalizedClassifier, Recipe, _convert, network_class, read_checkpoint
+from pvlit.motion_coherence.video.recipes import (
+    NormalizedClassifier,
+    Recipe,
+    convert_weights,
+    network_class,
+    read_checkpoint,
+)
 
 try:
     import fcntl
@@ -80,7 +85,7 @@ def _fitting(state: Mapping, kind: str) -> list[str]:
         if key not in known:
             network = _blank(run.recipe, _outputs(run))
             try:
-                known[key] = not _left(_convert(state, network, kind))
+                known[key] = not _left(convert_weights(state, network, kind))
             except ValueError:
                 known[key] = False
         found += [name] * known[key]
@@ -117,7 +122,7 @@ def load_network(
         refuse("checkpoint", told, f"of {wanted}, as {name or 'the recipe'} has it", _told_fitting(weights, kind))
     network = _blank(recipe, _outputs(run))
     try:
-        state = _convert(weights, network, recipe.backbone)
+        state = convert_weights(weights, network, recipe.backbone)
     except ValueError as error:
         raise ValueError(
             f"{file.name} does not fit {name or recipe.backbone}: {error}; {_told_fitting(weights, wanted)}"
@@ -187,7 +192,7 @@ def _look(data: VideoList, count: int = 4) -> None:
     faults = Faults(len(data), 1.0)
     for place in sorted({i * (len(data) - 1) // max(count - 1, 1) for i in range(count)}):
         try:
-            with open_video(data, data.videos[place]) as video:
+            with data.open(place) as video:
                 video.read([0])
             return
         except ClipError as error:

@@ -21,14 +21,11 @@ from tqdm import tqdm
 
 from ...core.checks import check, check_number
 from ...core.files import write_whole
-from .check import _VIDEOS
+from .check import VIDEO_ENDINGS
 from pvlit.motion_coherence.video.reader import (
     ClipError,
     Fault,
     VideoFile,
-    _Colors,
-    _decode_all,
-    _decoding,
     default_workers,
     resize_short_side,
 )
@@ -67,7 +64,7 @@ def _videos(root: Path) -> tuple[str, ...]:
     for folder, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         place = Path(folder).relative_to(root)
-        names = (n for n in files if n.lower().endswith(_VIDEOS) and not n.startswith("."))
+        names = (n for n in files if n.lower().endswith(VIDEO_ENDINGS) and not n.startswith("."))
         found += [(place / name).as_posix() for name in names]
     return tuple(sorted(found))
 
@@ -98,7 +95,7 @@ def plan_frames(
     check_number("quality", quality, 1, 100, whole=True)
     check_number("sample", sample, 1, whole=True)
     videos = _videos(root)
-    check(len(videos) > 0, "root", f"{str(root)!r} without videos", f"files that end in {', '.join(_VIDEOS)}")
+    check(len(videos) > 0, "root", f"{str(root)!r} without videos", f"files that end in {', '.join(VIDEO_ENDINGS)}")
     left = tuple(name for name in videos if not (out / name).is_dir())
     some = [left[i * len(left) // sample] for i in range(min(sample, len(left)))] if len(left) > sample else left
     sizes = [size for name in some if (size := _one_size(root / name, short, quality)) is not None]
@@ -133,20 +130,15 @@ def _write_one(plan: FramesPlan, name: str) -> int:
     part, total = place.with_name(f".{place.name}.part"), 0
     shutil.rmtree(part, ignore_errors=True)
     with VideoFile(file) as video:
-        count, rate = len(video), video.rate
-    part.mkdir(parents=True)
-    try:
-        colors, number = _Colors(file), 0
-        with _decoding(file):
-            for number, frame in enumerate(_decode_all(file), 1):
-                picture = torch.from_numpy(colors(number - 1, frame)).permute(2, 0, 1)
-                total += (part / f"{number:05d}.jpg").write_bytes(_picture(picture, plan.short, plan.quality))
-        if number != count:
-            raise ClipError(file, f"ends early: {number} of {count} frames could be decoded")
-        write_whole(part / "rate.txt", f"{rate or ''}\n")
-        part.rename(place)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            for number, picture in enumerate(video.pictures(), 1):
+                frame = torch.from_numpy(picture).permute(2, 0, 1)
+                total += (part / f"{number:05d}.jpg").write_bytes(_picture(frame, plan.short, plan.quality))
+            write_whole(part / "rate.txt", f"{video.rate or ''}\n")
+            part.rename(place)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return total
 
 

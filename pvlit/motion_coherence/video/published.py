@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.checks import check, check_choice, check_number, refuse
-from ..backbones.slowfast import SlowFast, _pathways
+from ..backbones.slowfast import SlowFast, split_pathways
 from .formats import Sampling
 from .reader import Framing
 from .recipes import RECIPES, Recipe, evaluation_view
@@ -459,9 +459,9 @@ class SlidingHead(nn.Module):
         super().__init__()
         self.network, self.window = network, check_number("window", window, 1, whole=True)
 
-    def forward(self, clips):  # as in `SlowFast` -> logarithms of probabilities (B, classes)
+    def forward(self, clips):  # fast frames (B, T, 3, H, W) -> logarithms of probabilities (B, classes)
         *parts, head = self.network.children()
-        pathways = _pathways(clips, self.network.alpha)
+        pathways = [x.transpose(1, 2) for x in split_pathways(clips, self.network.alpha)]
         for part in parts:
             pathways = part(pathways)
         sizes = [(x.shape[2], *(min(self.window, n) for n in x.shape[3:])) for x in pathways]

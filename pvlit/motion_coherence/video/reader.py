@@ -560,6 +560,18 @@ class VideoFile(_Reader):
             raise ClipError(self.path, f"ends early: {len(found)} of {len(places)} frames could be decoded")
         return {n: found[place] for n, place in zip(wanted, places)}
 
+    def pictures(self) -> Iterator[np.ndarray]:
+        """Yield all frames in order, one at a time, uint8 (H, W, 3).
+
+        Raises `ClipError` for a damaged one, and when there are fewer than there should be."""
+        colors, end, number = _Colors(self.path), self.first + self.frames, -1
+        with _decoding(self.path):
+            for number, frame in enumerate(_decode_all(self.path, end - 1)):
+                if number >= self.first:
+                    yield colors(number, frame)
+        if number + 1 < end:
+            raise ClipError(self.path, f"ends early: {number + 1} of {end} frames could be decoded")
+
     def close(self):
         "Close the file."
         self.container.close()
@@ -781,6 +793,17 @@ class VideoList(Dataset):
     def __len__(self):
         return len(self.videos)
 
+    def open(
+        self,
+        index: int,  # place of the video in the list
+    ) -> FrameFolder | VideoFile:
+        "Open a video, or the part of it that the list means. Raises `ClipError` when that is impossible."
+        video = self.videos[index]
+        path, first = self.root / video.path, video.first
+        if self.template is not None:
+            return FrameFolder(path, self.template, video.frames, self.first if first is None else first)
+        return VideoFile(path) if first is None else VideoFile(path, first, video.frames)
+
     def read(
         self,
         index: int,  # place of the video in the list
@@ -805,19 +828,11 @@ def _check_videos(root: Path, videos: Sequence[Video], seed: int) -> None:
     check_number("seed", seed, 0, whole=True)
 
 
-def _open(data: VideoList, video: Video) -> FrameFolder | VideoFile:
-    "Open a video, or the part of it that the list means; raise `ClipError` when that is impossible."
-    path = data.root / video.path
-    if data.template is not None:
-        return FrameFolder(path, data.template, video.frames, data.first if video.first is None else video.first)
-    return VideoFile(path) if video.first is None else VideoFile(path, video.first, video.frames)
-
-
 def _read_clip(data: VideoList, index: int, epoch: int) -> Clip | Fault:
     "Read one video of a data set, or say why that is impossible."
     video, generator = data.videos[index], _clip_generator(data.seed, epoch, index)
     try:
-        with _open(data, video) as source:
+        with data.open(index) as source:
             views = _read_views(source, data.sampling, data.framing, generator)
     except ClipError as error:
         return Fault(video.path, error.reason, index)

@@ -7,7 +7,7 @@ Docs: https://pvlit.github.io/pvlit/motion_coherence/video/recipes.html.md"""
 # %% auto #0
 __all__ = ['LEGACY', 'BACKBONES', 'RECIPES', 'ARMS', 'Recipe', 'alignment_weight', 'gradient_limit', 'evaluation_view',
            'find_recipe', 'learning_rate', 'optimizer_for', 'NormalizedClassifier', 'network_class', 'build_classifier',
-           'read_checkpoint', 'recipe_loss', 'arm_of']
+           'read_checkpoint', 'convert_weights', 'recipe_loss', 'arm_of']
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #b7564810
 import math
@@ -384,7 +384,7 @@ def build_classifier(
     own = {key: getattr(recipe, key) for key in ("dropout", "drop_path") if getattr(recipe, key) is not None}
     network = network_class(recipe)(recipe.classes, seed=seed, **recipe.network, **own)
     if weights is not None:
-        state = _convert(read_checkpoint(weights), network, recipe.backbone)
+        state = convert_weights(read_checkpoint(weights), network, recipe.backbone)
         _warn_of_random(state, network, Path(weights).name)
         network.load_state_dict(state)
     return NormalizedClassifier(network, recipe)
@@ -576,8 +576,15 @@ def _load(file: Path) -> object:
         return _ArraysOnly(stream, encoding="latin1").load()
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #f4156df9
-def _convert(state: Mapping, network: nn.Module, backbone: str) -> dict:
-    "Return a state for the network from weights in their published names."
+def convert_weights(
+    state: Mapping,  # name -> tensor or array, as `read_checkpoint` gives them
+    network: nn.Module,  # that is to be filled
+    backbone: str,  # a name in `BACKBONES`
+) -> dict[str, Tensor]:  # state for `network.load_state_dict`
+    """Return a state for a network from weights in their published names.
+
+    What the file does not give, as a classifier of another size, is the network's own. Raises `ValueError` naming the
+    weight that does not fit."""
     if backbone == "slowfast":
         return convert_pyslowfast_checkpoint(state, network)
     if backbone == "uniformer":
