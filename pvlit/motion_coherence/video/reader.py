@@ -494,6 +494,26 @@ def _decode_by_seeking(path: Path, container, stream, index, wanted: Sequence[in
     return found
 
 
+def _in_order(path: Path, first: int, end: int) -> Iterator[np.ndarray]:
+    "Yield the frames from `first` to `end`, without the last, as (H, W, 3) uint8."
+    colors, number = _Colors(path), -1
+    with _decoding(path):
+        for number, frame in enumerate(_decode_all(path, end - 1)):
+            if number >= first:
+                yield colors(number, frame)
+    if number + 1 < end:
+        raise ClipError(path, f"ends early: {number + 1} of {end} frames could be decoded")
+
+
+def _packets(container, stream) -> list[_Packet]:
+    "Return what the index needs to know of all packets."
+    return [
+        _Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt, p.duration, p.size)
+        for p in container.demux(stream)
+        if p.size or p.pts is not None
+    ]
+
+
 def _decode_some(container, stream, wanted: Mapping[int, int]) -> Iterator:
     """Yield decoded frames from here on, among them those at the wanted times.
 
@@ -524,11 +544,7 @@ class VideoFile(_Reader):
             raise ClipError(path, "is empty" if self.path.is_file() else "there is no such file")
         self.container, self.stream = _open_video(self.path)
         with _decoding(self.path):
-            packets = [
-                _Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt, p.duration, p.size)
-                for p in self.container.demux(self.stream)
-                if p.size or p.pts is not None
-            ]
+            packets = _packets(self.container, self.stream)
             _check_complete(self.path, packets, self.container, self.stream)
             packets, self.decoded = [p for p in packets if p.size], None
             self.index = _keys(packets, self.container.format.name)  # None: frames must be counted
@@ -564,13 +580,7 @@ class VideoFile(_Reader):
         """Yield all frames in order, one at a time, uint8 (H, W, 3).
 
         Raises `ClipError` for a damaged one, and when there are fewer than there should be."""
-        colors, end, number = _Colors(self.path), self.first + self.frames, -1
-        with _decoding(self.path):
-            for number, frame in enumerate(_decode_all(self.path, end - 1)):
-                if number >= self.first:
-                    yield colors(number, frame)
-        if number + 1 < end:
-            raise ClipError(self.path, f"ends early: {number + 1} of {end} frames could be decoded")
+        return _in_order(self.path, self.first, self.first + self.frames)
 
     def close(self):
         "Close the file."
