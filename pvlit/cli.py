@@ -567,8 +567,7 @@ def evaluate_weights(
 ):
     """Evaluate a checkpoint on videos: top-1 and top-5, an answer for each video, an account of what was unreadable.
 
-    pvlit evaluate TSM_something_RGB_resnet50_shift8_blockres_avg_segment8_e45.pth \\
-        --recipe tsm_r50_8f_something_v1 --root /data/something_v1
+    pvlit evaluate tsm.pth --recipe tsm_r50_8f_something_v1 --root /data/something_v1
     pvlit evaluate SLOWFAST_8x8_R50.pkl --recipe slowfast_8x8_kinetics400 --root /data/k400/val --list val.csv
     pvlit evaluate weights.pth --recipe tsm_r50_8f_something_v1 --root frames --views 3x2 --template img_{:05d}.jpg"""
     for name, value in (("recipe", recipe), ("root", root)):
