@@ -88,6 +88,10 @@ def test_status_without_runs(root):
         (["report", "counting"], "unknown run counting"),
         (["list", "countin"], "did you mean counting?"),
         (["claims", "--chekc"], "--chekc"),
+        (["evaluate", "x.pth"], "needs --recipe"),
+        (["evaluate", "x.pth", "--recipe", "tsm_8f_something_v1", "--root", "nbs"], "tsm_r50_8f_something_v1"),
+        (["evaluate", "x.pth", "--recipe", "tsm_r50_8f_something_v1", "--root", "nbs"], "no weights at x.pth"),
+        (["clips", "frames", "nbs"], "needs --out"),
     ],
 )
 def test_wrong_call_exits_2_with_one_line_and_starts_nothing(root, argv, says):
@@ -118,7 +122,9 @@ def test_run_outside_a_repository(tmp_path):
     assert ended.returncode == 2 and "work inside a clone of the repository" in ended.stderr
 
 
-@pytest.mark.parametrize("argv", [["--help"], *[[c, "--help"] for c in ("list", "run", "status", "report", "claims")]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], *[[c, "--help"] for c in ("list", "run", "status", "report", "claims", "clips", "evaluate")]]
+)
 def test_help_has_examples(root, argv):
     ended = call(root, *argv)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -7,7 +7,8 @@ Docs: https://pvlit.github.io/pvlit/motion_coherence/video/reader.html.md"""
 # %% auto #0
 __all__ = ['ClipError', 'check_template', 'FrameNames', 'find_template', 'FrameFolder', 'VideoFile', 'resize_frames',
            'resize_short_side', 'crop_places', 'Framing', 'Clip', 'Fault', 'as_floats', 'VideoList', 'open_dataset',
-           'TooManyFaults', 'Faults', 'Batch', 'default_workers', 'ClipLoader', 'ViewScores', 'evaluate_views']
+           'TooManyFaults', 'Faults', 'Batch', 'default_workers', 'ClipLoader', 'ViewScores', 'predict_views',
+           'evaluate_views']
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #4fc12243
 import os
@@ -80,6 +81,8 @@ def _check_numbers(path: Path, numbers: Sequence[int], total: int) -> list[int]:
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #5ac7d2b7
 class _Reader:
     "Share what both readers do: check numbers, stack frames, close."
+
+    rate = None  # frames a second, where they are known
 
     def __len__(self):
         return self.frames
@@ -209,6 +212,23 @@ class FrameFolder(_Reader):
         if self.frames < 1:
             names = f"no frames named like {template.format(first)}"
             raise ClipError(path, f"{names}; {_really_named(self.path, template, first)}")
+
+    @property
+    def rate(self) -> float | None:
+        "Frames a second, where `rate.txt` beside the frames says so."
+        try:
+            return float((self.path / "rate.txt").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def frame_bytes(self) -> int:
+        "Bytes of one frame; 0 when the first one cannot be read, which reading it will say."
+        try:
+            with Image.open(self.path / self.template.format(self.first)) as image:
+                return 3 * image.width * image.height
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return 0
 
     def _count(self):
         count = 0
@@ -365,7 +385,7 @@ def _check_complete(path: Path, packets: Sequence[_Packet], container, stream) -
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #670a7377
 def _keys(packets: Sequence[_Packet], container: str) -> tuple[dict[int, int], list[tuple[int, int]]] | None:
-    "Number the packets by time, and list key frames as (number, decoding time); None when the times cannot be trusted."
+    "Number the packets by time, and list key frames as (number, time); None when the times cannot be trusted."
     times = [p.time for p in packets]
     if (
         not any(name in container.split(",") for name in _TIMED)
@@ -374,9 +394,8 @@ def _keys(packets: Sequence[_Packet], container: str) -> tuple[dict[int, int], l
         or any(p.hidden for p in packets)
     ):
         return None
-    number, shown = {time: n for n, time in enumerate(sorted(times))}, "matroska" in container  # seeks by shown times
-    keys = [(number[p.time], p.time if shown else p.order) for p in packets if p.key]
-    return None if any(time is None for _, time in keys) else (number, sorted(keys))
+    number = {time: n for n, time in enumerate(sorted(times))}
+    return number, sorted((number[p.time], p.time) for p in packets if p.key)
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #af491711
 @contextmanager
@@ -402,11 +421,18 @@ def _open_video(path: Path):
     return container, stream
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #10fb1090
-def _rgb(path: Path, number: int, frame) -> np.ndarray:
-    "Convert a decoded frame to (H, W, 3) uint8; raise `ClipError` when it is damaged."
-    if frame.is_corrupt:
-        raise ClipError(path, f"frame {number} is damaged")
-    return _upright(frame.to_ndarray(format="rgb24"), frame.side_data.get("DISPLAYMATRIX"))
+class _Colors:
+    "Convert decoded frames to (H, W, 3) uint8: one scaler for all frames of a video, on the thread that calls."
+
+    def __init__(self, path: Path):
+        self.path, self.scaler = path, _pyav().video.reformatter.VideoReformatter()
+
+    def __call__(self, number: int, frame) -> np.ndarray:
+        "Return frame `number` as a picture; raise `ClipError` when it is damaged."
+        if frame.is_corrupt:
+            raise ClipError(self.path, f"frame {number} is damaged")
+        picture = self.scaler.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return _upright(picture, frame.side_data.get("DISPLAYMATRIX"))
 
 
 def _upright(picture: np.ndarray, matrix) -> np.ndarray:
@@ -431,8 +457,8 @@ def _decode_all(path: Path, last: float = np.inf) -> Iterator:
 
 def _decode_by_counting(path: Path, wanted: Sequence[int], decoded: Sequence | None = None) -> dict[int, np.ndarray]:
     "Return frames by number, decoding everything up to the last one unless all frames have been decoded already."
-    wanted, frames = set(wanted), decoded or _decode_all(path, max(wanted))
-    return {n: _rgb(path, n, frame) for n, frame in enumerate(frames) if n in wanted}
+    wanted, frames, colors = set(wanted), decoded or _decode_all(path, max(wanted)), _Colors(path)
+    return {n: colors(n, frame) for n, frame in enumerate(frames) if n in wanted}
 
 
 def _count_frames(path: Path, limit: int) -> tuple[int, list | None]:
@@ -449,20 +475,54 @@ def _count_frames(path: Path, limit: int) -> tuple[int, list | None]:
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #5e44b319
 def _decode_by_seeking(path: Path, container, stream, index, wanted: Sequence[int]) -> dict[int, np.ndarray] | None:
     "Return frames by number, seeking to key frames; None when the index turns out to be wrong."
-    (number, keys), found, position = index, {}, -1
+    (number, keys), found, parts, colors = index, {}, {}, _Colors(path)
+    times = {n: time for time, n in number.items() if n in set(wanted)}
     for n in wanted:
-        place = bisect_right(keys, (n, np.inf)) - 1
-        if place < 0:
+        parts.setdefault(bisect_right(keys, (n, np.inf)) - 1, {})[times.get(n)] = n
+    for place, left in parts.items():
+        if place < 0 or None in left:
             return None
-        if not found or keys[place][0] > position:
-            container.seek(keys[place][1], stream=stream)
-            frames, position = container.decode(stream), -1
-        while position < n and (frame := next(frames, None)) is not None:
-            position = number.get(frame.pts, -1)
-        if position != n:
+        container.seek(keys[place][1], stream=stream)
+        for frame in _decode_some(container, stream, left):
+            if frame.pts in left:
+                n = left.pop(frame.pts)
+                found[n] = colors(n, frame)
+            if not left:
+                break
+        if left:
             return None
-        found[n] = _rgb(path, n, frame)
     return found
+
+
+def _in_order(path: Path, first: int, end: int) -> Iterator[np.ndarray]:
+    "Yield the frames from `first` to `end`, without the last, as (H, W, 3) uint8."
+    colors, number = _Colors(path), -1
+    with _decoding(path):
+        for number, frame in enumerate(_decode_all(path, end - 1)):
+            if number >= first:
+                yield colors(number, frame)
+    if number + 1 < end:
+        raise ClipError(path, f"ends early: {number + 1} of {end} frames could be decoded")
+
+
+def _packets(container, stream) -> list[_Packet]:
+    "Return what the index needs to know of all packets."
+    return [
+        _Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt, p.duration, p.size)
+        for p in container.demux(stream)
+        if p.size or p.pts is not None
+    ]
+
+
+def _decode_some(container, stream, wanted: Mapping[int, int]) -> Iterator:
+    """Yield decoded frames from here on, among them those at the wanted times.
+
+    H.264 marks frames that no other frame needs; of those, the ones that are not wanted are never decoded."""
+    context = stream.codec_context
+    for packet in container.demux(stream):
+        if context.name == "h264":
+            context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
+        yield from packet.decode()
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #87d7fd10
 _KEPT = 64 * 2**20  # bytes up to which the frames of a video that must be counted are kept, so that it is decoded once
@@ -484,11 +544,7 @@ class VideoFile(_Reader):
             raise ClipError(path, "is empty" if self.path.is_file() else "there is no such file")
         self.container, self.stream = _open_video(self.path)
         with _decoding(self.path):
-            packets = [
-                _Packet(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt, p.duration, p.size)
-                for p in self.container.demux(self.stream)
-                if p.size or p.pts is not None
-            ]
+            packets = _packets(self.container, self.stream)
             _check_complete(self.path, packets, self.container, self.stream)
             packets, self.decoded = [p for p in packets if p.size], None
             self.index = _keys(packets, self.container.format.name)  # None: frames must be counted
@@ -498,6 +554,16 @@ class VideoFile(_Reader):
         self.first, self.frames = first, total - first if frames is None else frames
         if self.frames < 1 or first < 0 or first + self.frames > total:
             raise ClipError(path, f"has {total} frames; {frames or 'some'} from frame {first} on were asked for")
+
+    @property
+    def rate(self) -> float | None:
+        "Frames a second on average, None where the file does not say."
+        return float(self.stream.average_rate) if self.stream.average_rate else None
+
+    @property
+    def frame_bytes(self) -> int:
+        "Bytes of one frame."
+        return 3 * self.stream.width * self.stream.height
 
     def _decode(self, wanted):
         places = [self.first + n for n in wanted]
@@ -509,6 +575,12 @@ class VideoFile(_Reader):
         if len(found) < len(places):
             raise ClipError(self.path, f"ends early: {len(found)} of {len(places)} frames could be decoded")
         return {n: found[place] for n, place in zip(wanted, places)}
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """Yield all frames in order, one at a time, uint8 (H, W, 3).
+
+        Raises `ClipError` for a damaged one, and when there are fewer than there should be."""
+        return _in_order(self.path, self.first, self.first + self.frames)
 
     def close(self):
         "Close the file."
@@ -683,16 +755,24 @@ def as_floats(
     return frames.float().div_(255)
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #0c250468
+_AT_ONCE = 256 * 2**20  # bytes of whole frames that are held at once, or one clip where that is more
+
+
 def _read_views(
     source: FrameFolder | VideoFile, sampling: Sampling, framing: Framing, generator: torch.Generator
 ) -> Tensor:
     "Return all views of an open video, uint8 (V, T, 3, size, size): crops of its first clip, then those of the next."
+    timed = (source.rate,) if getattr(sampling, "timed", False) else ()
     try:
-        numbers = sampling(len(source), generator)
+        numbers = sampling(len(source), generator, *timed)
     except ValueError as error:  # too short
         raise ClipError(source.path, str(error)) from None
-    clips = source.read(numbers.flatten()).unflatten(0, numbers.shape)
-    return torch.cat([framing(frames, generator) for frames in clips])
+    views, size = [], source.frame_bytes * numbers.shape[1] if len(numbers) > 1 else 0
+    together = max(1, _AT_ONCE // size) if size else len(numbers)
+    for some in numbers.split(together):
+        clips = source.read(some.flatten()).unflatten(0, some.shape)
+        views += [framing(frames, generator) for frames in clips]
+    return torch.cat(views)
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #948bbd4c
 class VideoList(Dataset):
@@ -723,6 +803,17 @@ class VideoList(Dataset):
     def __len__(self):
         return len(self.videos)
 
+    def open(
+        self,
+        index: int,  # place of the video in the list
+    ) -> FrameFolder | VideoFile:
+        "Open a video, or the part of it that the list means. Raises `ClipError` when that is impossible."
+        video = self.videos[index]
+        path, first = self.root / video.path, video.first
+        if self.template is not None:
+            return FrameFolder(path, self.template, video.frames, self.first if first is None else first)
+        return VideoFile(path) if first is None else VideoFile(path, first, video.frames)
+
     def read(
         self,
         index: int,  # place of the video in the list
@@ -747,19 +838,11 @@ def _check_videos(root: Path, videos: Sequence[Video], seed: int) -> None:
     check_number("seed", seed, 0, whole=True)
 
 
-def _open(data: VideoList, video: Video) -> FrameFolder | VideoFile:
-    "Open a video, or the part of it that the list means; raise `ClipError` when that is impossible."
-    path = data.root / video.path
-    if data.template is not None:
-        return FrameFolder(path, data.template, video.frames, data.first if video.first is None else video.first)
-    return VideoFile(path) if video.first is None else VideoFile(path, video.first, video.frames)
-
-
 def _read_clip(data: VideoList, index: int, epoch: int) -> Clip | Fault:
     "Read one video of a data set, or say why that is impossible."
     video, generator = data.videos[index], _clip_generator(data.seed, epoch, index)
     try:
-        with _open(data, video) as source:
+        with data.open(index) as source:
             views = _read_views(source, data.sampling, data.framing, generator)
     except ClipError as error:
         return Fault(video.path, error.reason, index)
@@ -985,7 +1068,29 @@ def _average(logits: Tensor, average: str) -> Tensor:
     return logits.mean(1).softmax(1)
 
 # %% ../../../nbs/motion_coherence/video/reader.ipynb #8c5a94ce
-@torch.no_grad()
+def predict_views(
+    model: nn.Module,  # classifier of clips (B, T, 3, H, W), see `logits_of`; in evaluation mode while it is iterated
+    loader: ClipLoader,  # clips, with or without an axis of views
+    average: str = "probabilities",  # what is averaged over views, "probabilities" or "logits"
+    at_once: int = 64,  # most clips in one pass of the model, at least 1
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # probabilities (B, classes) float32, labels (B,), index (B,); on the CPU
+    """Predict batch after batch, each video from all its views, so that one may stop in between.
+
+    Raises `ValueError` for an unknown average, `TooManyFaults` as the loader does."""
+    check_choice("average", average, ("probabilities", "logits"))
+    check_number("at_once", at_once, 1, whole=True)
+    training = model.training
+    model.eval()
+    try:
+        for clips, labels, index in loader:
+            with torch.no_grad():
+                parts = clips.flatten(0, -5).split(at_once)
+                logits = torch.cat([logits_of(model(part)).float() for part in parts]).unflatten(0, (len(clips), -1))
+            yield tuple(tensor.cpu() for tensor in (_average(logits, average), labels, index))
+    finally:
+        model.train(training)
+
+
 def evaluate_views(
     model: nn.Module,  # classifier of clips (B, T, 3, H, W), see `logits_of`; in evaluation mode during the call
     loader: ClipLoader,  # clips, with or without an axis of views
@@ -995,17 +1100,7 @@ def evaluate_views(
     """Predict each video from all its views.
 
     Raises `ValueError` for an unknown average, `TooManyFaults` as the loader does."""
-    check_choice("average", average, ("probabilities", "logits"))
-    training, rows = model.training, []
-    model.eval()
-    try:
-        for clips, labels, index in loader:
-            views = clips.flatten(0, -5)
-            logits = torch.cat([logits_of(model(part)).float() for part in views.split(at_once)])
-            logits = logits.unflatten(0, (len(clips), -1))
-            rows.append([tensor.cpu() for tensor in (_average(logits, average), labels, index)])
-    finally:
-        model.train(training)
+    rows = list(predict_views(model, loader, average, at_once))
     if not rows:
         raise ValueError(f"no video could be read: {loader.faults}")
     scores, labels, index = (torch.cat(part) for part in zip(*rows))

@@ -7,7 +7,7 @@ Docs: https://pvlit.github.io/pvlit/motion_coherence/video/recipes.html.md"""
 # %% auto #0
 __all__ = ['LEGACY', 'BACKBONES', 'RECIPES', 'ARMS', 'Recipe', 'alignment_weight', 'gradient_limit', 'evaluation_view',
            'find_recipe', 'learning_rate', 'optimizer_for', 'NormalizedClassifier', 'network_class', 'build_classifier',
-           'read_checkpoint', 'recipe_loss', 'arm_of']
+           'read_checkpoint', 'convert_weights', 'recipe_loss', 'arm_of']
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #b7564810
 import math
@@ -61,7 +61,7 @@ class _Seen:
     test_framing: Framing  # its crop, without quirks
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)  # subtracted from red, green and blue
     deviation: tuple[float, float, float] = (0.225, 0.225, 0.225)  # then divided by
-    reverse_channels: bool = False  # hand the network blue, green, red, as networks from Caffe2 expect
+    reverse_channels: bool = False  # hand the network blue, green, red, as OpenCV reads frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class _Optimization:
     nesterov: bool = False  # its variant
     weight_decay: float = 0.0  # of the parameters that `decay` names
     decay: str = "tsm"  # of TSM's groups; "not norm": all but batch normalization; "matrices": two or more axes
-    schedule: str = "steps"  # "steps": a tenth from each of `drops` on; "cosine": down to `last_lr`
+    schedule: str = "steps"  # "steps": a tenth from each of `drops` on; "cosine" and "whole cosine": down to `last_lr`
     drops: tuple[float, ...] = ()  # epochs
     warmup: float = 0.0  # epochs of linear rise at the start
     warmup_lr: float = 0.0  # its first learning rate
@@ -126,7 +126,7 @@ BACKBONES = {
 _CHOICES = dict(
     optimizer=("sgd", "adamw"),
     decay=("tsm", "not norm", "matrices"),
-    schedule=("steps", "cosine"),
+    schedule=("steps", "cosine", "whole cosine"),
     use=("plain", "augmented", "aligned"),
     augment=("swapmix", "augmix", "rand_augment"),
     parallel=("data", "distributed"),
@@ -208,7 +208,6 @@ _SLOWFAST_V1 = Recipe(
     backbone="slowfast",
     dropout=0.5,
     initial="SLOWFAST_8x8_R50.pkl of PySlowFast, Kinetics-400",
-    reverse_channels=True,
     train_sampling=Sampling(32, random=True, rule="rounded", short="repeat"),
     train_framing=Framing(224, "random", short=(256, 320)),
     test_sampling=Sampling(32, rule="rounded", short="repeat"),
@@ -232,6 +231,7 @@ _UNIFORMER_V1 = Recipe(
     backbone="uniformer",
     drop_path=0.2,
     initial="uniformer_small_k600_16x4.pth, Kinetics-600",
+    reverse_channels=True,
     train_sampling=Sampling(8, random=True, rule="rounded", short="repeat", clips=2),
     train_framing=Framing(224, "resized"),
     test_sampling=Sampling(8, rule="rounded", short="repeat"),
@@ -317,7 +317,8 @@ def _scheduled(recipe: Recipe, epoch: float) -> float:
     "Return the learning rate after the warm-up."
     if recipe.schedule == "steps":
         return recipe.lr * 0.1 ** sum(epoch >= drop for drop in recipe.drops)
-    done = (epoch - recipe.warmup) / (recipe.epochs - recipe.warmup)
+    start = recipe.warmup if recipe.schedule == "cosine" else 0.0
+    done = (epoch - start) / (recipe.epochs - start)
     return recipe.last_lr + (recipe.lr - recipe.last_lr) * (1 + math.cos(math.pi * done)) / 2
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #aeeea1b7
@@ -383,7 +384,7 @@ def build_classifier(
     own = {key: getattr(recipe, key) for key in ("dropout", "drop_path") if getattr(recipe, key) is not None}
     network = network_class(recipe)(recipe.classes, seed=seed, **recipe.network, **own)
     if weights is not None:
-        state = _convert(read_checkpoint(weights), network, recipe.backbone)
+        state = convert_weights(read_checkpoint(weights), network, recipe.backbone)
         _warn_of_random(state, network, Path(weights).name)
         network.load_state_dict(state)
     return NormalizedClassifier(network, recipe)
@@ -575,8 +576,15 @@ def _load(file: Path) -> object:
         return _ArraysOnly(stream, encoding="latin1").load()
 
 # %% ../../../nbs/motion_coherence/video/recipes.ipynb #f4156df9
-def _convert(state: Mapping, network: nn.Module, backbone: str) -> dict:
-    "Return a state for the network from weights in their published names."
+def convert_weights(
+    state: Mapping,  # name -> tensor or array, as `read_checkpoint` gives them
+    network: nn.Module,  # that is to be filled
+    backbone: str,  # a name in `BACKBONES`
+) -> dict[str, Tensor]:  # state for `network.load_state_dict`
+    """Return a state for a network from weights in their published names.
+
+    What the file does not give, as a classifier of another size, is the network's own. Raises `ValueError` naming the
+    weight that does not fit."""
     if backbone == "slowfast":
         return convert_pyslowfast_checkpoint(state, network)
     if backbone == "uniformer":
