@@ -6,10 +6,13 @@ import resource
 import shlex
 import signal
 import time
+from pathlib import Path
 import psutil
 import pytest
 from counting import call, make_repository, start, wait_until
 from patience import patient
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -154,6 +157,24 @@ def test_what_cannot_end_well_is_refused_before_a_kernel_starts(root):
     ended = call(sub, "run", "counting", "-p", "place=../pictures", "--out", "here")
     assert ended.returncode == 0, ended.stderr
     assert record(sub / "here")["params"]["place"] == str(root / "pictures")
+
+
+def test_a_recipe_refuses_missing_lists_and_clips_before_a_kernel_starts(tmp_path):
+    def said(*pairs):
+        given = ("device=cpu", "precision=fp32", "batch=1", *pairs)
+        words = [word for pair in given for word in ("-p", pair)]
+        ended = call(
+            ROOT, "run", "motion_coherence_videos", "--params", "tsm_something_v1", *words, "--out", tmp_path / "o"
+        )
+        assert ended.returncode == 2 and "Traceback" not in ended.stderr and not (tmp_path / "o").exists()
+        return ended.stderr
+
+    assert "needs the folder of something_v1" in said()
+    assert "no list of something_v1" in said(f"root={tmp_path}")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}_videofolder.txt").write_text("v/1 40 3\n")
+    assert "v/1: there is no such folder" in said(f"root={tmp_path}")
+    assert "expected one of tsm_something_v1" in said("recipe=tsm_something")
 
 
 def test_full_disk_leaves_a_readable_record(root):

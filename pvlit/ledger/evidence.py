@@ -328,7 +328,7 @@ def pinned(
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.M))
 
-
+# %% ../../nbs/ledger/evidence.ipynb #0718c2a1
 def notebook_of(
     experiment: str,  # name of the experiment
     settings: Settings,  # where notebooks lie
