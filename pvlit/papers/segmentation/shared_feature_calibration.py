@@ -227,7 +227,7 @@ def prototype_cam(  # Eqs. 3 and 4
 
 def _prototype_cam(features, mask, labels=None, maximum=False, valid=None):
     if valid is not None:
-        features, mask = features * valid, mask & (valid > 0)
+        features = features * valid  # zeros in a mean change its length only
     prototypes = _unit(_class_prototypes(features, mask), 2)
     cam = F.relu(torch.einsum("bdhw,bcd->bchw", _unit(features), prototypes)).clamp(max=1)
     if maximum:
