@@ -1,4 +1,4 @@
-"""Activation maps of classifier weights are trained to agree with maps of class prototypes, most for the classes whose counts differ most from the others', so that parts that several classes share do not all go to the frequent one.
+"""Activation maps of classifier weights are trained to agree with maps of class prototypes, with a weight for each class that depends on the counts, so that parts that several classes share do not all go to the frequent one.
 
 Docs: https://pvlit.github.io/pvlit/papers/segmentation/shared_feature_calibration.html.md"""
 
@@ -737,18 +737,22 @@ def _confusion(cam, truth, ground):
     return torch.bincount(((truth - 1) % k * k + claimed).flatten(), minlength=k * k).view(k, k).double()
 
 
+def _areas(counts):
+    return counts.sum(0) / counts.sum(1).clamp(min=1)
+
+
 def _iou(counts):
     return counts.diag() / (counts.sum(0) + counts.sum(1) - counts.diag()).clamp(min=1)
 
 
 @torch.no_grad()
 def _scored(judge, maps, ground):
-    "Score maps of the test pictures: IoU with the chosen factor of the ground, areas without any."
-    iou = _iou(_confusion(maps, judge["truth"], ground))
-    plain = _confusion(maps, judge["truth"], 1.0)
-    area = plain.sum(0) / plain.sum(1).clamp(min=1)
+    "Score maps of the test pictures: IoU with the chosen factor of the ground, areas without any and as read with it."
+    read, plain = (_confusion(maps, judge["truth"], v) for v in (ground, 1.0))
+    iou, area, wide = _iou(read), _areas(plain), _areas(read)
     found = {"miou": iou.mean(), "head_iou": iou[0], "tail_iou": iou[-4:-1].mean(), "miou_as_is": _iou(plain).mean()}
     found |= {"head_area": area[0], "tail_area": area[-4:-1].mean(), "area_gap": area[0] - area[-4:-1].mean()}
+    found |= {"head_area_read": wide[0], "tail_area_read": wide[-4:-1].mean()}
     return {k: round(v.item(), 6) for k, v in found.items()}
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #sfc-arms
@@ -763,6 +767,9 @@ _ARMS = {  # arm -> options of its training, world, steps and what is read
     "SFC, weights alone": _TEXT,
     "SFC, official settings": {**_CODE, **_FINAL},
     "SFC, official settings, weights alone": _CODE,
+    "SFC without bank": {**_TEXT, **_FINAL, "bank": 0},
+    "prototype loss alone": {**_TEXT, **_FINAL, "losses": (1.0, 0.0)},
+    "scale loss alone": {**_TEXT, **_FINAL, "losses": (0.0, 1.0)},
     "plain": {**_TEXT, **_FINAL, "dc": "ones"},
     "reversed coefficient": {**_TEXT, **_FINAL, "dc": "reversed"},
     "displaced prototypes": {**_TEXT, **_FINAL, "displaced": True},
