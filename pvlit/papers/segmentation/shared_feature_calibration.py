@@ -418,11 +418,11 @@ EXAMPLES = [
     Example(class_prototypes, _masked, gives=(2, 4, 6), differentiable=("features",)),
     Example(
         prototype_cam,
-        lambda g: _masked(g) | _marked(g),
+        lambda g: _masked(g) | _marked(g) | dict(valid=(torch.arange(5) < 4).float().expand(2, 5, 5)),
         gives=(2, 4, 5, 5),
         differentiable=("features",),
-        ranged={"labels": "0 or 1"},
-        counts=("labels",),
+        ranged={"labels": "0 or 1", "valid": "0 or 1"},
+        counts=("labels", "valid"),
     ),
 ]
 
@@ -676,10 +676,11 @@ def _consistency(train, rows, weights, projection, dc, losses, official, displac
     return losses[0] * parts["p"] + losses[1] * parts["w"]
 
 
-def _coefficients(train, kind, bank, batch):
+def _coefficients(train, kind, bank, batch, official):
     "Weigh the kinds in the consistency losses."
     y = train["y"]
-    extra = extra_samples(bank, max(1.0, y.sum(1).mean().item()), max(1, len(y) // batch), y.shape[1])
+    each = 3.0 if official else max(1.0, y.sum(1).mean().item())  # the code's classes of a picture, or those there are
+    extra = extra_samples(bank, each, max(1, len(y) // batch), y.shape[1])
     dc = distribution_coefficient(y.sum(0), extra)
     return {"ones": torch.ones_like(dc), "counts": dc, "reversed": dc.flip(0)}[kind]
 
@@ -691,7 +692,7 @@ def _train(train, seed, lr, marks, bank=0, losses=None, dc="ones", official=Fals
         projection = HierarchicalProjection((16, 32, 32), (16, 32, 32))
     weights = torch.zeros(y.shape[1], train["f"].shape[1], requires_grad=True)
     optimizer = torch.optim.SGD([weights, *projection.parameters()], lr=lr, momentum=0.9, weight_decay=1e-4)
-    coefficients, held, found = _coefficients(train, dc, bank, batch), ImageBank(y.shape[1]), []
+    coefficients, held, found = _coefficients(train, dc, bank, batch, official), ImageBank(y.shape[1]), []
     share = y.mean(0).clamp(min=1e-3)
     for step in range(1, marks[-1] + 1):
         rows = torch.randint(len(y), (batch,), generator=g)
