@@ -1,4 +1,4 @@
-"""Activation maps of classifier weights are trained to agree with maps of class prototypes, most for the classes whose counts differ most from the others', so that parts that several classes share do not all go to the frequent one.
+"""Activation maps of classifier weights are trained to agree with maps of class prototypes, with a weight for each class that depends on the counts, so that parts that several classes share do not all go to the frequent one.
 
 Docs: https://pvlit.github.io/pvlit/papers/segmentation/shared_feature_calibration.html.md"""
 
@@ -30,8 +30,11 @@ def _full(x):
 
 
 def _unit(x, dim=1):
-    "Divide vectors along an axis by their lengths; as fast as its sums, which a norm along an inner axis is not."
-    return x * (x.square().sum(dim, keepdim=True) + 1e-10).rsqrt()
+    "Divide vectors along an axis by their lengths, whatever their scale; zero vectors stay zero."
+    largest = x.detach().abs().amax(dim, keepdim=True)
+    zero = largest < 1e-30
+    x = x / largest.masked_fill(zero, 1)
+    return x * (x.square().sum(dim, keepdim=True) + zero).rsqrt()
 
 
 def _marks(name, x, shape, sizes, like):
@@ -41,20 +44,29 @@ def _marks(name, x, shape, sizes, like):
     return x.to(like)
 
 
+def _inside(valid, sizes, like):
+    "Return marks of the pixels that are no padding, (B, 1, H, W), or None."
+    return None if valid is None else _marks("valid", valid, "(B, H, W)", sizes, like)[:, None]
+
+
 def class_scores(
     features: Tensor,  # features (B, D, H, W), any float type
     weights: Tensor,  # classifier weights (C, D), the weight of a convolution of size 1
+    valid: Tensor | None = None,  # (B, H, W), 1 at pixels of the picture, 0 at padding; None: all are
 ) -> Tensor:  # logits z (B, C), float32 or wider
     "Average the products of features and class weights over the picture. Raises `ValueError` for wrong shapes or NaN."
     sizes = check_tensor("features", features, "(B, D, H, W)")
     check_tensor("weights", weights, "(C, D)", sizes=sizes)
+    full = _full(features)
+    valid = _inside(valid, sizes, full)
     with full_precision(features.device):
-        features = _full(features)
-        return _class_scores(features, weights.to(features.dtype))
+        return _class_scores(full, weights.to(full.dtype), valid)
 
 
-def _class_scores(features, weights):
-    return features.mean((2, 3)) @ weights.T
+def _class_scores(features, weights, valid=None):
+    if valid is None:
+        return features.mean((2, 3)) @ weights.T
+    return (features * valid).sum((2, 3)) / valid.sum((2, 3)).clamp(min=1) @ weights.T
 
 
 def classification_loss(  # Eq. 1, with its minus sign
@@ -75,6 +87,7 @@ def weight_cam(  # Eq. 2 without its refinement, which `pixel_correlation` adds
     features: Tensor,  # features (B, D, H, W), any float type
     weights: Tensor,  # classifier weights (C, D)
     labels: Tensor | None = None,  # (B, C), 1 for classes in the picture, others get empty maps; None is all
+    valid: Tensor | None = None,  # (B, H, W), 1 at pixels of the picture, 0 at padding, which gets 0; None: all are
 ) -> Tensor:  # maps (B, C+1, H, W) in [0, 1], the ground last; the type of `features`
     "Compute the normalized activation maps of classifier weights (Eq. 2). Raises `ValueError` for wrong shapes or NaN."
     sizes = check_tensor("features", features, "(B, D, H, W)")
@@ -82,29 +95,36 @@ def weight_cam(  # Eq. 2 without its refinement, which `pixel_correlation` adds
     full = _full(features)
     if labels is not None:
         labels = _marks("labels", labels, "(B, C)", sizes, full)
+    valid = _inside(valid, sizes, full)
     with full_precision(features.device):
-        return _weight_cam(full, weights.to(full.dtype), labels).to(features.dtype)
+        return _weight_cam(full, weights.to(full.dtype), labels, valid).to(features.dtype)
 
 
-def _weight_cam(features, weights, labels=None):
+def _weight_cam(features, weights, labels=None, valid=None):
     raw = F.relu(torch.einsum("bdhw,cd->bchw", features, weights))
+    if valid is not None:
+        raw = raw * valid
     cam = raw / raw.amax((2, 3), keepdim=True).clamp(min=1e-6)
     if labels is not None:
         cam = cam * labels[:, :, None, None]
-    return torch.cat((cam, 1 - cam.amax(1, keepdim=True)), 1)
+    cam = torch.cat((cam, 1 - cam.amax(1, keepdim=True)), 1)
+    return cam if valid is None else cam * valid
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #sfc-pcm
 def pixel_correlation(
     cam: Tensor,  # maps (B, K, H, W)
     features: Tensor,  # what makes pixels alike, (B, D, H, W)
     rounds: int = 2,  # how often the mean is taken, at least 1; two as in the official code
+    valid: Tensor | None = None,  # (B, H, W), 1 at pixels of the picture, 0 at padding, which gets 0; None: all are
 ) -> Tensor:  # maps (B, K, H, W), the type of `cam`
     "Average maps over pixels with like features (Eq. 2). Raises `ValueError` for wrong shapes or NaN."
     sizes = check_tensor("cam", cam, "(B, K, H, W)")
     check_tensor("features", features, "(B, D, H, W)", sizes=sizes)
     check_number("rounds", rounds, 1, whole=True)
+    unit = _full(features)
+    valid = _inside(valid, sizes, unit)
     with full_precision(cam.device):
-        unit = _unit(_full(features)).flatten(2)
+        unit = _unit(unit if valid is None else unit * valid).flatten(2)
         alike = F.relu(unit.mT @ unit)
         alike = alike / alike.sum(1, keepdim=True).clamp(min=1e-5)
         out = _full(cam).to(alike.dtype).flatten(2)
@@ -162,13 +182,13 @@ def confident_mask(
 def seed_mask(
     cam: Tensor,  # maps (B, C+1, H, W), the ground last
     ground: float = 0.3,  # factor of the ground, above 0
-) -> Tensor:  # bool (B, C+1, H, W), one class a pixel
+) -> Tensor:  # bool (B, C+1, H, W), one class a pixel, none at padding, where all maps are 0
     "Give each pixel to its largest map, as the official code does. Raises `ValueError` for wrong shapes."
     check_tensor("cam", cam, "(B, C+1, H, W)")
     check_number("ground", ground, above=0)
     cam = _full(cam)
     best = torch.cat((cam[:, :-1], ground * cam[:, -1:]), 1).argmax(1)
-    return F.one_hot(best, cam.shape[1]).movedim(3, 1) > 0
+    return (F.one_hot(best, cam.shape[1]).movedim(3, 1) > 0) & (cam.amax(1, keepdim=True) > 0)
 
 
 def class_prototypes(  # Eq. 3
@@ -192,6 +212,7 @@ def prototype_cam(  # Eqs. 3 and 4
     mask: Tensor,  # bool (B, C+1, H, W), as from `confident_mask` or `seed_mask`
     labels: Tensor | None = None,  # (B, C), 1 for classes in the picture, others get empty maps; None is all
     maximum: bool = False,  # whether each map is divided by its largest value, as in the official code
+    valid: Tensor | None = None,  # (B, H, W), 1 at pixels of the picture, 0 at padding, which gets 0; None: all are
 ) -> Tensor:  # maps (B, C+1, H, W) in [0, 1], the ground last; the type of `features`
     "Compute the cosine maps of class prototypes (Eq. 4). Raises `ValueError` for wrong shapes, types or NaN."
     sizes = check_tensor("features", features, "(B, D, H, W)")
@@ -199,11 +220,14 @@ def prototype_cam(  # Eqs. 3 and 4
     full = _full(features)
     if labels is not None:
         labels = _marks("labels", labels, f"(B, {mask.shape[1] - 1})", {"B": len(mask)}, full)
+    valid = _inside(valid, sizes, full)
     with full_precision(features.device):
-        return _prototype_cam(full, mask, labels, maximum).to(features.dtype)
+        return _prototype_cam(full, mask, labels, maximum, valid).to(features.dtype)
 
 
-def _prototype_cam(features, mask, labels=None, maximum=False):
+def _prototype_cam(features, mask, labels=None, maximum=False, valid=None):
+    if valid is not None:
+        features = features * valid  # zeros in a mean change its length only
     prototypes = _unit(_class_prototypes(features, mask), 2)
     cam = F.relu(torch.einsum("bdhw,bcd->bchw", _unit(features), prototypes)).clamp(max=1)
     if maximum:
@@ -255,11 +279,14 @@ class ImageBank:
 
     def update(
         self,
-        images: Tensor,  # images of a batch (B, D, H, W), any float type
+        images: Tensor,  # images of a batch (B, D, H, W), any float type, of one size for the whole training
         labels: Tensor,  # (B, C), 1 for classes in the picture
     ) -> None:
         "Store the last image of each class that the batch holds."
         sizes = check_tensor("images", images, "(B, D, H, W)")
+        for held, _ in list(self.held.values())[:1]:
+            got, expected = tuple(images.shape[1:]), tuple(held.shape)
+            check(got == expected, "images", f"images {got}", f"{expected}, as those held", "crop them to one size")
         marks = _marks("labels", labels, f"(B, {self.num_classes})", sizes, torch.zeros(()))
         last = {c: b for b, c in marks.nonzero().tolist()}
         for c, b in last.items():
@@ -391,11 +418,11 @@ EXAMPLES = [
     Example(class_prototypes, _masked, gives=(2, 4, 6), differentiable=("features",)),
     Example(
         prototype_cam,
-        lambda g: _masked(g) | _marked(g),
+        lambda g: _masked(g) | _marked(g) | dict(valid=(torch.arange(5) < 4).float().expand(2, 5, 5)),
         gives=(2, 4, 5, 5),
         differentiable=("features",),
-        ranged={"labels": "0 or 1"},
-        counts=("labels",),
+        ranged={"labels": "0 or 1", "valid": "0 or 1"},
+        counts=("labels", "valid"),
     ),
 ]
 
@@ -649,10 +676,11 @@ def _consistency(train, rows, weights, projection, dc, losses, official, displac
     return losses[0] * parts["p"] + losses[1] * parts["w"]
 
 
-def _coefficients(train, kind, bank, batch):
+def _coefficients(train, kind, bank, batch, official):
     "Weigh the kinds in the consistency losses."
     y = train["y"]
-    extra = extra_samples(bank, max(1.0, y.sum(1).mean().item()), max(1, len(y) // batch), y.shape[1])
+    each = 3.0 if official else max(1.0, y.sum(1).mean().item())  # the code's classes of a picture, or those there are
+    extra = extra_samples(bank, each, max(1, len(y) // batch), y.shape[1])
     dc = distribution_coefficient(y.sum(0), extra)
     return {"ones": torch.ones_like(dc), "counts": dc, "reversed": dc.flip(0)}[kind]
 
@@ -664,7 +692,7 @@ def _train(train, seed, lr, marks, bank=0, losses=None, dc="ones", official=Fals
         projection = HierarchicalProjection((16, 32, 32), (16, 32, 32))
     weights = torch.zeros(y.shape[1], train["f"].shape[1], requires_grad=True)
     optimizer = torch.optim.SGD([weights, *projection.parameters()], lr=lr, momentum=0.9, weight_decay=1e-4)
-    coefficients, held, found = _coefficients(train, dc, bank, batch), ImageBank(y.shape[1]), []
+    coefficients, held, found = _coefficients(train, dc, bank, batch, official), ImageBank(y.shape[1]), []
     share = y.mean(0).clamp(min=1e-3)
     for step in range(1, marks[-1] + 1):
         rows = torch.randint(len(y), (batch,), generator=g)
@@ -710,18 +738,22 @@ def _confusion(cam, truth, ground):
     return torch.bincount(((truth - 1) % k * k + claimed).flatten(), minlength=k * k).view(k, k).double()
 
 
+def _areas(counts):
+    return counts.sum(0) / counts.sum(1).clamp(min=1)
+
+
 def _iou(counts):
     return counts.diag() / (counts.sum(0) + counts.sum(1) - counts.diag()).clamp(min=1)
 
 
 @torch.no_grad()
 def _scored(judge, maps, ground):
-    "Score maps of the test pictures: IoU with the chosen factor of the ground, areas without any."
-    iou = _iou(_confusion(maps, judge["truth"], ground))
-    plain = _confusion(maps, judge["truth"], 1.0)
-    area = plain.sum(0) / plain.sum(1).clamp(min=1)
+    "Score maps of the test pictures: IoU with the chosen factor of the ground, areas without any and as read with it."
+    read, plain = (_confusion(maps, judge["truth"], v) for v in (ground, 1.0))
+    iou, area, wide = _iou(read), _areas(plain), _areas(read)
     found = {"miou": iou.mean(), "head_iou": iou[0], "tail_iou": iou[-4:-1].mean(), "miou_as_is": _iou(plain).mean()}
     found |= {"head_area": area[0], "tail_area": area[-4:-1].mean(), "area_gap": area[0] - area[-4:-1].mean()}
+    found |= {"head_area_read": wide[0], "tail_area_read": wide[-4:-1].mean()}
     return {k: round(v.item(), 6) for k, v in found.items()}
 
 # %% ../../../nbs/papers/segmentation/shared_feature_calibration.ipynb #sfc-arms
@@ -736,6 +768,9 @@ _ARMS = {  # arm -> options of its training, world, steps and what is read
     "SFC, weights alone": _TEXT,
     "SFC, official settings": {**_CODE, **_FINAL},
     "SFC, official settings, weights alone": _CODE,
+    "SFC without bank": {**_TEXT, **_FINAL, "bank": 0},
+    "prototype loss alone": {**_TEXT, **_FINAL, "losses": (1.0, 0.0)},
+    "scale loss alone": {**_TEXT, **_FINAL, "losses": (0.0, 1.0)},
     "plain": {**_TEXT, **_FINAL, "dc": "ones"},
     "reversed coefficient": {**_TEXT, **_FINAL, "dc": "reversed"},
     "displaced prototypes": {**_TEXT, **_FINAL, "displaced": True},
