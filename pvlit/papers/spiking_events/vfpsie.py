@@ -296,7 +296,7 @@ def _census_loss(a, b, scale=16.0):
 
 
 def reconstruction_loss(
-    pred: Tensor,  # predicted frames (B, C, H, W)
+    pred: Tensor,  # predicted frames (B, C, H, W); the census term is made for intensities in [0, 1]
     target: Tensor,  # true frames (B, C, H, W)
     perceptual: Callable | None = None,  # perceptual(pred, target) -> tensor, LPIPS for instance; None leaves it out
 ) -> Tensor:  # scalar, float32 or wider
