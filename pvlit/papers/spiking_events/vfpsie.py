@@ -37,8 +37,10 @@ def _check_events(x, y, t, p, bins, height, width, t0, t1):
     sizes = check_tensor("t", t, "(M,)", "any", empty=True)
     for name, column, low, high in (("x", x, 0, width - 1), ("y", y, 0, height - 1), ("p", p, -1, 1)):
         check_tensor(name, column, "(M,)", "any", low, high, sizes, empty=True, hint="x, y, t and p are equally long")
-    if checking() and p.is_floating_point():
-        check(bool((p == p.round()).all()), "p", "polarities between -1 and 1", "only -1, 0 or 1")
+    whole = ("x", x, "whole pixels"), ("y", y, "whole pixels"), ("p", p, "only -1, 0 or 1")
+    for name, column, expected in whole if checking() else ():
+        if column.is_floating_point():
+            check(bool((column == column.round()).all()), name, "fractions", expected, "round what was rectified")
     if checking() and t.is_floating_point():
         name, step = str(t.dtype).removeprefix("torch."), torch.finfo(t.dtype).eps * max(abs(t0), abs(t1))
         fine = 8 * bins * step <= t1 - t0
@@ -51,8 +53,8 @@ def _whole(x):
 
 
 def events_to_voxel(
-    x: Tensor,  # columns (M,), pixels, any type; M may be 0
-    y: Tensor,  # rows (M,), pixels
+    x: Tensor,  # columns (M,), whole pixels, any type; M may be 0
+    y: Tensor,  # rows (M,), whole pixels
     t: Tensor,  # times (M,), any unit and order; int64 or float64 for stamps with an epoch
     p: Tensor,  # polarities (M,): 1 for brighter, -1 or 0 for darker
     bins: int,  # B, at least 2; the authors' code has 10
@@ -86,6 +88,7 @@ def integrate_events(
     threshold: float = 0.15,  # change of log intensity that an event stands for, above 0
     floor: float = 0.05,  # added to intensities before the logarithm, above 0
     white: float = 1.0,  # largest intensity
+    blur: float = 0.0,  # standard deviation of a Gaussian over the summed events, pixels
 ) -> Tensor:  # (B, C, H, W), the type of `image`
     """Predict a frame as the picture times the exponential of its summed events (EDI, Pan et al. 2022).
 
@@ -95,8 +98,20 @@ def integrate_events(
     check_number("threshold", threshold, above=0)
     check_number("floor", floor, above=0)
     check_number("white", white, above=0)
-    change = (threshold * _full(voxel).sum(1, keepdim=True)).clamp(-30, 30).exp()
-    return ((_full(image) + floor) * change - floor).clamp(0, white).to(image.dtype)
+    check_number("blur", blur, 0)
+    change = threshold * _full(voxel).sum(1, keepdim=True)
+    if blur:
+        with full_precision(voxel.device):
+            change = _blurred(change, blur)
+    return ((_full(image) + floor) * change.clamp(-30, 30).exp() - floor).clamp(0, white).to(image.dtype)
+
+
+def _blurred(x, width):
+    "Blur (B, 1, H, W) by a Gaussian cut at four widths; the border is repeated."
+    reach = int(4 * width + 0.5)
+    bell = (-0.5 * (torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device) / width).square()).exp()
+    bell, x = bell / bell.sum(), F.pad(x, (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(x, bell.view(1, 1, 1, -1)), bell.view(1, 1, -1, 1))
 
 
 def _full(x):
@@ -281,7 +296,7 @@ def _census_loss(a, b, scale=16.0):
 
 
 def reconstruction_loss(
-    pred: Tensor,  # predicted frames (B, C, H, W)
+    pred: Tensor,  # predicted frames (B, C, H, W); the census term is made for intensities in [0, 1]
     target: Tensor,  # true frames (B, C, H, W)
     perceptual: Callable | None = None,  # perceptual(pred, target) -> tensor, LPIPS for instance; None leaves it out
 ) -> Tensor:  # scalar, float32 or wider
@@ -412,7 +427,7 @@ class VFPSIE(nn.Module):
     def __init__(
         self,
         bins: int = 10,  # B, time bins of the voxel, at least 2
-        channels: tuple[int, ...] = (24, 36, 54, 72),  # of the levels, finest first, at least two
+        channels: tuple[int, ...] = (24, 36, 54, 72),  # of the levels, finest first and at most twice any other
         colors: int = 3,  # channels of the picture
         heads: tuple[int, int] = (1, 4),  # of the attention at the finest and the coarsest level
         limits: tuple[float, float] | None = (0.0, 1.0),  # range of the frames of `net.eval()`; None: no limit
@@ -425,6 +440,10 @@ class VFPSIE(nn.Module):
         check_choice("branch", branch, ("both", "synthesis", "warp"))
         check_choice("paint", paint, ("synthesis", "picture"))
         check(len(channels) >= 2, "channels", repr(channels), "two levels or more")
+        for n in channels:
+            check_number("channels", n, 1, whole=True)
+        check(channels[0] <= 2 * min(channels), "channels", repr(channels), "the first at most twice any other")
+        check(limits is None or limits[0] < limits[1], "limits", repr(limits), "(low, high) or None")
         check_number("bins", bins, 2, whole=True)
         check_number("colors", colors, 1, whole=True)
         self.bins, self.colors, self.limits, self.branch, self.paint = bins, colors, limits, branch, paint
@@ -756,7 +775,9 @@ _NETS = {
     "holes keep the picture": dict(paint="picture"),
     "no attention": dict(attention=False),
 }
-ARMS = (*_NETS, "full, others' events", "full, no events", "EDI", "copy", "exact flow", "exact flow, true holes")
+_SUMS = {"EDI": (0.0,), "EDI, smoothed": (0.4, 0.6, 0.8, 1.0, 1.2)}  # widths of the blur to choose from
+_EXACT = ("exact flow", "exact flow, painted", "exact flow, true holes")
+ARMS = (*_NETS, "full, others' events", "full, no events", *_SUMS, "copy", *_EXACT)
 
 
 @lru_cache(maxsize=4)
@@ -773,21 +794,25 @@ def _network(name, seed, scenes, tests, bins, channels, *training):
     return _train(_scenes(seed, scenes, tests, bins)[0], net, *training, torch.Generator().manual_seed(seed))
 
 
-def _tuned(data):
-    "Choose the threshold of EDI on training scenes."
-    error = lambda c: (integrate_events(data["image"], data["voxel"][2], c) - data["target"][2]).square().mean().item()
-    return min((0.01 * n for n in range(2, 21)), key=error)
+@lru_cache(maxsize=8)
+def _tuned(name, seed, scenes, tests, bins):
+    "Choose the threshold and the blur of EDI on training scenes."
+    data = _scenes(seed, scenes, tests, bins)[0]
+    image, total, target = data["image"], data["voxel"][2].sum(1, keepdim=True), data["target"][2]
+    score = lambda given: (integrate_events(image, total, **given) - target).square().mean().item()
+    return min((dict(threshold=0.01 * n, blur=width) for width in _SUMS[name] for n in range(2, 26)), key=score)
 
 
-def _predict(arm, train, test, k, network):
-    "Predict the test frames at the k-th end, and the flow; `network(name)` gives a trained network."
+def _predict(arm, test, k, network, tuned):
+    "Predict the test frames at the k-th end, and the flow; `network(name)` is trained, `tuned(name)` settings of EDI."
     image, voxel, flow = test["image"], test["voxel"][k], test["flow"][k]
     if arm == "copy":
         return image, 0 * flow
-    if arm == "EDI":
-        return integrate_events(image, voxel, _tuned(train)), 0 * flow
-    if arm.startswith("exact flow"):
-        return warp_and_inpaint(image, flow, test["target"][k] if "true" in arm else image), flow
+    if arm in _SUMS:
+        return integrate_events(image, voxel, **tuned(arm)), 0 * flow
+    if arm in _EXACT:
+        summed = integrate_events(image, voxel, **tuned("EDI, smoothed"))
+        return warp_and_inpaint(image, flow, (image, summed, test["target"][k])[_EXACT.index(arm)]), flow
     name, _, change = arm.partition(", ")
     voxel = {"others' events": voxel.roll(1, 0), "no events": 0 * voxel}.get(change, voxel)
     net = network(name)
@@ -815,8 +840,9 @@ def run(
     "Train the network of an arm, where it has one, and score its predictions of new scenes."
     check_choice("arm", arm, ARMS)
     network = lambda name: _network(name, seed, scenes, tests, bins, tuple(channels), steps, batch, rate)
-    train, test = _scenes(seed, scenes, tests, bins)
-    (last, flow), (early, _) = (_predict(arm, train, test, k, network) for k in (2, 3))
+    tuned = lambda name: _tuned(name, seed, scenes, tests, bins)
+    test = _scenes(seed, scenes, tests, bins)[1]
+    (last, flow), (early, _) = (_predict(arm, test, k, network, tuned) for k in (2, 3))
     new, truth = test["new"][2], test["target"]
     return dict(
         psnr=_psnr(last, truth[2], torch.ones_like(new)),
