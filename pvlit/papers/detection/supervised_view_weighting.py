@@ -113,6 +113,7 @@ def location_map(
 ) -> Tensor:  # (B, Hg, Wg), float32 or wider
     "Draw a Gaussian of height one for every person, each in its own window. Raises `ValueError` for wrong arguments."
     sizes = check_tensor("place", place, "(B, P, 2)", "any", finite=False, empty=True)
+    check(len(place) > 0, "place", "no map at all", "(B, P, 2), B at least 1")
     _check_mask("keep", keep, "(B, P)", sizes, empty=True)
     place = (_full(place) if place.is_floating_point() else place.float()).masked_fill((keep == 0)[..., None], 0)
     check_tensor("place", place, "(B, P, 2)", empty=True)
@@ -440,7 +441,7 @@ def _small():
 
 
 def _seen(g, h=16, w=24):
-    real = torch.tensor([[True, True, True], [True, True, False]])
+    real = torch.tensor([[True, False, True], [True, True, True]])
     return dict(images=torch.rand(2, 3, 3, h, w, generator=g), homographies=_near_eye(g, 2, 3), real=real)
 
 
