@@ -25,7 +25,6 @@ UNREVIEWED = {  # in the new form, and nobody but the writer has looked at it ye
     "oeformer_laplace_orientation",
     "recompression_residual_forensics",
     "shared_feature_calibration",
-    "supervised_view_weighting",
     "vfpsie",
 }
 each = pytest.mark.parametrize("paper", WORKING, ids=lambda p: p.slug)
