@@ -24,7 +24,6 @@ UNREVIEWED = {  # in the new form, and nobody but the writer has looked at it ye
     "dctc_loss",
     "oeformer_laplace_orientation",
     "recompression_residual_forensics",
-    "supervised_view_weighting",
 }
 each = pytest.mark.parametrize("paper", WORKING, ids=lambda p: p.slug)
 HEADINGS = [

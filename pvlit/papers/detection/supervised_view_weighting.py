@@ -30,9 +30,9 @@ def _full(x):
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _check_mask(name, mask, shape, sizes):
+def _check_mask(name, mask, shape, sizes, empty=False):
     "Raise `ValueError` unless a mask of any type lies between 0 and 1."
-    check_tensor(name, mask, shape, "any", 0, 1, sizes, hint="1 or True where something counts")
+    check_tensor(name, mask, shape, "any", 0, 1, sizes, empty=empty, hint="1 or True where something counts")
 
 
 def _check_invertible(name, h):
@@ -112,10 +112,11 @@ def location_map(
     reach: float = 3.0,  # where a Gaussian is cut off, in `sigma`, along rows and columns, positive
 ) -> Tensor:  # (B, Hg, Wg), float32 or wider
     "Draw a Gaussian of height one for every person, each in its own window. Raises `ValueError` for wrong arguments."
-    sizes = check_tensor("place", place, "(B, P, 2)", "any", finite=False)
-    _check_mask("keep", keep, "(B, P)", sizes)
+    sizes = check_tensor("place", place, "(B, P, 2)", "any", finite=False, empty=True)
+    check(len(place) > 0, "place", "no map at all", "(B, P, 2), B at least 1")
+    _check_mask("keep", keep, "(B, P)", sizes, empty=True)
     place = (_full(place) if place.is_floating_point() else place.float()).masked_fill((keep == 0)[..., None], 0)
-    check_tensor("place", place, "(B, P, 2)")
+    check_tensor("place", place, "(B, P, 2)", empty=True)
     check_number("sigma", sigma, above=0, hint="it is in cells")
     check_number("reach", reach, above=0)
     check_choice("overlap", overlap, ("max", "sum"))
@@ -124,11 +125,14 @@ def location_map(
 
 def _drawn_map(place, keep, ground_size, sigma, overlap="max", reach=3.0):
     "Draw the windows of all people at once; what falls off the map goes to a cell that is thrown away."
-    (rows, columns), radius = ground_size, int(reach * sigma) + 1
+    (rows, columns), radius = ground_size, min(int(reach * sigma) + 1, max(ground_size))
     offset = torch.arange(-radius, radius + 1, device=place.device)
     axes = []
     for part, size in zip(place.unbind(-1), (columns, rows)):
-        index = part.detach().floor().clamp(-radius - 1, size + radius)[..., None].long() + offset  # (B, P, window)
+        if len(offset) < size:
+            index = part.detach().floor().clamp(-radius - 1, size + radius)[..., None].long() + offset
+        else:  # the window is wider than the map
+            index = torch.arange(size, device=place.device).expand(*part.shape, -1)  # (B, P, window)
         distance = (index + 0.5 - part[..., None]) / sigma
         axes.append((index, (index >= 0) & (index < size), (-(distance**2) / 2).exp() * (distance.abs() <= reach)))
     (x, in_x, along_x), (y, in_y, along_y) = axes
@@ -197,6 +201,11 @@ def _from_logits(raw, fov):
     return _normalized((raw - top.where(top.isfinite(), 0)).exp(), fov)
 
 
+def _log_softplus(raw):
+    "Logarithm of softplus; far below 0 it is the logit itself."
+    return torch.where(raw < -15, raw, F.softplus(raw.clamp(min=-15)).log())
+
+
 def view_contribution_weights(  # Eq. 2
     w_hat: Tensor,  # raw weights (B, n, Hg, Wg), at least 0
     fov: Tensor,  # fields of view (B, n, Hg, Wg), 0 or 1, of any type
@@ -209,7 +218,9 @@ def view_contribution_weights(  # Eq. 2
     sizes = check_tensor("w_hat", w_hat, "(B, n, Hg, Wg)", low=0, hint=hint)
     _check_mask("fov", fov, "(B, n, Hg, Wg)", sizes)
     check_number("eps", eps, above=0)
-    return _normalized(_full(w_hat), fov, eps).to(w_hat.dtype)
+    raw = _full(w_hat)
+    top = (raw.detach() * fov).amax(1, keepdim=True).clamp(min=1)  # the sum of the largest numbers would be infinite
+    return _normalized(raw / top, fov, eps / top).to(w_hat.dtype)
 
 
 def fuse_views(
@@ -274,14 +285,17 @@ class SupervisedViewWeightingMVD(nn.Module):
         real: Tensor | None = None,  # (B, n) 1 or True for cameras that exist; None: all do
     ) -> tuple[Tensor, Tensor]:  # features (B, n, C, Hg, Wg) and fields of view (B, n, Hg, Wg)
         "Return the features of all views on the ground. Nothing is checked."
-        features = self.features(images.flatten(0, 1))
-        shrink = [features.shape[3] / images.shape[4], features.shape[2] / images.shape[3], 1.0]
-        matrices = _full(homographies) * _full(homographies).new_tensor(shrink)[:, None]
+        lead, images, matrices = images.shape[:2], images.flatten(0, 1), _full(homographies).flatten(0, 1)
+        if real is not None:  # the backbone does not see the others: its batch normalization would count them
+            chosen = (real != 0).flatten()
+            images, matrices = images[chosen], matrices[chosen]
+        features = self.features(images)
+        shrink = [features.shape[3] / images.shape[3], features.shape[2] / images.shape[2], 1.0]
+        found = _projected(features, matrices * matrices.new_tensor(shrink)[:, None], self.ground_size)
         if real is not None:
-            matrices = torch.where((real != 0)[..., None, None], matrices, torch.eye(3).to(matrices))
-        ground, fov = _projected(features, matrices.flatten(0, 1), self.ground_size)
-        ground, fov = (x.unflatten(0, images.shape[:2]) for x in (ground, fov))
-        return ground, fov[:, :, 0] if real is None else fov[:, :, 0] * real[..., None, None].to(fov)
+            found = [x.new_zeros(lead.numel(), *x.shape[1:]).index_put((chosen,), x) for x in found]
+        ground, fov = (x.unflatten(0, lead) for x in found)
+        return ground, fov[:, :, 0]
 
 # %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #svw-0038
 def _each(decoder, maps):
@@ -294,19 +308,23 @@ def _weigh(model, views, fov):
     if model.fusion != "weights":
         return fov if model.fusion == "sum" else _normalized(torch.ones_like(fov), fov)
     raw = _full(_each(model.subnet, views[:, :, None]))
-    return (_from_logits(raw, fov) if model.activation == "exp" else _normalized(F.softplus(raw), fov)).to(views.dtype)
+    return _from_logits(raw if model.activation == "exp" else _log_softplus(raw), fov).to(views.dtype)
 
 
 def _forward(self, images, homographies, real=None):
     """Return maps scene (B, Hg, Wg), views, weights and fov (B, n, Hg, Wg).
 
     Images (B, n, c, h, w), homographies (B, n, 3, 3) from ground cells to image pixels, real (B, n) as in the loss."""
-    sizes = check_tensor("images", images, "(B, n, c, h, w)")
-    check_tensor("homographies", homographies, "(B, n, 3, 3)", sizes=sizes)
+    sizes = check_tensor("images", images, "(B, n, c, h, w)", finite=real is None)
+    check_tensor("homographies", homographies, "(B, n, 3, 3)", sizes=sizes, finite=real is None)
     if real is not None:
         _check_mask("real", real, "(B, n)", sizes)
-    used = homographies if real is None else homographies[real != 0]
-    _check_invertible("homographies", used.reshape(-1, 3, 3))
+    if checking():
+        used = [x.flatten(0, 1) if real is None else x[real != 0] for x in (images, homographies)]
+        check(len(used[0]) > 0, "real", "no camera at all", "1 or True for at least one")
+        check_tensor("images", used[0], "(N, c, h, w)")
+        check_tensor("homographies", used[1], "(N, 3, 3)")
+        _check_invertible("homographies", used[1])
     ground, fov = self.on_ground(images, homographies, real)
     views = _each(self.view_decoder, ground)
     weights = _weigh(self, views, fov)
@@ -315,7 +333,9 @@ def _forward(self, images, homographies, real=None):
 
 
 def _train_stage(self, stage):
-    "Let one of the paper's three stages train its parts and freeze the others; return the parameters to train."
+    """Let one of the paper's three stages train its parts and freeze the others; return the parameters to train.
+
+    A backbone with batch normalization also needs `model.features.eval()` from stage 2 on."""
     check_choice("stage", stage, (1, 2, 3))
     parts = {
         1: [self.features, self.image_decoder],
@@ -347,12 +367,17 @@ def map_peaks(
         height = height.clamp(min=0)
         height = (height - height.min()) / (height.max() - height.min()).clamp(min=1e-12)
     cells = (height > threshold).nonzero()
-    places = cells[height[height > threshold].argsort(descending=True, stable=True)].flip(1) + 0.5
+    cells = cells[height[height > threshold].argsort(descending=True, stable=True)]
+    reach = min(int(distance), max(height.shape))
+    step = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    far = (torch.hypot(step, step[:, None]) > distance).numpy()
+    free = torch.ones(height.shape[0] + 2 * reach, height.shape[1] + 2 * reach, dtype=torch.bool).numpy()
     found = []
-    while len(places):  # every turn takes at least one
-        found.append(places[0])
-        places = places[(places - places[0]).norm(dim=1) > distance]
-    return torch.stack(found).to(height.dtype).to(scene.device) if found else scene.new_zeros(0, 2)
+    for row, column in cells.tolist():
+        if free[row + reach, column + reach]:
+            found.append((column + 0.5, row + 0.5))
+            free[row : row + 2 * reach + 1, column : column + 2 * reach + 1] &= far
+    return torch.tensor(found, dtype=height.dtype, device=scene.device).reshape(-1, 2)
 
 # %% ../../../nbs/papers/detection/supervised_view_weighting.ipynb #47044e5f
 def _listed(name, given):
@@ -416,7 +441,7 @@ def _small():
 
 
 def _seen(g, h=16, w=24):
-    real = torch.tensor([[True, True, True], [True, True, False]])
+    real = torch.tensor([[True, False, True], [True, True, True]])
     return dict(images=torch.rand(2, 3, 3, h, w, generator=g), homographies=_near_eye(g, 2, 3), real=real)
 
 
@@ -590,6 +615,8 @@ ARMS = (
     "concatenation",
     "weights, one stage",
     "mean, one stage",
+    "mean of features and maps, one stage",
+    "concatenation, one stage",
     "weights of another view",
     "visibility known",
     "colored columns",
@@ -694,7 +721,7 @@ def _lesson(seed, train, test, steps, rate):
 def _predict(model, arm, ground, fov, visible):
     "Return the maps of the scene and of the views."
     views = _each(model.view_decoder, ground)
-    if arm == "concatenation":
+    if arm.startswith("concatenation"):
         return model.scene_decoder(ground.flatten(1, 2))[:, 0], views
     if arm.startswith("mean"):
         weights = _normalized(torch.ones_like(fov), fov)
@@ -711,12 +738,12 @@ def _predict(model, arm, ground, fov, visible):
 
 def _fit(arm, seed, scenes, before, after, steps, rate):
     "Run so many steps of stage 3 of an arm, or of everything at once."
-    once, alone = "one stage" in arm, arm in ("weights, unsupervised", "concatenation")
+    once, alone = "one stage" in arm, arm.startswith(("weights, unsupervised", "concatenation"))
     model, weight = _detector(seed) if once else copy.deepcopy(before if alone else after), 0.0 if alone else 1.0
-    wide = {"concatenation": 4 * 16, "mean of features and maps": 17}
-    if arm in wide:
+    wide = {"concatenation": 4 * 16, "mean of features and maps": 17}.get(arm.removesuffix(", one stage"))
+    if wide:
         with initialized_from(seed):
-            model.scene_decoder = _decoder(wide[arm], (32,), 3)
+            model.scene_decoder = _decoder(wide, (32,), 3)
 
     def loss(rows):
         if once:
@@ -761,7 +788,7 @@ def run(
     steps: int = 400,  # of stages 1 and 2 each, at least 1
     last: int = 800,  # steps of stage 3, at least 1
     rate: float = 0.01,  # highest learning rate
-) -> dict[str, float]:  # the metrics with four cameras and, with _six, with six
+) -> dict[str, float]:  # the metrics and the map's mean squared error with four cameras; with _six, with six
     "Train and test one arm. Raises `ValueError` for an unknown arm, and for fewer than one scene or step."
     check_choice("arm", arm, ARMS)
     for name, value in dict(train=train, test=test, steps=steps, last=last).items():
@@ -773,11 +800,12 @@ def run(
     else:
         count = 2 * steps + last if "one stage" in arm else last
         model = _fit(arm, seed, scenes, before, after, count, rate)
-        usable = {name: part for name, part in parts.items() if arm != "concatenation" or name != "_six"}
+        usable = {name: part for name, part in parts.items() if name != "_six" or "concat" not in arm}
         maps = {name: _maps_of(model, arm, part) for name, part in usable.items()}
         level, tuned = 0.4, _best_level(maps["check"], parts["check"]["people"])
     scores = _scored(maps[""], parts[""]["people"], level)
     scores["f1_tuned"] = _scored(maps[""], parts[""]["people"], tuned)["f1"]
+    scores["error"] = F.mse_loss(maps[""], parts[""]["truth"]).item()
     if "_six" in maps:
         scores |= {f"{k}_six": v for k, v in _scored(maps["_six"], parts["_six"]["people"], level).items()}
     return {name: round(value, 6) for name, value in scores.items()}
