@@ -713,6 +713,7 @@ def _permuted(index):
 
 _LABELS = {
     "Wu et al.": partial(gaussian_label, sigma=4.0, window=25, normalise=True),
+    "Gaussian, same scale": gaussian_label,
     "one-hot": lambda index: F.one_hot(index, 72).float(),
     "cross-entropy": lambda index: F.one_hot(index, 72).float(),
     "Laplace, permuted": _permuted,
@@ -821,7 +822,6 @@ _RATES = {
 def _train(pictures, index, arm, steps, seed, rate, batch=32):
     "Train a network for an arm; return it in evaluation mode."
     model = OEFormer(**{**_TOY, "drop": 0.0, **_NETS.get(arm, {})}, seed=seed).train()
-    steps = 2 * steps if arm == "twice the pictures and steps" else steps
     optimizer = torch.optim.AdamW(model.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
@@ -849,12 +849,18 @@ def _predicted(arm, seed, sets, pictures, steps, rate):
 ARMS = (
     "OEFormer",
     "Wu et al.",
+    "Gaussian, same scale",
     "one-hot",
     "Laplace, permuted",
     "Laplace, cross-entropy",
     "Laplace, official code",
     "cross-entropy",
     "cosine regression",
+    "OEFormer x4",
+    "Wu et al. x4",
+    "cross-entropy x4",
+    "cosine regression x4",
+    "no attention x4",
     "convolution",
     "no attention",
     "windows of 4",
@@ -868,6 +874,13 @@ ARMS = (
     "twice the pictures and steps",
     "nearest picture",
 )
+
+
+def _longer(arm, steps):
+    "Return the arm without its x4, and the steps that it trains."
+    plain = arm.removesuffix(" x4")
+    times = 4 if plain != arm else 2 if arm == "twice the pictures and steps" else 1
+    return plain, times * steps
 
 
 def run(
@@ -884,7 +897,8 @@ def run(
     check_number("rate", rate, 0)
     sets = _sets(seed, count, tests)
     pictures, index = sets["test"]
-    found, true = (bin_to_angle(b) for b in (_predicted(arm, seed, sets, pictures, steps, rate), index))
+    plain, steps = _longer(arm, steps)
+    found, true = (bin_to_angle(b) for b in (_predicted(plain, seed, sets, pictures, steps, rate), index))
     rare = torch.deg2rad(true).sin().abs() > 0.71
     in_rare = orientation_metrics(found[rare], true[rare])
     return orientation_metrics(found, true) | {f"{name}_rare": in_rare[name] for name in ("mae", "acc5")}
