@@ -813,10 +813,15 @@ def _training_set(sets, arm, seed):
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #e177e78a
 _RATES = {
     "Wu et al.": 0.03,
-    "Laplace, permuted": 0.003,
+    "Gaussian, same scale": 0.01,
+    "one-hot": 0.03,
+    "Laplace, permuted": 0.01,
     "Laplace, cross-entropy": 0.03,
-    "convolution": 0.003,
-}  # arm -> rate that was best in the pilot; every other arm has 0.01
+    "Laplace, official code": 0.01,
+    "cross-entropy": 0.03,
+    "convolution": 0.03,
+    "no attention": 0.03,
+}  # arm -> rate that was best on a development seed; every other arm has 0.1
 
 
 def _train(pictures, index, arm, steps, seed, rate, batch=32):
@@ -843,7 +848,7 @@ def _predicted(arm, seed, sets, pictures, steps, rate):
         return index[torch.cdist(pictures.flatten(1), known.flatten(1)).argmin(1)]
     pictures = _blurred(pictures) if arm == "blurred pictures" else pictures
     with torch.enable_grad():
-        model = _train(known, index, arm, steps, seed, rate or _RATES.get(arm, 0.01))
+        model = _train(known, index, arm, steps, seed, rate or _RATES.get(arm, 0.1))
     return _arm_bins(torch.cat([model(part) for part in pictures.split(250)]), arm)
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #43c2b787
