@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.checks import check, check_choice, check_generator, check_number, check_numbers, check_tensor
+from ...core.checks import KINDS, check, check_choice, check_generator, check_number, check_numbers, check_tensor
 from ...core.nets import full_precision, initialized_from
 from ..contract import Cost, Example
 from pvlit.worlds.figures import (
@@ -35,8 +35,13 @@ from pvlit.worlds.figures import (
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #f2aef6e3
 def _full(x):
-    "Half precision as float32; everything else as it is."
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    "Half precision and integers as float32; everything else as it is."
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _in_own_unit(x):
+    "Divide vectors by their largest component, so that their products neither vanish nor overflow."
+    return x / x.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def body_orientation(
@@ -52,8 +57,8 @@ def body_orientation(
     for name, points in dict(right_shoulder=right_shoulder, hip=hip, neck=neck).items():
         check_tensor(name, points, "(B, 3)", sizes=sizes)
     with full_precision(neck.device):
-        S = _full(right_shoulder) - _full(left_shoulder)
-        H = (_full(neck) - _full(hip)).to(S.dtype)
+        S = _in_own_unit(_full(right_shoulder) - _full(left_shoulder))
+        H = _in_own_unit(_full(neck) - _full(hip)).to(S.dtype)
         x, y, _ = torch.cross(H, S, dim=1).unbind(1)
         told = x * x + y * y > (1e-6 * S.norm(dim=1) * H.norm(dim=1)).detach() ** 2
         angle = torch.rad2deg(torch.atan2(-x.where(told, 0), y.where(told, 1))) % 360
@@ -61,13 +66,19 @@ def body_orientation(
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #db3540f9
 def angle_to_bin(
-    phi_deg: Tensor,  # directions (B,), degrees, any finite value
+    phi_deg: Tensor,  # directions (B,), degrees, any finite value, integers too
     bins: int = 72,  # bins of the circle, at least 1
 ) -> Tensor:  # nearest bin (B,), int64, 0 to bins - 1
     "Find the bin of a direction (Zhao et al., AAAI-24, Eq. 2). Raises `ValueError` for wrong shapes, NaN or no bins."
-    check_tensor("phi_deg", phi_deg, "(B,)")
+    _check_degrees("phi_deg", phi_deg)
     check_number("bins", bins, 1, whole=True)
     return _bin(phi_deg, bins)
+
+
+def _check_degrees(name, x, sizes=None):
+    "Raise `ValueError` unless `x` holds directions (B,), finite floats or integers."
+    whole = isinstance(x, Tensor) and KINDS["int"](x.dtype)
+    return check_tensor(name, x, "(B,)", "int" if whole else "float", sizes=sizes)
 
 
 def _bin(phi_deg, bins):
@@ -134,7 +145,7 @@ def gaussian_label(
 
     Raises `ValueError` for bins, sigma or window out of range."""
     _check_label(index, bins, sigma, window, bins)
-    kernel = lambda away: torch.exp(-away.square() / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
+    kernel = lambda away: torch.exp(-(away / sigma).square() / 2) / (sigma * math.sqrt(2 * math.pi))
     return _kerneled(index, bins, kernel, window // 2, normalise)
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #1d851cab
@@ -147,11 +158,16 @@ def weighted_smooth_l1(
     """Compute the Smooth-L1 loss between probabilities and smoothed labels (Zhao et al., AAAI-24, Eq. 6).
 
     Raises `ValueError` for wrong or unequal shapes, types, NaN or beta."""
-    sizes = check_tensor("p", p, "(B, bins)")
+    sizes = check_tensor("p", p, "(B, bins)", finite=not _scaled(p))
     check_tensor("y", y, "(B, bins)", sizes=sizes)
     check_number("beta", beta, above=0)
     check_choice("reduction", reduction, ("mean", "sum"))
     return _smooth_l1(_full(p), _full(y), beta, reduction).mean()
+
+
+def _scaled(x):
+    "Tell whether a gradient scaler may look after overflow: in half precision and under autocast."
+    return isinstance(x, Tensor) and (_full(x).dtype != x.dtype or torch.is_autocast_enabled(x.device.type))
 
 
 def _smooth_l1(p, y, beta=0.2, reduction="mean"):
@@ -162,8 +178,8 @@ def _smooth_l1(p, y, beta=0.2, reduction="mean"):
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #oe000036
 def orientation_loss(
-    logits: Tensor,  # (B, bins), finite, any float type
-    phi_deg: Tensor,  # true directions (B,), degrees, any finite value where `real`
+    logits: Tensor,  # (B, bins), any float type, finite; not finite in half precision or under autocast gives NaN
+    phi_deg: Tensor,  # true directions (B,), degrees, floats or integers, finite where `real`
     real: Tensor | None = None,  # (B,) booleans or 0/1, true at rows that count; None: all do
     sigma: float = 2.0,  # scale of the Laplace label, bins, > 0
     window: int = 9,  # bins that get anything, odd, at most `bins`
@@ -174,19 +190,20 @@ def orientation_loss(
     """Compute the paper's loss from logits and degrees (Zhao et al., AAAI-24, Eqs. 2 to 6).
 
     Raises `ValueError` for wrong shapes, types, NaN or numbers out of range."""
-    sizes = check_tensor("logits", logits, "(B, bins)")
+    sizes = check_tensor("logits", logits, "(B, bins)", finite=not _scaled(logits))
     check_number("sigma", sigma, above=0)
     check_number("window", window, 1, whole=True)
-    check(window % 2 == 1 and window <= sizes["bins"], "window", window, "an odd number of bins, at most all")
+    most = sizes["bins"]
+    check(window % 2 == 1 and window <= most, "window", window, f"an odd number of bins, at most {most}")
     check_number("beta", beta, above=0)
     check_choice("reduction", reduction, ("mean", "sum"))
     if real is not None:
         kind = "bool" if isinstance(real, Tensor) and real.dtype == torch.bool else "int"
         check_tensor("real", real, "(B,)", kind, 0, 1, sizes=sizes, hint="True or 1 at rows that count")
-        fits = isinstance(phi_deg, Tensor) and phi_deg.shape == real.shape and phi_deg.is_floating_point()
+        fits = isinstance(phi_deg, Tensor) and phi_deg.shape == real.shape
         phi_deg = phi_deg.masked_fill(real == 0, 0) if fits else phi_deg
-    check_tensor("phi_deg", phi_deg, "(B,)", sizes=sizes)
-    label = _laplace(_bin(phi_deg, sizes["bins"]), sizes["bins"], sigma, window, normalise=normalise)
+    _check_degrees("phi_deg", phi_deg, sizes)
+    label = _laplace(_bin(phi_deg, most), most, sigma, window, normalise=normalise)
     with full_precision(logits.device):
         each = _smooth_l1(_full(logits).softmax(1), label, beta, reduction)
         return each.mean() if real is None else (each * (real != 0)).sum() / (real != 0).sum().clamp_min(1)
@@ -194,7 +211,7 @@ def orientation_loss(
 
 def predict_orientation(
     logits: Tensor,  # (B, bins), finite, any float type
-    soft: bool = False,  # the mean direction of the softmax instead of its largest bin
+    soft: bool = False,  # the mean direction of the softmax instead of its largest bin; arbitrary if all are equal
 ) -> Tensor:  # directions (B,), degrees in [0, 360), float32 or wider
     "Turn logits into directions. Raises `ValueError` for wrong shapes, types or NaN."
     bins = check_tensor("logits", logits, "(B, bins)")["bins"]
@@ -207,19 +224,19 @@ def predict_orientation(
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #5aad1d34
 def circular_error(
-    pred_deg: Tensor,  # predicted directions (B,), degrees
-    true_deg: Tensor,  # true directions (B,), degrees
-) -> Tensor:  # errors (B,), degrees in [0, 180], the type of `pred_deg`
+    pred_deg: Tensor,  # predicted directions (B,), degrees, floats or integers
+    true_deg: Tensor,  # true directions (B,), degrees, floats or integers
+) -> Tensor:  # errors (B,), degrees in [0, 180], the type of `pred_deg`, float32 for integers
     "Compute the angle between directions, the short way. Raises `ValueError` for wrong or unequal shapes or NaN."
-    sizes = check_tensor("pred_deg", pred_deg, "(B,)")
-    check_tensor("true_deg", true_deg, "(B,)", sizes=sizes)
+    sizes = _check_degrees("pred_deg", pred_deg)
+    _check_degrees("true_deg", true_deg, sizes)
     away = (_full(pred_deg) - _full(true_deg)).abs() % 360
-    return torch.minimum(away, 360 - away).to(pred_deg.dtype)
+    return torch.minimum(away, 360 - away).to(pred_deg.dtype if pred_deg.is_floating_point() else away.dtype)
 
 
 def orientation_metrics(
-    pred_deg: Tensor,  # predicted directions (B,), degrees
-    true_deg: Tensor,  # true directions (B,), degrees
+    pred_deg: Tensor,  # predicted directions (B,), degrees, floats or integers
+    true_deg: Tensor,  # true directions (B,), degrees, floats or integers
 ) -> dict[str, float]:  # mae in degrees; acc5, acc15, acc22, acc30 and acc45 as shares
     """Measure predicted directions: mean error and shares within 5, 15, 22.5, 30 and 45 degrees.
 
@@ -287,13 +304,14 @@ class WindowAttention(nn.Module):
 
     def _weights(self, q, k, B, inside):
         "Weigh the places of every window, (B * windows, heads, K * K, K * K)."
-        score = (q / q.shape[-1] ** 0.5) @ k.mT
-        if self.bias is not None:
-            score = score + self.bias[self.offsets].movedim(-1, 0)
-        if inside is not None:
-            outside = (inside[:, None, None, :, 0] == 0).repeat(B, 1, 1, 1)
-            score = score.masked_fill(outside, torch.finfo(score.dtype).min)
-        return _full(score).softmax(-1)
+        with full_precision(q.device):
+            score = (_full(q) / q.shape[-1] ** 0.5) @ _full(k).mT
+            if self.bias is not None:
+                score = score + self.bias[self.offsets].movedim(-1, 0)
+            if inside is not None:
+                outside = (inside[:, None, None, :, 0] == 0).repeat(B, 1, 1, 1)
+                score = score.masked_fill(outside, torch.finfo(score.dtype).min)
+            return score.softmax(-1)
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #6ea353da
 def _conv(inside, outside, size=3, stride=1, groups=1, act=nn.ReLU):
@@ -571,7 +589,7 @@ EXAMPLES = [
         gives=(4,),
         differentiable=("neck", "hip", "left_shoulder"),
     ),
-    Example(angle_to_bin, _degrees("phi_deg"), gives=(4,)),
+    Example(angle_to_bin, _degrees("phi_deg"), gives=(4,), counts=("phi_deg",)),
     Example(bin_to_angle, _bins_drawn, gives=(4,)),
     Example(laplace_label, _bins_drawn, gives=(4, 72)),
     Example(gaussian_label, _bins_drawn, gives=(4, 72)),
@@ -589,10 +607,17 @@ EXAMPLES = [
         ),
         gives=(),
         differentiable=("logits",),
+        counts=("phi_deg",),
     ),
     Example(predict_orientation, lambda g: dict(logits=torch.randn(4, 72, generator=g)), gives=(4,)),
-    Example(circular_error, _degrees("pred_deg", "true_deg"), gives=(4,), differentiable=("pred_deg",)),
-    Example(orientation_metrics, _degrees("pred_deg", "true_deg")),
+    Example(
+        circular_error,
+        _degrees("pred_deg", "true_deg"),
+        gives=(4,),
+        differentiable=("pred_deg",),
+        counts=("pred_deg", "true_deg"),
+    ),
+    Example(orientation_metrics, _degrees("pred_deg", "true_deg"), counts=("pred_deg", "true_deg")),
     Example(
         WindowAttention,
         lambda g: dict(x=torch.randn(2, 6, 4, 8, generator=g)),
@@ -688,6 +713,7 @@ def _permuted(index):
 
 _LABELS = {
     "Wu et al.": partial(gaussian_label, sigma=4.0, window=25, normalise=True),
+    "Gaussian, same scale": gaussian_label,
     "one-hot": lambda index: F.one_hot(index, 72).float(),
     "cross-entropy": lambda index: F.one_hot(index, 72).float(),
     "Laplace, permuted": _permuted,
@@ -787,10 +813,15 @@ def _training_set(sets, arm, seed):
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #e177e78a
 _RATES = {
     "Wu et al.": 0.03,
-    "Laplace, permuted": 0.003,
+    "Gaussian, same scale": 0.01,
+    "one-hot": 0.03,
+    "Laplace, permuted": 0.01,
     "Laplace, cross-entropy": 0.03,
-    "convolution": 0.003,
-}  # arm -> rate that was best in the pilot; every other arm has 0.01
+    "Laplace, official code": 0.01,
+    "cross-entropy": 0.03,
+    "convolution": 0.03,
+    "no attention": 0.03,
+}  # arm -> rate that was best on a development seed; every other arm has 0.1
 
 
 def _train(pictures, index, arm, steps, seed, rate, batch=32):
@@ -817,13 +848,14 @@ def _predicted(arm, seed, sets, pictures, steps, rate):
         return index[torch.cdist(pictures.flatten(1), known.flatten(1)).argmin(1)]
     pictures = _blurred(pictures) if arm == "blurred pictures" else pictures
     with torch.enable_grad():
-        model = _train(known, index, arm, steps, seed, rate or _RATES.get(arm, 0.01))
+        model = _train(known, index, arm, steps, seed, rate or _RATES.get(arm, 0.1))
     return _arm_bins(torch.cat([model(part) for part in pictures.split(250)]), arm)
 
 # %% ../../../nbs/papers/pose/oeformer_laplace_orientation.ipynb #43c2b787
 ARMS = (
     "OEFormer",
     "Wu et al.",
+    "Gaussian, same scale",
     "one-hot",
     "Laplace, permuted",
     "Laplace, cross-entropy",
@@ -850,7 +882,7 @@ def run(
     seed: int,  # of the people, the weights and the batches
     count: int = 1200,  # pictures of each kind for training, at least 1
     tests: int = 1500,  # test pictures, at least 1
-    steps: int = 200,  # training steps of 32 pictures, at least 1
+    steps: int = 800,  # training steps of 32 pictures, at least 1
     rate: float = 0.0,  # of AdamW; 0 takes the arm's own
 ) -> dict[str, float]:  # mae in degrees, acc5, ... as shares, and the same of rare directions with _rare
     "Train and test one arm. Raises `ValueError` for an unknown arm or counts below 1."
