@@ -963,7 +963,7 @@ def _network_row(arm, seed, train_files, test_files, steps, shape, k):
     form = next((form for form in ("two qualities", "foreign square") if form in name), "")
     test = _mixed(span, form, test_files, 2 * seed + 1, shape, k)
     if name in _FREE:
-        heat = block_score(test[2]["absolute"], 3 if name == "without learning" else 1)
+        heat = block_score(test[2]["absolute, not enlarged"], 3 if name == "without learning" else 1)
         heat = torch.stack([_best_square(h, shape[2] // 8) for h in heat]) if name == "known size" else heat
     else:
         residual, times = _NETS[name]
