@@ -23,7 +23,6 @@ WORKING = catalog(status="works", settings=load_settings(ROOT))
 UNREVIEWED = {  # in the new form, and nobody but the writer has looked at it yet
     "dctc_loss",
     "oeformer_laplace_orientation",
-    "recompression_residual_forensics",
     "shared_feature_calibration",
     "supervised_view_weighting",
     "vfpsie",
