@@ -18,6 +18,8 @@ import json
 import os
 import re
 import sys
+import tempfile
+import warnings
 from json import dumps
 from pathlib import Path
 from textwrap import dedent, indent
@@ -517,7 +519,8 @@ def show_clips(
     if (root is None) != (action == "recipes"):
         raise ValueError(f"pvlit clips {action} needs {'no folder' if root else 'a folder of videos'}")
     if action == "frames":
-        return _keep_frames(root, out, dict(short=short or 256, quality=quality or 95), plan, workers)
+        how = dict(short=256 if short is None else short, quality=95 if quality is None else quality)
+        return _keep_frames(root, out, how, plan, workers)
     if action == "recipes":
         from pvlit.motion_coherence.video.published import published_rows
 
@@ -588,13 +591,49 @@ def evaluate_weights(
     print(result, f"answers: {near(job.out.resolve())}", sep="\n")
     return 0 if result.answered else 1
 
-# %% ../nbs/cli.ipynb #c04b5e12
+# %% ../nbs/cli.ipynb #c04b5fta
 def _weights_file(name):
     "Return the file of a generator that is named with or without its ending."
     file = Path(name).expanduser()
     return file if file.suffix == ".safetensors" else file.with_name(file.name + ".safetensors")
 
 
+def _can_write(file):
+    "Refuse a file that could not be written, before anything is computed for it; its folder may be yet to be made."
+    folder = next(place for place in file.resolve().parents if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write in {folder}: {error.strerror}; choose another --out") from None
+
+
+def _new_weights_file(out):
+    "Return the file for a generator. Raises `ValueError` when it is there or cannot be written."
+    if not out or out.endswith(("/", os.sep)):
+        raise ValueError(f"--out {out or repr(out)}: expected a file, such as {out}model.safetensors")
+    file = _weights_file(out)
+    if file.exists():
+        raise ValueError(f"{near(file.resolve())} exists and is never overwritten; choose another --out")
+    _can_write(file)
+    return file
+
+
+def _source(pictures):
+    "Return what `load_images` calls these pictures. Raises `ValueError` when they are neither a folder nor known."
+    path = Path(pictures).expanduser()
+    if pictures and path.is_dir():
+        return f"folder:{path}"
+    if pictures and path.exists():
+        raise ValueError(f"{pictures} is a file; expected a folder of pictures: unpack an archive, or name the folder")
+    from pvlit.core.data import known_names
+
+    if pictures not in known_names() and not pictures.startswith("folder:"):
+        known = ", ".join(name for name in known_names() if not name.startswith("folder:"))
+        raise ValueError(f"there is no folder {pictures or repr('')}, and no data set of that name; known: {known}")
+    return pictures
+
+# %% ../nbs/cli.ipynb #c04b5e12
 def train_generator(
     pictures: Annotated[str, {"metavar": "FOLDER"}],  # a folder of pictures, or a name that `load_images` knows
     frames: int = 4,  # of a pseudo video, at least 1; 1 trains an image model
@@ -611,12 +650,12 @@ def train_generator(
     pvlit train holiday/ --frames 4 --out model
     pvlit train digits --size 8 --steps 500
     pvlit generate model --n 36 --out grid.png"""
-    file = _weights_file(out)
-    if file.exists():
-        raise ValueError(f"{near(file.resolve())} exists and is never overwritten; choose another --out")
-    data = f"folder:{Path(pictures).expanduser()}" if Path(pictures).expanduser().is_dir() else pictures
+    for name, value, least in ("frames", frames, 1), ("size", size, 1), ("steps", steps, 1), ("seed", seed, 0):
+        if value < least:
+            raise ValueError(f"--{name} {value}: expected at least {least}")
+    file, data = _new_weights_file(out), _source(pictures)
     from pvlit.core.data import check_images, load_images
-    from pvlit.core.training import choose_device
+    from pvlit.core.training import TrainingDiverged, choose_device
     from pvlit.pseudo_video.families.registry import save_generator
     from pvlit.pseudo_video.studies.trials import Plan, Study, controls, make_trial, train_trial
 
@@ -627,7 +666,12 @@ def train_generator(
     trial = make_trial(name, plan, **controls(max(2, frames))[name][1])
     study, images = Study(data, size, None, device=choose_device(device)), load_images(data, "train", size)
     print(f"{len(images)} pictures of {size} x {size}: {images.note or data}", file=sys.stderr)
-    model, _ = train_trial(trial, seed, study, images.x, progress=True)
+    try:
+        model, _ = train_trial(trial, seed, study, images.x, progress=True)
+    except TrainingDiverged as error:
+        cause = str(error).partition(";")[0]
+        print(f"pvlit: {cause}: nothing was written; try a --rate below {rate:g}", file=sys.stderr)
+        return 1
     written = save_generator(model, file, family, steps)
     print(f"written: {near(written.resolve())}", f"next: pvlit generate {near(written.resolve())}", sep="\n")
 
@@ -657,6 +701,40 @@ def kept_weights(
         raise ValueError(f"seed: got {seed}, this run has {', '.join(map(str, sorted(seeds)))} for arm {name!r}")
     return seeds[min(seeds) if seed is None else seed]
 
+# %% ../nbs/cli.ipynb #c04b5fga
+def _picture_file(out):
+    "Return the file of a picture, `.png` where it has no ending. Raises `ValueError` when it cannot be written."
+    if "matplotlib" not in sys.modules:
+        os.environ["MPLBACKEND"] = "agg"  # only files are written, whatever windows the shell asks for
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    file = Path(out).expanduser()
+    if not out or file.is_dir() or out.endswith(("/", os.sep)):
+        raise ValueError(f"--out {out or repr(out)}: expected a file, such as {file / 'samples.png'}")
+    file = file if file.suffix else file.with_name(file.name + ".png")
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if file.suffix[1:].lower() not in known:
+        raise ValueError(f"--out {out}: expected a file that ends in one of {', '.join(known)}")
+    if not file.parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {file.parent}; make it, or choose another")
+    _can_write(file)
+    return file
+
+
+def _generator_file(run, arm, seed):
+    "Find the weights that a person names by file, or by run, arm and seed."
+    file = _weights_file(run)
+    if file.is_file():
+        if arm is not None or seed is not None:
+            option = "--seed" if arm is None else "--arm"
+            raise ValueError(f"{option} chooses from a run, and {file} holds one generator; see --draw for other draws")
+        return file
+    try:
+        found = find_run(run)
+    except ValueError as error:
+        raise ValueError(f"there is no file {file}, and as a run: {error}") from None
+    return kept_weights(found, arm, seed)
+
 # %% ../nbs/cli.ipynb #8ef3e17e
 def generate_images(
     run: RUN,  # a file that `pvlit train` wrote, a run's folder, a name from `pvlit status`, or an experiment
@@ -675,8 +753,7 @@ def generate_images(
     pvlit generate runs/pseudo_video_families/vq --arm image --draw 3 --film"""
     if n < 1:
         raise ValueError(f"--n {n}: expected at least 1 image")
-    file = _weights_file(run)
-    path = file if file.is_file() else kept_weights(find_run(run), arm, seed)
+    path, file = _generator_file(run, arm, seed), _picture_file(out)
     import torch
     from pvlit.core.plots import show_film, show_images
     from pvlit.pseudo_video import load
@@ -686,8 +763,8 @@ def generate_images(
         axes = show_film(list(clips), pixels=32)
     else:
         axes = show_images(clips[:, -1], columns=min(n, max(8, round(n**0.5))), pixels=32)
-    axes.figure.savefig(out, dpi=80)
-    print(f"{n} pseudo videos of {clips.shape[1]} frames from {near(path)}", f"written: {out}", sep="\n")
+    axes.figure.savefig(file, dpi=80)
+    print(f"{n} pseudo videos of {clips.shape[1]} frames from {near(path)}", f"written: {near(file)}", sep="\n")
 
 # %% ../nbs/cli.ipynb #ee5d6e68
 COMMANDS = {
@@ -744,6 +821,16 @@ def parser() -> Parser:
     return p
 
 # %% ../nbs/cli.ipynb #4f00b8b0
+def _plain_warning(message, *where, **how):
+    "Show a warning as a person reads it, without the line of code it came from."
+    print(f"pvlit: {message}", file=sys.stderr)
+
+
+def _no_memory(error):
+    "Whether an error of PyTorch says that memory ran out."
+    return any(words in str(error) for words in ("can't allocate memory", "out of memory", "not enough memory"))
+
+
 def main(
     argv: list[str] | None = None,  # arguments; those of the process when `None`
 ) -> int:
@@ -751,7 +838,9 @@ def main(
     args = vars(parser().parse_args(argv))
     command = COMMANDS[args.pop("command")]
     try:
-        code = command(**{k: v for k, v in args.items() if k not in ("pdb", "xtra")}) or 0  # fastcore's own flags
+        with warnings.catch_warnings():
+            warnings.showwarning = _plain_warning
+            code = command(**{k: v for k, v in args.items() if k not in ("pdb", "xtra")}) or 0  # fastcore's own flags
         sys.stdout.flush()
         return code
     except ValueError as e:
@@ -761,6 +850,10 @@ def main(
         return 0
     except OSError as e:
         message, code = e, 1
+    except (MemoryError, RuntimeError) as e:
+        if not (isinstance(e, MemoryError) or _no_memory(e)):
+            raise
+        message, code = "the memory is not enough; try smaller numbers, such as --size, --frames, --n or --batch", 1
     except KeyboardInterrupt as e:
         message, code = str(e) or "stopped", 130
     print(f"pvlit: {message}", file=sys.stderr)

@@ -420,6 +420,7 @@ def _preflight(experiment, params, settings):
             _check_seeds(name, params[name])
         if name == "data" and "`load_images`" in about:
             _check_pictures(params[name], params.get("size"), settings)
+        _check_amount(name, params.get(name))
     _check_device(params.get("device", "cpu"), params.get("precision", "fp32"))
     cells = json.loads(experiment_notebook(experiment, settings).read_text(encoding="utf-8"))["cells"]
     names = dict(params)
@@ -430,10 +431,24 @@ def _preflight(experiment, params, settings):
             raise ValueError(str(e)) from e
 
 
+_AMOUNTS = "steps", "samples", "batch_size", "frames"  # of which an experiment needs at least one
+_NEEDED = "seeds", "rates"  # lists that must not be empty
+
+
+def _check_amount(name, value):
+    "Refuse a number below 1 or an empty list where there would be nothing to run."
+    if name in _AMOUNTS and isinstance(value, int) and value < 1:
+        raise ValueError(f"{name}: got {value}, expected at least 1")
+    if name in _NEEDED and value == []:
+        raise ValueError(f"{name}: got none, expected at least one")
+
+
 def _check_pictures(name, size, settings):
     "Refuse a data set that is not there, and one whose first pictures cannot be read."
     from pvlit.core.data import check_images
 
+    if os.sep in name and not name.startswith("folder:") and Path(name).expanduser().is_dir():
+        raise ValueError(f"data: {name} is a folder; write data=folder:{name}")
     try:
         check_images(name, size, settings)
     except OSError as e:

@@ -23,14 +23,24 @@ from .reader import ClipError, FrameFolder, VideoFile, find_template
 VIDEO_ENDINGS = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts", ".3gp")
 
 
+def _leads(entry: os.DirEntry) -> bool:
+    "Whether an entry leads to a file or folder; a link to itself does not."
+    try:
+        return entry.is_dir() or entry.is_file()
+    except OSError:
+        return False
+
+
 def _spread(items: Sequence, count: int) -> list:
     "Return at most `count` items at equal distances."
     return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
 
 
-def _sample(folder: Path, count: int) -> Iterator[Path]:
-    "Yield at most `count` videos of a folder: folders of frames, and files."
-    entries = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda entry: entry.name)
+def _sample(folder: Path, count: int, above: frozenset = frozenset()) -> Iterator[Path]:
+    "Yield at most `count` videos of a folder: folders of frames, and files; a link to a folder `above` is passed by."
+    above = above | {os.path.realpath(folder)}
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    entries = [e for e in entries if not e.name.startswith(".") and _leads(e)]
     files = [Path(e.path) for e in entries if e.is_file()]
     videos = [file for file in files if file.suffix.lower() in VIDEO_ENDINGS]
     if not videos and any(file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp") for file in files):
@@ -40,11 +50,11 @@ def _sample(folder: Path, count: int) -> Iterator[Path]:
         except ClipError:  # pictures without numbers, such as a cover
             pass
     yield from _spread(videos, count)
-    folders = [Path(e.path) for e in entries if e.is_dir()]
+    folders = [Path(e.path) for e in entries if e.is_dir() and os.path.realpath(e.path) not in above]
     chosen, left = _spread(folders, count), count - min(count, len(videos))
     for place, inner in enumerate(chosen):
         share = -(-left // (len(chosen) - place))  # what is left, dealt out evenly
-        for video in _sample(inner, share) if share > 0 else ():
+        for video in _sample(inner, share, above) if share > 0 else ():
             left -= 1
             yield video
 

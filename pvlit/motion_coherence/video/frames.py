@@ -99,7 +99,8 @@ def plan_frames(
     left = tuple(name for name in videos if not (out / name).is_dir())
     some = [left[i * len(left) // sample] for i in range(min(sample, len(left)))] if len(left) > sample else left
     sizes = [size for name in some if (size := _one_size(root / name, short, quality)) is not None]
-    check(not left or len(sizes) > 0, "root", f"{len(some)} videos that cannot be read", "some that can be")
+    none = not sizes and len(left) == len(videos)  # where some are done, those left may well all be broken
+    check(not none, "root", f"{len(some)} videos that cannot be read", "some that can be")
     size = sum(sizes) * len(left) // max(len(sizes), 1)
     free = shutil.disk_usage(next(p for p in (out, *out.resolve().parents) if p.exists())).free
     plan = FramesPlan(root, out, videos, left, short, quality, size, free)
