@@ -24,8 +24,14 @@ from ..contract import Cost, Example
 from ...worlds.text_lines import TextLines, text_lines
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #03322367
+def _listed(lengths):
+    "Return lengths as a tensor; a list or a tuple will do, as for `torch.nn.CTCLoss`."
+    return torch.tensor(lengths) if isinstance(lengths, (list, tuple)) else lengths
+
+
 def _padded(targets, target_lengths, blank, sizes):
     "Return labels (B, L), blank behind their end, and lengths (B,), int64, from padded or concatenated labels."
+    target_lengths = _listed(target_lengths)
     check_tensor("target_lengths", target_lengths, "(B,)", "int", 0, None, sizes)
     lengths, count = target_lengths.long(), len(target_lengths)
     if isinstance(targets, Tensor) and targets.ndim == 1:
@@ -45,6 +51,7 @@ def _together(logits, targets, input_lengths, target_lengths, blank, batch_first
     "Check what belongs together; return logits (T, B, C), labels padded with blank and lengths on their device."
     sizes = check_tensor("logits", logits, "(B, T, C)" if batch_first else "(T, B, C)", finite=False)
     check_number("blank", blank, 0, sizes["C"] - 1, whole=True)
+    input_lengths = _listed(input_lengths)
     check_tensor("input_lengths", input_lengths, "(B,)", "int", 0, sizes["T"], sizes)
     labels, lengths = _padded(targets, target_lengths, blank, sizes)
     if checking():
@@ -131,10 +138,11 @@ def fits(
     """Tell which labels fit into their frames, a blank between equal neighbors included.
 
     Raises `ValueError` for wrong shapes or types."""
+    input_lengths = _listed(input_lengths)
     sizes = check_tensor("input_lengths", input_lengths, "(B,)", "int", 0)
     labels, lengths = _padded(targets, target_lengths, -1, sizes)
     neighbors = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != -1)
-    return input_lengths >= lengths + neighbors.sum(1)
+    return input_lengths.to(labels.device) >= lengths.to(labels.device) + neighbors.sum(1)
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #61f94bfa
 RULES = ("ratio", "posterior", "viterbi", "argmax")
@@ -205,6 +213,7 @@ def alignment_hits(
 ) -> Tensor:  # (B,) bool
     "Tell which alignments read as their label. Raises `ValueError` for wrong shapes or types."
     sizes = check_tensor("z", z, "(T, B)", "int")
+    input_lengths = _listed(input_lengths)
     check_tensor("input_lengths", input_lengths, "(B,)", "int", 0, sizes["T"], sizes)
     labels, lengths = _padded(targets, target_lengths, blank, sizes)
     return _hits(z, *(x.to(z.device) for x in (labels, input_lengths, lengths)), blank)
@@ -417,18 +426,20 @@ COSTS = [
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #c136d667
 class _Reader(nn.Module):
-    "Read pictures of lines, 10 pixels high, into logits of one frame for every four columns."
+    "Read pictures of lines, 10 pixels high, into logits of one frame for every two columns, or every four."
 
     def __init__(
         self,
         width: int = 12,  # channels of the first layer
         characters: int = 10,  # without blank, which is character 0
         seed: int | None = 0,  # of the weights
+        columns: int = 2,  # of a frame, 2 or 4; the weights and how far a frame sees are the same
     ):
         super().__init__()
         check_number("width", width, 1, whole=True)
         check_number("characters", characters, 1, whole=True)
-        wide = 2 * width
+        check_choice("columns", columns, (2, 4))
+        wide, apart = 2 * width, 4 // columns
         with initialized_from(seed):
             self.net = nn.Sequential(
                 nn.Conv2d(1, width, 3, padding=1),
@@ -438,14 +449,14 @@ class _Reader(nn.Module):
                 nn.Conv2d(width, wide, 3, padding=1),
                 nn.BatchNorm2d(wide),
                 nn.ReLU(),
-                nn.MaxPool2d(2),
-                nn.Conv2d(wide, wide, (2, 3), padding=(0, 1)),
+                nn.MaxPool2d((2, columns // 2)),
+                nn.Conv2d(wide, wide, (2, 3), padding=(0, apart), dilation=(1, apart)),
                 nn.BatchNorm2d(wide),
                 nn.ReLU(),
                 nn.Conv2d(wide, characters + 1, 1),
             )
 
-    def forward(self, images):  # (B, 1, 10, W) float -> (W / 4, B, characters + 1)
+    def forward(self, images):  # (B, 1, 10, W) float -> (W / columns, B, characters + 1)
         check_tensor("images", images, "(B, 1, 10, W)")
         return self.net(images)[:, :, 0].permute(2, 0, 1)
 
@@ -453,15 +464,17 @@ class _Reader(nn.Module):
 def _lines(count, split, generator):
     "Pictures, labels from 1, frames and lengths of drawn lines."
     lines = text_lines(TextLines(split=split), count, generator)
-    frames = torch.full_like(lines.lengths, lines.images.shape[3] // 4)
+    frames = torch.full_like(lines.lengths, lines.images.shape[3] // 2)
     return lines.images, (lines.labels + 1).clamp(min=0), frames, lines.lengths
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def _training_and_test(seed, lines, test_lines):
-    "Draw the lines of a seed, four times as many for training as most arms use."
+    "Draw the lines of a seed."
     generator = torch.Generator().manual_seed(seed)
-    return _lines(4 * lines, "train", generator), _lines(test_lines, "test", generator)
+    test = _lines(test_lines, "test", generator)
+    parts = [_lines(800, "train", generator) for _ in range(0, lines, 800)]  # so that more lines begin with the same
+    return [torch.cat(x)[:lines] for x in zip(*parts)], test
 
 
 def _read_by_templates(images, threshold):
@@ -495,68 +508,82 @@ ARMS = (
     "posterior",
     "Viterbi",
     "other labels",
+    "DCTC, weight 0.01",
     "DCTC, weight 0.1",
-    "CTC, four times the lines",
-    "DCTC, four times the lines",
+    "CTC, coarse frames",
+    "DCTC, coarse frames",
+    "CTC, few lines",
+    "DCTC, few lines",
+    "CTC, few lines, coarse frames",
+    "DCTC, few lines, coarse frames",
     "templates",
 )
 _RULE = {"own prediction": "argmax", "posterior": "posterior", "Viterbi": "viterbi"}
-_WITHOUT = ("CTC", "CTC, more steps", "CTC, four times the lines", "other labels")
+_WEIGHT = {"CTC": 0, "other labels": 0, "DCTC, weight 0.01": 0.01, "DCTC, weight 0.1": 0.1}
 
 
-def _train(arm, seed, train, steps, lam, rate, batch=32):
-    "Train one reader; returns it and the accuracy of its alignments on the batch of each step."
-    net, generator, aacc = _Reader(seed=seed), torch.Generator().manual_seed(seed), []
+def _train(arm, seed, train, steps, lam, rate):
+    "Train one reader; returns it, and for the batch of each step which alignments hit and the kinds of their labels."
+    net = _Reader(seed=seed, columns=train[0].shape[3] // int(train[2].max()))
+    hits, kinds = [], []
     optimizer = torch.optim.Adam(net.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
-    for _ in range(steps):
-        chosen = torch.randint(len(train[0]), (batch,), generator=generator)
+    weight = _WEIGHT.get(arm, _WEIGHT.get(arm.partition(",")[0], lam))
+    order = torch.arange(32 * steps)  # each line once
+    if "few lines" in arm:
+        order = torch.randint(len(train[0]), (32 * steps,), generator=torch.Generator().manual_seed(seed))
+    for chosen in order.split(32):
         images, *labels = (x[chosen] for x in train)
         logits = net(images)
-        weight = 0 if arm in _WITHOUT else 0.1 if arm == "DCTC, weight 0.1" else lam
         loss, z = _OnePass.apply(logits, *labels, 0, weight, _RULE.get(arm, "ratio"))
         if arm == "other labels":
             labels = labels[0].roll(1, 0), labels[1], labels[2].roll(1, 0)
             z = ctc_latent_alignment(logits, *labels)
             loss = loss + lam * distillation_loss(logits, z)
-        aacc.append(_hits(z, *labels).double().mean().item())
+        hits.append(_hits(z, *labels))
+        kinds.append(repetition(labels[0], labels[2]))
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
         schedule.step()
-    return net.eval(), aacc
+    return net.eval(), torch.stack(hits), torch.stack(kinds)
 
 # %% ../../../nbs/papers/documents/dctc_loss.ipynb #ad442729
 def _share(hits):
     "The mean of hits, None when there are none."
-    return hits.double().mean().item() if len(hits) else None
+    return hits.double().mean().item() if hits.numel() else None
+
+
+def _by_kind(hits, test):
+    "Accuracy of all test lines, of those with equal neighbors, and of each kind."
+    by_kind = [_share(hits[repetition(test[1], test[3]) == kind]) for kind in range(3)]
+    return {"accuracy": _share(hits), "accuracy_neighbors": by_kind[2], "accuracy_by_kind": by_kind}
 
 
 def run(
     arm: str,  # what to train, one of `ARMS`
     seed: int,  # of the lines, the weights and the batches
-    lines: int = 500,  # training lines, at least 1; four times as many in two arms
+    lines: int = 500,  # training lines where they are few, at least 1; elsewhere each batch is of new lines
     test_lines: int = 3000,  # test lines, at least 1
     steps: int = 600,  # of training, batches of 32, at least 10; half more for "CTC, more steps"
     lam: float = 0.025,  # weight of the distillation, at least 0
     rate: float = 0.03,  # largest learning rate, above 0
-) -> dict:  # accuracy, accuracy_neighbors, aacc and aacc_early in [0, 1], or None; accuracy_by_kind and curve, lists
+) -> dict:  # shares in [0, 1], or None; by kind of label and by ten steps, lists
     "Train one reader and read the test lines. Raises `ValueError` for an unknown arm or too few steps."
     check_choice("arm", arm, ARMS)
     check_number("steps", steps, 10, whole=True)
-    train, test = _training_and_test(seed, lines, test_lines)
-    train = train if arm.endswith("four times the lines") else [x[:lines] for x in train]
+    steps = round(1.5 * steps) if arm == "CTC, more steps" else steps
+    train, test = _training_and_test(seed, lines if "few lines" in arm else 32 * steps, test_lines)
+    if "coarse frames" in arm:
+        train, test = ((images, labels, frames // 2, lengths) for images, labels, frames, lengths in (train, test))
     if arm == "templates":
-        hits, aacc = _score_templates(train, test), None
-    else:
-        more = round(1.5 * steps) if arm == "CTC, more steps" else steps
-        net, aacc = _train(arm, seed, train, more, lam, rate)
-        with torch.no_grad():
-            hits = _hits(net(test[0]).argmax(2), *test[1:])
-    by_kind = [_share(hits[repetition(test[1], test[3]) == kind]) for kind in range(3)]
-    found = {"accuracy": _share(hits), "accuracy_neighbors": by_kind[2], "accuracy_by_kind": by_kind}
-    if aacc is not None:
-        early = aacc[: len(aacc) // 5]
-        found |= {"aacc": sum(aacc) / len(aacc), "aacc_early": sum(early) / len(early)}
-        found["curve"] = [sum(aacc[i : i + 10]) / 10 for i in range(0, len(aacc) - 9, 10)]
-    return found
+        return _by_kind(_score_templates(train, test), test)
+    net, hits, kinds = _train(arm, seed, train, steps, lam, rate)
+    with torch.no_grad():
+        read = net(test[0]).argmax(2)
+    found = _by_kind(_hits(read, *test[1:]), test) | {"blank": _share(read == 0)}
+    fifth = len(hits) // 5
+    found |= {"aacc": _share(hits), "aacc_early": _share(hits[:fifth])}
+    for name, part in (("early", slice(fifth)), ("late", slice(-fifth, None))):
+        found[f"aacc_{name}_by_kind"] = [_share(hits[part][kinds[part] == kind]) for kind in range(3)]
+    return found | {"curve": [_share(ten) for ten in hits[: len(hits) // 10 * 10].split(10)]}
