@@ -220,6 +220,15 @@ def _came(logits):
     return str(tuple(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
 
 
+def _gradient(loss, leaf):
+    "Differentiate; in float16 enlarged, since only the direction counts and small gradients would round to zero."
+    if leaf.dtype == torch.float16:
+        grad = torch.autograd.grad(1024 * loss, leaf, retain_graph=True)[0].double()
+        if grad.isfinite().all():
+            return grad
+    return torch.autograd.grad(loss, leaf)[0].double()
+
+
 def _attack(model, points, labels, rule, eps, steps, step_size, norm="cloud"):
     "Take the steps; rule(gradient, clouds, which of the batch, step) gives what is kept of a gradient, in float64."
     inference = torch.is_inference_mode_enabled()
@@ -230,7 +239,7 @@ def _attack(model, points, labels, rule, eps, steps, step_size, norm="cloud"):
             leaf = adversarial[live].to(points.dtype).requires_grad_()
             margin = _margin(_logits(model, leaf, labels[live]), labels[live])
             check(margin.requires_grad, "model", "logits without a gradient", "a model that can be differentiated")
-            grad = torch.autograd.grad(margin.sum(), leaf)[0].double()
+            grad = _gradient(margin.sum(), leaf)
             going = margin.detach() > 0
             live, grad = live[going], grad[going]
             if not len(live):
