@@ -50,7 +50,7 @@ from symbols import Links, link_symbols
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(__file__).resolve().parent / "site"
-PAGE_BYTES = 300_000
+PAGE_BYTES = 320_000
 OPEN_LINES = 15  # implementations up to this length are shown unfolded
 PICTURES = {
     "image/png": "png",
